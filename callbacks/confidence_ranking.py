@@ -1,0 +1,65 @@
+"""Write what was predicted for every scan, and rank the scans so that doubtful ones come first."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
+
+from evaluation.predictions import prediction_table, ranking_table, write_table
+
+
+class ConfidenceRanking(Callback):
+    """Write predictions.csv and ranking.csv of a fold into the trainer's `default_root_dir`.
+
+    Each scan is written once, whatever the number of devices.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: dict[int, list[float]] = {}
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.outputs = {}
+
+    @override
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        rows, probs = outputs["row"].tolist(), outputs["prob"].tolist()
+        self.outputs.update(zip(rows, probs, strict=True))
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        outputs = _merge_ranks(self.outputs)
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule
+        rows = sorted(outputs)
+        predictions = prediction_table(
+            [data.cohort.scans[row] for row in rows],
+            [outputs[row] for row in rows],
+            data.class_names,
+            repeat=data.repeat,
+            fold=data.fold,
+        )
+        folder = Path(trainer.default_root_dir)
+        write_table(ranking_table(predictions), folder / "ranking.csv")
+        write_table(predictions, folder / "predictions.csv")
+
+
+def _merge_ranks(outputs: dict[int, list[float]]) -> dict[int, list[float]]:
+    """Collect {row: probs} from all processes; every process gets all rows."""
+    if not torch.distributed.is_initialized():
+        return outputs
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, outputs)
+    return {row: probs for part in parts for row, probs in part.items()}

@@ -1,0 +1,45 @@
+"""What a run on several devices needs in order to be exact."""
+
+import logging
+import os
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
+
+logger = logging.getLogger(__name__)
+
+
+class DistributedRun(Callback):
+    """Keep each scan on one rank, give every rank and epoch a seed, say the effective batch size.
+
+    Seeding every epoch anew makes noise and dropout a function of seed, epoch and rank, so that a
+    run continued from last.ckpt ends where an uninterrupted one would.
+    """
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError(
+                "trainer.use_distributed_sampler must be false: Lightning's sampler repeats scans "
+                "to fill the last batch, and they would be counted twice."
+            )
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        per_device = getattr(trainer.datamodule, "batch_size", None)
+        if trainer.world_size > 1 and per_device is not None:
+            logger.info(
+                "%d devices × batch %d: effective batch size %d",
+                trainer.world_size,
+                per_device,
+                trainer.world_size * per_device * trainer.accumulate_grad_batches,
+            )
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        base = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # set by seed_everything
+        numbers = np.random.SeedSequence((base, trainer.current_epoch, trainer.global_rank))
+        torch.manual_seed(int(numbers.generate_state(1, np.uint64)[0]))

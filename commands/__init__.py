@@ -1,0 +1,1 @@
+"""One thin file a verb: puts parts together, holds no method."""

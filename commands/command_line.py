@@ -1,0 +1,126 @@
+"""LightningCLI in this project's mode, with what only the cohort can tell filled in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+from jsonargparse import Namespace, set_parsing_settings
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from typing_extensions import override
+
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run is kept, what it starts from, and which part of it to do.
+
+    Args:
+        run: Name of the run, kept in runs/<name>, or a folder.
+        init: Run or checkpoint whose encoder is the starting point; None is random weights. Of a
+            run that was pretrained fold by fold, each fold takes its own.
+        fold: Do this fold alone, in every repeat.
+        repeat: Do this repeat alone.
+        wandb: 'auto' is online where a key is known and the network answers, else offline.
+    """
+
+    run: str = "run"
+    init: str | None = None
+    fold: int | None = None
+    repeat: int | None = None
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+
+
+class CommandLine(LightningCLI):
+    """Parse the YAML files and flags of one verb.
+
+    Args:
+        verb: Name of the verb.
+        args: The arguments after the verb.
+        own_verb: Only parse, and let `build` make the objects of one fold at a time; otherwise
+            run LightningCLI's verb of that name.
+    """
+
+    def __init__(self, verb: str, args: list[str], *, own_verb: bool = True) -> None:
+        self.own_verb = own_verb
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False},
+            parser_kwargs={
+                "parser_mode": "omegaconf+",
+                "allow_abbrev": False,
+                "exit_on_error": False,
+                "prog": f"main.py {verb}" if own_verb else "main.py",
+            },
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args if own_verb else [verb, *args],  # type: ignore[arg-type]
+            run=not own_verb,
+        )
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        if self.own_verb:
+            parser.add_class_arguments(RunOptions)
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    @property
+    def settings(self) -> Namespace:
+        """The configuration of the verb."""
+        return self.config[self.subcommand] if self.subcommand else self.config
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        """Plan the preprocessing and tell the model what it asks of the data."""
+        settings = self.settings
+        parser = self._parser(self.subcommand)
+        self.data = parser.instantiate(Namespace(data=settings.data.clone())).data
+        self.plan = self.data.cohort.plan()
+        settings.data.init_args.preprocessing.update(
+            Namespace(vars(self.data.cohort.preprocessing))
+        )
+        for name, value in self.data.facts().items():
+            if name in settings.model.init_args:
+                settings.model.init_args[name] = value
+
+    @override
+    def instantiate_classes(self) -> None:
+        if not self.own_verb:
+            super().instantiate_classes()
+
+    def build(
+        self, repeat: int, fold: int, init_ckpt: str | None, **trainer_settings: Any
+    ) -> tuple[Trainer, LightningModule, LightningDataModule]:
+        """Build trainer, model and data of one fold from the configuration, seeded.
+
+        Args:
+            repeat: Repeat of the fold.
+            fold: The fold.
+            init_ckpt: Checkpoint to start from; None is random weights.
+            trainer_settings: What differs from the configured trainer; callbacks are added to
+                the configured ones.
+        """
+        settings = self.config.clone()
+        settings.data.init_args.update(Namespace(repeat=repeat, fold=fold))
+        if init_ckpt is not None:
+            if "init_ckpt" not in settings.model.init_args:
+                raise ValueError(f"{settings.model.class_path} cannot start from a run: drop INIT.")
+            settings.model.init_args.init_ckpt = init_ckpt
+        seed = np.random.SeedSequence((settings.seed_everything, repeat, fold)).generate_state(1)
+        lightning.seed_everything(int(seed[0]), workers=True, verbose=False)
+        objects = self.parser.instantiate(settings)
+        configured: Mapping[str, Any] = vars(objects.trainer)
+        callbacks = [*(configured["callbacks"] or []), *trainer_settings.pop("callbacks", [])]
+        trainer = Trainer(**{**configured, **trainer_settings, "callbacks": callbacks})
+        return trainer, objects.model, objects.data

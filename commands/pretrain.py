@@ -1,0 +1,24 @@
+"""`pretrain`: an autoencoder on patches of a cohort, for all its patients or fold by fold."""
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from commands.command_line import CommandLine
+from commands.run_folder import Cell, cell_folder
+from commands.train_cells import learning_curves, open_run, say, train_cells
+from evaluation.pictures import draw_learning_curves
+
+
+def pretrain(args: list[str]) -> None:
+    """Train the configured model on the configured patches, and keep its best weights."""
+    cli = CommandLine("pretrain", args)
+    folder = open_run(cli)
+    cells = [
+        Cell(repeat, fold, cell_folder(folder, repeat, fold) if cli.data.splits_path else folder)
+        for repeat, fold in cli.data.cells()
+    ]
+    for _cell, _trainer, _data in train_cells(cli, folder, cells):
+        pass
+    finished = [cell for cell in cells if cell.finished]
+    if rank_zero_only.rank == 0:
+        draw_learning_curves(learning_curves(finished), folder / "learning_curves.png")
+    say(f"{len(finished)} of {len(cells)} encoders are ready. Next: make finetune INIT={folder}")

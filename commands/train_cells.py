@@ -1,0 +1,113 @@
+"""Train the folds of a run one after another; pretraining and fine-tuning share this loop."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from callbacks.progress import RunProgress
+from commands.command_line import CommandLine
+from commands.run_folder import Cell, claim, init_checkpoint, run_path
+from commands.wandb_run import start_wandb
+
+NOT_SETTINGS = ("config", "run", "fold", "repeat", "wandb")
+say = rank_zero_only(print)
+
+
+def open_run(cli: CommandLine) -> Path:
+    """Claim the run's folder for this configuration and say what will be done."""
+    folder, cohort = run_path(cli.config.run), cli.data.cohort
+    if rank_zero_only.rank == 0:
+        facts = {
+            "seed": cli.config.seed_everything,
+            "init": cli.config.init,
+            "data_hash": cohort.content_hash(),
+            "preprocessing": cli.plan,
+        }
+        claim(folder, resolved_config(cli), facts)
+    num_patients = len(set(cohort.patients))
+    say(f"Run {folder}: {len(cohort.scans)} scans of {num_patients} patients. {cli.plan}")
+    return folder
+
+
+def resolved_config(cli: CommandLine) -> dict[str, Any]:
+    """Return the configuration with everything filled in, as plain values."""
+    config = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False, format="yaml"))
+    return {key: value for key, value in config.items() if key not in NOT_SETTINGS}
+
+
+def train_cells(
+    cli: CommandLine, folder: Path, cells: Sequence[Cell]
+) -> Iterator[tuple[Cell, Trainer, LightningDataModule]]:
+    """Fit every unfinished cell that the command line asks for, and yield it once it is fitted.
+
+    The caller uses the fitted model and must then mark the cell as finished.
+    """
+    wanted = [
+        cell
+        for cell in cells
+        if cli.config.fold in (None, cell.fold) and cli.config.repeat in (None, cell.repeat)
+    ]
+    if not wanted:
+        raise ValueError(f"There is no repeat {cli.config.repeat}, fold {cli.config.fold}.")
+    todo = [cell for cell in wanted if not cell.finished]
+    if len(todo) < len(wanted):
+        say(f"{len(wanted) - len(todo)} of {len(wanted)} folds are finished already.")
+    if not todo:
+        return
+    wandb_run = None
+    if rank_zero_only.rank == 0:
+        wandb_run = start_wandb(cli.config.wandb, folder, resolved_config(cli))
+    progress = RunProgress(
+        len(wanted), len(wanted) - len(todo), shown=rank_zero_only.rank == 0
+    )
+    for cell in todo:
+        started = time.monotonic()
+        progress.begin(cell.folder.name)
+        init = cli.config.init
+        trainer, model, data = cli.build(
+            cell.repeat,
+            cell.fold,
+            str(init_checkpoint(init, cell.repeat, cell.fold)) if init else None,
+            default_root_dir=str(cell.folder),
+            logger=_loggers(cell, wandb_run),
+            callbacks=[progress],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        last = cell.last_ckpt
+        if last is not None:
+            say(f"{cell.folder.name} continues from {last}")
+        trainer.fit(model, data, ckpt_path=last, weights_only=True)
+        yield cell, trainer, data
+        if trainer.is_global_zero:
+            cell.finish({"wall_time_s": time.monotonic() - started})
+        trainer.strategy.barrier()
+        progress.end()
+    progress.bar.close()
+    if wandb_run is not None:
+        wandb_run.finish()
+
+
+def learning_curves(cells: Sequence[Cell]) -> pd.DataFrame:
+    """Collect what the CSV loggers wrote: columns cell, epoch and the logged names."""
+    curves = []
+    for cell in cells:
+        parts = [pd.read_csv(path) for path in sorted(cell.folder.glob("logs/*/metrics.csv"))]
+        epochs = pd.concat(parts).groupby("epoch", as_index=False).last()
+        curves.append(epochs.assign(cell=cell.folder.name))
+    return pd.concat(curves, ignore_index=True)
+
+
+def _loggers(cell: Cell, wandb_run: Any) -> list[Any]:
+    loggers: list[Any] = [CSVLogger(cell.folder, name="logs", flush_logs_every_n_steps=1)]
+    if wandb_run is not None:
+        loggers.append(WandbLogger(experiment=wandb_run, prefix=cell.folder.name))
+    return loggers

@@ -1,0 +1,68 @@
+"""One Weights & Biases run per cross-validation: never a prompt, never a wait for a network."""
+
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import wandb
+
+PROJECT = "mctl"
+INIT_TIMEOUT_S = 20
+PRIVATE = ("table", "init", "init_ckpt", "path", "splits_path", "cache_dir", "run", "config")
+
+
+def start_wandb(mode: str, folder: Path, config: dict[str, Any]) -> Any:
+    """Start the run, or return None if W&B is disabled.
+
+    Args:
+        mode: 'auto', 'online', 'offline' or 'disabled'; WANDB_MODE decides for 'auto' where set.
+        folder: Folder of the run; W&B keeps its files below it.
+        config: The resolved configuration; paths are left out of what is sent.
+    """
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    if mode == "disabled":
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+        init_timeout=INIT_TIMEOUT_S,
+        login_timeout=INIT_TIMEOUT_S,
+    )
+    arguments: dict[str, Any] = {
+        "project": os.environ.get("WANDB_PROJECT", PROJECT),
+        "name": folder.name,
+        "dir": str(folder),
+        "config": _without_paths(config),
+        "settings": settings,
+    }
+    try:
+        return wandb.init(mode=mode, **arguments)
+    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+        if mode == "offline":
+            raise
+        print(f"W&B cannot be reached ({error}); logging offline, `wandb sync` sends it later.")
+        return wandb.init(mode="offline", **arguments)
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _without_paths(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_paths(value) for key, value in config.items() if key not in PRIVATE}
+    return config

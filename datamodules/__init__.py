@@ -1,0 +1,1 @@
+"""From a cohort table to batches: see scans.py for whole scans, patches.py for patches."""

@@ -1,0 +1,188 @@
+"""Random 3D patches of a cohort, cut straight out of the cached volumes."""
+
+from dataclasses import asdict
+from typing import Any, TypedDict
+
+import numpy as np
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from datamodules.augmentation import draw_seed, volume_tensor
+from datamodules.cohort import Cohort
+from datamodules.cohort_table import Columns
+from datamodules.epoch_sampler import Batch, batch_loader
+from datamodules.preprocessing import Preprocessing, Shape
+from datamodules.splits import cells, hold_out, patients_of, read_splits
+from datamodules.volumes import Intensity, Volumes, fit_intensity
+
+
+class PatchBatch(TypedDict):
+    """A batch of patches; volume: (B, 1, W, H, D)."""
+
+    volume: Tensor
+
+
+class PatchDataModule(LightningDataModule):
+    """Serve patches of a cohort, labelled or not, for pretraining (MCTL §3.4).
+
+    Args:
+        table: Path of the cohort table.
+        columns: Names of its columns.
+        preprocessing: What is done once to every scan.
+        patch_shape: Voxels of a patch along R, A, S.
+        patches_per_volume: Patches drawn from each volume, spread evenly over the epochs.
+        val_fraction: Share of the patients whose patches choose the checkpoint.
+        val_patches_per_volume: Patches of each validation volume, the same at every epoch.
+        splits_path: A splits.csv or a run that has one: only the training patients of its
+            `repeat` and `fold` are used, so that each fold can have an encoder of its own.
+        repeat: Repeat of `splits_path`.
+        fold: Fold of `splits_path`.
+        batch_size: Patches of a batch on one device.
+        num_workers: Worker processes of the training loader; cutting patches needs none.
+        seed: Seed of the validation patients and of the patches.
+        cache_dir: Folder for preprocessed volumes; may be deleted at any time.
+    """
+
+    def __init__(
+        self,
+        table: str | None = None,
+        columns: Columns = Columns(),
+        preprocessing: Preprocessing = Preprocessing(),
+        patch_shape: Shape = (25, 25, 4),
+        patches_per_volume: int = 20_000,
+        val_fraction: float = 0.1,
+        val_patches_per_volume: int = 200,
+        splits_path: str | None = None,
+        repeat: int = 0,
+        fold: int = 0,
+        batch_size: int = 256,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str = "cache",
+    ) -> None:
+        super().__init__()
+        self.cohort = Cohort(table, columns, preprocessing, cache_dir)
+        self.patch_shape = patch_shape
+        self.patches_per_volume = patches_per_volume
+        self.val_fraction = val_fraction
+        self.val_patches_per_volume = val_patches_per_volume
+        self.splits_path = splits_path
+        self.repeat = repeat
+        self.fold = fold
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.intensity: Intensity | None = None
+
+    def cells(self) -> list[tuple[int, int]]:
+        """The (repeat, fold) pairs to pretrain for: all of the splits, or just one."""
+        return [(0, 0)] if self.splits_path is None else cells(read_splits(self.splits_path))
+
+    def facts(self) -> dict[str, Any]:
+        """What a model may need to know of the data: the shape of a patch."""
+        return {"spatial_shape": self.patch_shape}
+
+    @property
+    def training_patients(self) -> set[str]:
+        """Patients whose patches are used, those that choose the checkpoint included."""
+        patients = set(self.cohort.patients)
+        if self.splits_path is None:
+            return patients
+        parts = patients_of(read_splits(self.splits_path), self.repeat, self.fold)
+        if not patients & parts["train"]:
+            raise ValueError(
+                f"No patient of {self.cohort.table} is a training patient of repeat "
+                f"{self.repeat}, fold {self.fold} in {self.splits_path}. "
+                "Use splits of the same patients."
+            )
+        return patients & parts["train"]
+
+    @override
+    def prepare_data(self) -> None:
+        assert len(self.cohort.volumes.data)
+
+    @override
+    def setup(self, stage: str) -> None:
+        volumes = self.cohort.volumes
+        assert (volume_shape := self.cohort.preprocessing.spatial_shape) is not None
+        if any(p > v for p, v in zip(self.patch_shape, volume_shape, strict=True)):
+            raise ValueError(
+                f"patch_shape {self.patch_shape} is larger than the volumes, {volume_shape}. "
+                "Lower --data.patch_shape."
+            )
+        rows = np.array(self.cohort.rows_of(self.training_patients))
+        patients = [self.cohort.patients[row] for row in rows]
+        seed = draw_seed(self.seed, self.repeat, self.fold)
+        val = hold_out(patients, [""] * len(patients), self.val_fraction, seed)
+        train_rows, val_rows = np.delete(rows, val), rows[val]
+        if stage == "fit":
+            self.intensity = fit_intensity(volumes, train_rows)
+        self.train_patches = PatchBatches(volumes, train_rows, self.patch_shape, seed)
+        self.val_patches = PatchBatches(volumes, val_rows, self.patch_shape, seed + 1)
+
+    @override
+    def train_dataloader(self) -> DataLoader:
+        max_epochs = getattr(self.trainer, "max_epochs", None) or 1
+        num_patches = len(self.train_patches.rows) * self.patches_per_volume // max(max_epochs, 1)
+        return batch_loader(
+            self.train_patches,
+            np.arange(max(num_patches, 1)),
+            self.batch_size,
+            self.trainer,
+            num_workers=self.num_workers,
+            seed=self.seed,
+        )
+
+    @override
+    def val_dataloader(self) -> DataLoader:
+        numbers = np.arange(len(self.val_patches.rows) * self.val_patches_per_volume)
+        return batch_loader(self.val_patches, numbers, self.batch_size, self.trainer)
+
+    @override
+    def on_after_batch_transfer(self, batch: PatchBatch, dataloader_idx: int) -> PatchBatch:
+        assert self.intensity is not None, "the intensity scale comes from fit or a checkpoint"
+        return {"volume": self.intensity.scale(batch["volume"])}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        assert self.intensity is not None
+        return {
+            "preprocessing": asdict(self.cohort.preprocessing),
+            "intensity": asdict(self.intensity),
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.intensity = Intensity(**state_dict["intensity"])
+
+
+class PatchBatches(Dataset[PatchBatch]):
+    """Batches of patches by (epoch, numbers): where they are cut depends on nothing else.
+
+    Args:
+        volumes: The cached cohort.
+        rows: Rows to cut from, (N,).
+        patch_shape: Voxels of a patch along R, A, S.
+        seed: Seed of the places.
+    """
+
+    def __init__(self, volumes: Volumes, rows: np.ndarray, patch_shape: Shape, seed: int) -> None:
+        self.volumes = volumes
+        self.rows = rows
+        self.patch_shape = patch_shape
+        self.seed = seed
+
+    def __getitem__(self, index: Batch) -> PatchBatch:
+        epoch, numbers = index
+        generator = np.random.default_rng((self.seed, epoch, int(numbers[0])))
+        width, height, depth = self.patch_shape
+        stored = (depth, width, height)
+        room = np.array(self.volumes.data.shape[2:]) - stored + 1
+        rows = generator.choice(self.rows, size=len(numbers))
+        starts = generator.integers(room, size=(len(numbers), 3))
+        patches = np.empty((len(numbers), 1, *stored), dtype=np.float16)
+        for patch, row, (d, w, h) in zip(patches, rows, starts.tolist(), strict=True):
+            patch[0] = self.volumes.data[row, 0, d : d + depth, w : w + width, h : h + height]
+        return {"volume": volume_tensor(patches)}  # float16 (B, 1, W, H, D)

@@ -1,0 +1,95 @@
+"""Turn one scan into one small volume: RAS, common spacing, common shape, windowed intensity."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torchio as tio
+
+Triplet = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done once to every scan, the same for all (MCTL §3.1).
+
+    Args:
+        spacing_mm: Voxel size after resampling, in mm along R, A, S; None keeps each scan's own,
+            for headers that do not know it.
+        spatial_shape: Voxels along R, A, S after preprocessing; None lets the cohort's
+            fingerprint choose shape, spacing and fit under `voxel_budget`.
+        fit: How the shape is reached: 'crop_or_pad' keeps millimetres, 'resize' keeps the whole
+            field of view.
+        window_percentiles: Lower and upper percentile of each volume's intensities, mapped to 0
+            and 1 (the middle 95 % by default); None keeps the raw intensities.
+        voxel_budget: Largest number of voxels that a planned shape may have.
+    """
+
+    spacing_mm: Triplet | None = None
+    spatial_shape: Shape | None = None
+    fit: Literal["crop_or_pad", "resize"] = "crop_or_pad"
+    window_percentiles: tuple[float, float] | None = (2.5, 97.5)
+    voxel_budget: int = 64**3
+
+    def describe(self) -> str:
+        """Say in one sentence what is done to a scan."""
+        assert self.spatial_shape is not None, "plan the preprocessing before describing it"
+        how = "cropped or padded" if self.fit == "crop_or_pad" else "resized"
+        shape = " × ".join(str(size) for size in self.spatial_shape)
+        spacing = ""
+        if self.spacing_mm is not None:
+            spacing = f" of {' × '.join(f'{size:g}' for size in self.spacing_mm)} mm"
+        return f"Scans are {how} to {shape} voxels{spacing} (R × A × S)."
+
+    def transform(self) -> tio.Compose:
+        """Build the TorchIO transform; needs a known `spatial_shape`."""
+        assert self.spatial_shape is not None, "plan the preprocessing before using it"
+        steps: list[tio.Transform] = [tio.ToCanonical()]
+        if self.spacing_mm is not None:
+            steps.append(tio.Resample(self.spacing_mm))
+        if self.window_percentiles is not None:
+            steps.append(tio.RescaleIntensity((0, 1), percentiles=self.window_percentiles))
+        fit = {"crop_or_pad": tio.CropOrPad, "resize": tio.Resize}[self.fit]
+        return tio.Compose([*steps, fit(self.spatial_shape)])
+
+
+def preprocess(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, Triplet]:
+    """Read and preprocess one scan.
+
+    Args:
+        path: A NIfTI file with one 3D volume.
+        preprocessing: What to do, with its `spatial_shape` known.
+
+    Returns:
+        The volume, float16 of shape (1, W, H, D), and its spacing in mm.
+
+    Raises:
+        ValueError: If the file cannot be read, is not one 3D volume, holds NaN or Inf, is
+            constant, or leaves the range of float16.
+    """
+    try:
+        image = tio.ScalarImage(path)
+        image.load()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise ValueError(f"Cannot read scan {path}: {reason[0]} Replace the file.") from error
+    if image.num_channels != 1:
+        raise ValueError(f"Scan {path} has {image.num_channels} volumes; split it into 3D files.")
+    if not image.data.isfinite().all():
+        raise ValueError(f"Scan {path} holds NaN or infinite voxels. Repair or leave it out.")
+    if image.data.min() == image.data.max():
+        raise ValueError(f"Scan {path} is constant ({image.data.min():g}). Leave it out.")
+    try:
+        image = preprocessing.transform()(image)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"Cannot resample scan {path}: {reason} Check its header.") from error
+    volume = image.data.numpy()
+    if np.abs(volume).max() > np.finfo(np.float16).max:
+        raise ValueError(
+            f"Scan {path} reaches {np.abs(volume).max():g}, beyond the cache's float16. "
+            "Set --data.preprocessing.window_percentiles."
+        )
+    return volume.astype(np.float16), image.spacing

@@ -1,0 +1,242 @@
+"""Whole volumes with their labels, divided by patient, augmented while training."""
+
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any, TypedDict
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from datamodules.augmentation import Augmentation, augment, draw_seed, load_bank, volume_tensor
+from datamodules.cohort import Cohort
+from datamodules.cohort_table import Columns, class_names
+from datamodules.epoch_sampler import Batch, batch_loader
+from datamodules.preprocessing import Preprocessing
+from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
+from datamodules.volumes import Intensity, Volumes, fit_intensity
+
+
+class ScanBatch(TypedDict):
+    """A batch of scans.
+
+    volume: (B, 1, W, H, D); label: class index (B,); row: position in the cohort table (B,).
+    """
+
+    volume: Tensor
+    label: Tensor
+    row: Tensor
+
+
+class ScanDataModule(LightningDataModule):
+    """Serve one fold of a labelled cohort.
+
+    Args:
+        table: Path of the cohort table.
+        columns: Names of its columns.
+        classes: Order of the classes, the positive one last; None sorts them by name.
+        preprocessing: What is done once to every scan.
+        augmentation: What may change in a training scan.
+        splits: How patients are divided.
+        repeat: Which repeat of the division to serve.
+        fold: Which fold of that repeat to serve.
+        batch_size: Scans of a batch on one device.
+        num_workers: Worker processes of the training loader; small cohorts need none.
+        cache_dir: Folder for preprocessed volumes; may be deleted at any time.
+    """
+
+    def __init__(
+        self,
+        table: str | None = None,
+        columns: Columns = Columns(),
+        classes: list[str] | None = None,
+        preprocessing: Preprocessing = Preprocessing(),
+        augmentation: Augmentation = Augmentation(),
+        splits: Splits = Splits(),
+        repeat: int = 0,
+        fold: int = 0,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        cache_dir: str = "cache",
+    ) -> None:
+        super().__init__()
+        self.cohort = Cohort(table, columns, preprocessing, cache_dir)
+        self.classes = classes
+        self.augmentation = augmentation
+        self.splits = splits
+        self.repeat = repeat
+        self.fold = fold
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.intensity: Intensity | None = None
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of the model's outputs; the last is positive."""
+        return class_names(self.cohort.scans, self.classes)
+
+    @cached_property
+    def splits_table(self) -> pd.DataFrame:
+        """All folds of all repeats, drawn from the seed or read from `splits.path`."""
+        patients = self.cohort.patients
+        if self.splits.path is None:
+            return make_splits(patients, self.cohort.labels, self.splits)
+        table = read_splits(self.splits.path)
+        drawn, present = set(table["patient_id"]), set(patients)
+        for missing, where in (
+            (present - drawn, f"not in the splits {self.splits.path}"),
+            (drawn - present, f"not in the cohort table {self.cohort.table}"),
+        ):
+            if missing:
+                raise ValueError(
+                    f"{len(missing)} patients are {where} (first: {min(missing)!r}). "
+                    "Use splits that were made for this table."
+                )
+        return table
+
+    def cells(self) -> list[tuple[int, int]]:
+        """All (repeat, fold) pairs of the division."""
+        return cells(self.splits_table)
+
+    def facts(self) -> dict[str, Any]:
+        """What a model may need to know of the cohort."""
+        return {
+            "num_classes": len(self.class_names),
+            "spatial_shape": self.cohort.preprocessing.spatial_shape,
+        }
+
+    @property
+    def training_patients(self) -> set[str]:
+        """Patients that the fold's weights have seen, validation included."""
+        parts = patients_of(self.splits_table, self.repeat, self.fold)
+        return parts["train"] | parts["val"]
+
+    @property
+    def held_out_patients(self) -> set[str]:
+        """Patients that no pretrained encoder may have met: validation and test."""
+        parts = patients_of(self.splits_table, self.repeat, self.fold)
+        return parts["val"] | parts["test"]
+
+    @override
+    def prepare_data(self) -> None:
+        self._open_bank()
+
+    @override
+    def setup(self, stage: str) -> None:
+        volumes = self.cohort.volumes
+        labels = np.array([self.class_names.index(label) for label in self.cohort.labels])
+        parts = patients_of(self.splits_table, self.repeat, self.fold)
+        self.rows = {part: np.array(self.cohort.rows_of(who)) for part, who in parts.items()}
+        if not len(self.rows["val"]):  # protocol 'paper'
+            self.rows["val"] = self.rows["test"]
+        if stage == "fit":
+            self.intensity = fit_intensity(volumes, self.rows["train"])
+        self.seed = draw_seed(self.splits.seed, self.repeat, self.fold)
+        self.plain = ScanBatches(volumes, labels, Augmentation(mode="none"), self.seed)
+        self.augmented = ScanBatches(
+            volumes, labels, self.augmentation, self.seed, self._open_bank()
+        )
+
+    def _open_bank(self) -> np.memmap | None:
+        volumes = self.cohort.volumes
+        if self.augmentation.mode != "bank":
+            return None
+        return load_bank(volumes, self.augmentation, self.splits.seed, self.cohort.cache_dir)
+
+    @override
+    def train_dataloader(self) -> DataLoader:
+        return batch_loader(
+            self.augmented,
+            self.rows["train"],
+            self.batch_size,
+            self.trainer,
+            num_workers=self.num_workers,
+            seed=self.seed,
+        )
+
+    @override
+    def val_dataloader(self) -> DataLoader:
+        return batch_loader(self.plain, self.rows["val"], self.batch_size, self.trainer)
+
+    @override
+    def test_dataloader(self) -> DataLoader:
+        return batch_loader(self.plain, self.rows["test"], self.batch_size, self.trainer)
+
+    @override
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
+    @override
+    def on_after_batch_transfer(self, batch: ScanBatch, dataloader_idx: int) -> ScanBatch:
+        assert self.intensity is not None, "the intensity scale comes from fit or a checkpoint"
+        return {**batch, "volume": self.intensity.scale(batch["volume"])}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        assert self.intensity is not None
+        return {
+            "classes": self.class_names,
+            "preprocessing": asdict(self.cohort.preprocessing),
+            "intensity": asdict(self.intensity),
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.intensity = Intensity(**state_dict["intensity"])
+
+
+class ScanBatches(Dataset[ScanBatch]):
+    """Batches by (epoch, rows): which copy of a scan is served depends on nothing else.
+
+    Args:
+        volumes: The cached cohort.
+        labels: Class index of each row, (N,).
+        augmentation: What may change.
+        seed: Seed of the choice of copies.
+        bank: Augmented versions, (N, V, 1, D, W, H), for mode 'bank'.
+    """
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        labels: np.ndarray,
+        augmentation: Augmentation,
+        seed: int,
+        bank: np.memmap | None = None,
+    ) -> None:
+        self.volumes = volumes
+        self.labels = torch.from_numpy(labels)
+        self.augmentation = augmentation
+        self.seed = seed
+        self.bank = bank
+
+    def __getitem__(self, index: Batch) -> ScanBatch:
+        epoch, rows = index
+        return {
+            "volume": self._copies(epoch, rows),  # float16 (B, 1, W, H, D)
+            "label": self.labels[rows],
+            "row": torch.from_numpy(rows),
+        }
+
+    def _copies(self, epoch: int, rows: np.ndarray) -> Tensor:
+        if self.bank is not None:
+            generator = np.random.default_rng((self.seed, epoch))
+            versions = generator.integers(self.bank.shape[1], size=len(self.bank))
+            return volume_tensor(self.bank[rows, versions[rows]])
+        plain = volume_tensor(self.volumes.data[rows])
+        if self.augmentation.mode == "none":
+            return plain
+        copies = [
+            augment(
+                volume.float(),
+                self.volumes.spacings_mm[row],
+                self.augmentation,
+                draw_seed(self.seed, epoch, int(row)),
+            )
+            for volume, row in zip(plain, rows, strict=True)
+        ]
+        return torch.stack(copies).half()

@@ -1,0 +1,108 @@
+"""The cached volumes of a cohort, and the intensity scale fitted on some of them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torchio as tio
+from torch import Tensor
+
+from datamodules.cohort_table import Scan
+from datamodules.preprocessing import Preprocessing, preprocess
+from datamodules.row_cache import cached_rows, digest
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """Preprocessed volumes on disk, last axis first, so that in-plane rows are contiguous.
+
+    Args:
+        data: Memmap, float16 of shape (N, 1, D, W, H).
+        keys: Hash of each scan's file, (N,).
+        spacings_mm: Voxel sizes after preprocessing, (N, 3) along R, A, S.
+        means: Mean of each volume, (N,).
+        minima: Smallest voxel of each volume, (N,).
+        maxima: Largest voxel of each volume, (N,).
+        recipe: Hash of everything that was done to the scans.
+    """
+
+    data: np.memmap
+    keys: list[str]
+    spacings_mm: np.ndarray
+    means: np.ndarray
+    minima: np.ndarray
+    maxima: np.ndarray
+    recipe: str
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Brightness scale of a training set (MCTL §3.1): its mean and its range."""
+
+    mean: float
+    range: float
+
+    def scale(self, volume: Tensor) -> Tensor:
+        """Subtract the mean and divide by the range, in float32."""
+        return (volume.float() - self.mean) / self.range
+
+
+def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir: Path) -> Volumes:
+    """Preprocess the scans that the cache does not hold yet, and open all of them.
+
+    Args:
+        scans: Scans of the cohort, in the order wanted.
+        preprocessing: What to do, with its `spatial_shape` known.
+        cache_dir: Folder of the cache; may be deleted at any time.
+    """
+    assert preprocessing.spatial_shape is not None
+    width, height, depth = preprocessing.spatial_shape
+    keys = [file_hash(scan.path) for scan in scans]
+    settings = asdict(preprocessing) | {"voxel_budget": None}
+    recipe = digest("volumes", settings, tio.__version__)
+
+    def build_row(position: int) -> tuple[np.ndarray, dict]:
+        volume, spacing = preprocess(scans[position].path, preprocessing)
+        voxels = volume.astype(np.float64)
+        return np.moveaxis(volume, -1, 1), {
+            "spacing_mm": [float(size) for size in spacing],
+            "mean": float(voxels.mean()),
+            "min": float(voxels.min()),
+            "max": float(voxels.max()),
+        }
+
+    data, facts = cached_rows(
+        cache_dir / f"volumes-{recipe}", keys, (1, depth, width, height), build_row, what="volumes"
+    )
+    return Volumes(
+        data=data,
+        keys=keys,
+        spacings_mm=np.array([fact["spacing_mm"] for fact in facts]),
+        means=np.array([fact["mean"] for fact in facts]),
+        minima=np.array([fact["min"] for fact in facts]),
+        maxima=np.array([fact["max"] for fact in facts]),
+        recipe=recipe,
+    )
+
+
+def fit_intensity(volumes: Volumes, rows: Sequence[int]) -> Intensity:
+    """Fit the intensity scale on the given rows alone, which must be training scans."""
+    chosen = list(rows)
+    spread = float(volumes.maxima[chosen].max() - volumes.minima[chosen].min())
+    assert spread > 0, "preprocessing refuses constant scans"
+    return Intensity(mean=float(volumes.means[chosen].mean()), range=spread)
+
+
+def file_hash(path: Path) -> str:
+    """Hash a file's bytes, once per process as long as its size and time stay the same."""
+    status = path.stat()
+    return _hash_bytes(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=None)
+def _hash_bytes(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:24]

@@ -1,0 +1,1 @@
+"""Pure functions on tables and arrays: metrics, pictures, report."""

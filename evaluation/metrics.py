@@ -1,0 +1,175 @@
+"""Measures of a classification, from the predictions table alone; a case is a scan.
+
+With two classes the headline figures are those of the positive class, the last one; with more
+they are the mean over the classes, each against the rest.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    matthews_corrcoef,
+    roc_auc_score,
+)
+
+from evaluation.predictions import class_names_of, probs_of
+
+SHARED = ("accuracy", "balanced_accuracy", "mcc")
+PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "auprc", "brier")
+NAMES = SHARED[:2] + PER_CLASS[:5] + ("auroc", "auprc", "mcc", "brier")
+
+
+def classification_metrics(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Measure one repeat.
+
+    Args:
+        predictions: Rows of one repeat; every scan once.
+
+    Returns:
+        The headline figures by name, `confusion` with true classes as rows, and `per_class` where
+        there are more than two classes. A figure that is not defined is NaN.
+    """
+    names = class_names_of(predictions)
+    probs = probs_of(predictions)
+    true = np.array([names.index(label) for label in predictions["label"]])
+    predicted = np.array([names.index(label) for label in predictions["predicted"]])
+    per_class = {
+        name: _one_against_rest(true == k, predicted == k, probs[:, k])
+        for k, name in enumerate(names)
+    }
+    headline = per_class[names[-1]]
+    if len(names) > 2:
+        headline = {
+            measure: float(np.mean([figures[measure] for figures in per_class.values()]))
+            for measure in PER_CLASS
+        }
+    figures: dict[str, Any] = {
+        "accuracy": float((true == predicted).mean()),
+        "balanced_accuracy": float(np.mean([per_class[name]["sensitivity"] for name in names])),
+        "mcc": float(matthews_corrcoef(true, predicted)),
+        **headline,
+    }
+    figures = {name: figures[name] for name in NAMES}
+    figures["confusion"] = confusion_matrix(true, predicted, labels=range(len(names))).tolist()
+    if len(names) > 2:
+        figures["per_class"] = per_class
+    return figures
+
+
+def summarise(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Measure every repeat, and their mean and spread.
+
+    Args:
+        predictions: A whole predictions table.
+
+    Returns:
+        `classes`, `positive_class`, `num_patients`, `num_scans`, `repeats` (a list of
+        `classification_metrics`), and `mean`, `sd`, `min`, `max` over the repeats.
+    """
+    names = class_names_of(predictions)
+    repeats = [classification_metrics(rows) for _, rows in predictions.groupby("repeat")]
+    figures = pd.DataFrame(repeats)[list(NAMES)].astype(float)
+    return {
+        "classes": names,
+        "positive_class": names[-1] if len(names) == 2 else None,
+        "num_patients": int(predictions["patient_id"].nunique()),
+        "num_scans": len(predictions[["patient_id", "image"]].drop_duplicates()),
+        "num_repeats": len(repeats),
+        "mean": figures.mean().to_dict(),
+        "sd": figures.std(ddof=1).to_dict() if len(repeats) > 1 else dict.fromkeys(NAMES),
+        "min": figures.min().to_dict(),
+        "max": figures.max().to_dict(),
+        "repeats": repeats,
+    }
+
+
+def mean_auroc(predictions: pd.DataFrame) -> float:
+    """AUROC of the headline, averaged over repeats; NaN where a class is absent."""
+    return float(
+        np.mean([_headline_auroc(rows) for _, rows in predictions.groupby("repeat", sort=False)])
+    )
+
+
+def mean_balanced_accuracy(predictions: pd.DataFrame) -> float:
+    """Balanced accuracy, averaged over repeats."""
+    correct = predictions["label"] == predictions["predicted"]
+    by_class = correct.groupby([predictions["repeat"], predictions["label"]]).mean()
+    return float(by_class.groupby(level=0).mean().mean())
+
+
+def bootstrap_interval(
+    predictions: pd.DataFrame,
+    measure: Callable[[pd.DataFrame], float],
+    num_draws: int = 500,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % percentile interval, drawing patients with all their scans and repeats.
+
+    Args:
+        predictions: A whole predictions table.
+        measure: Maps a predictions table to one figure.
+        num_draws: Bootstrap samples.
+        seed: Seed of the draws.
+    """
+    rows = list(predictions.groupby("patient_id").indices.values())
+    generator = np.random.default_rng(seed)
+    figures = []
+    for _ in range(num_draws):
+        chosen = generator.integers(len(rows), size=len(rows))
+        figures.append(measure(predictions.iloc[np.concatenate([rows[k] for k in chosen])]))
+    low, high = np.nanpercentile(figures, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def accuracy_by_coverage(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of the most confident cases, for every share of cases that is decided.
+
+    Returns:
+        Columns repeat, coverage in (0, 1], accuracy; one row per repeat and number of cases.
+    """
+    curves = []
+    for repeat, rows in predictions.groupby("repeat"):
+        ordered = rows.sort_values("confidence", ascending=False)
+        correct = (ordered["label"] == ordered["predicted"]).to_numpy()
+        count = np.arange(1, len(rows) + 1)
+        curves.append(
+            pd.DataFrame({"coverage": count / len(rows), "accuracy": correct.cumsum() / count})
+            .assign(repeat=repeat)
+        )
+    return pd.concat(curves, ignore_index=True)
+
+
+def _headline_auroc(rows: pd.DataFrame) -> float:
+    names, probs = class_names_of(rows), probs_of(rows)
+    wanted = range(len(names)) if len(names) > 2 else [1]
+    label = rows["label"].to_numpy()
+    return float(np.mean([_auroc(label == names[k], probs[:, k]) for k in wanted]))
+
+
+def _one_against_rest(true: np.ndarray, predicted: np.ndarray, prob: np.ndarray) -> dict:
+    hits, misses = int((true & predicted).sum()), int((true & ~predicted).sum())
+    alarms, passes = int((~true & predicted).sum()), int((~true & ~predicted).sum())
+    return {
+        "sensitivity": _ratio(hits, hits + misses),
+        "specificity": _ratio(passes, passes + alarms),
+        "ppv": _ratio(hits, hits + alarms),
+        "npv": _ratio(passes, passes + misses),
+        "f1": _ratio(2 * hits, 2 * hits + alarms + misses),
+        "auroc": _auroc(true, prob),
+        "auprc": float(average_precision_score(true, prob)) if true.any() else float("nan"),
+        "brier": float(np.mean((prob - true) ** 2)),
+    }
+
+
+def _auroc(true: np.ndarray, prob: np.ndarray) -> float:
+    if true.all() or not true.any():
+        return float("nan")
+    return float(roc_auc_score(true, prob))
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

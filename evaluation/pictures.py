@@ -1,0 +1,118 @@
+"""Draw a cross-validation's curves as PNG files."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from sklearn.metrics import RocCurveDisplay, confusion_matrix
+
+from evaluation.metrics import accuracy_by_coverage
+from evaluation.predictions import class_names_of, probs_of
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+
+REPEAT_COLOR = "0.6"
+MEAN_COLOR = "tab:blue"
+
+
+def draw_learning_curves(curves: pd.DataFrame, path: Path) -> None:
+    """Draw training and validation loss, and validation accuracy where there is one.
+
+    Args:
+        curves: Columns cell, epoch and the logged names (train/loss, val/loss, …).
+        path: The PNG to write.
+    """
+    panels = [["train/loss", "val/loss"], ["val/accuracy", "val/balanced_accuracy"]]
+    panels = [names for names in panels if any(name in curves for name in names)]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained"
+    )
+    for axis, names in zip(axes[0], panels, strict=True):
+        for name, color in zip(names, ("tab:blue", "tab:orange"), strict=True):
+            if name not in curves:
+                continue
+            for _, fold in curves.dropna(subset=[name]).groupby("cell"):
+                axis.plot(fold["epoch"], fold[name], color=color, alpha=0.25, linewidth=0.8)
+            mean = curves.groupby("epoch")[name].mean().dropna()
+            axis.plot(mean.index, mean, color=color, label=name)
+        axis.set(xlabel="epoch", ylabel=names[0].partition("/")[2])
+        axis.legend()
+    figure.suptitle("Learning curves (thin: folds, thick: their mean)")
+    _save(figure, path)
+
+
+def draw_roc(predictions: pd.DataFrame, path: Path) -> None:
+    """Draw one ROC curve per repeat; with more than two classes, one per class over repeats."""
+    names = class_names_of(predictions)
+    figure, axis = _square()
+    if len(names) == 2:
+        for repeat, rows in predictions.groupby("repeat"):
+            RocCurveDisplay.from_predictions(
+                rows["label"] == names[1],
+                probs_of(rows)[:, 1],
+                ax=axis,
+                name=f"repeat {repeat}",
+            )
+    else:
+        for index, name in enumerate(names):
+            RocCurveDisplay.from_predictions(
+                predictions["label"] == name, probs_of(predictions)[:, index], ax=axis, name=name
+            )
+    axis.plot([0, 1], [0, 1], linestyle=":", color="0.5")
+    axis.set(title="ROC of out-of-fold predictions", xlabel="1 − specificity", ylabel="sensitivity")
+    _save(figure, path)
+
+
+def draw_confusion(predictions: pd.DataFrame, path: Path) -> None:
+    """Draw the confusion matrix, averaged over repeats."""
+    names = class_names_of(predictions)
+    num_repeats = predictions["repeat"].nunique()
+    counts = confusion_matrix(predictions["label"], predictions["predicted"], labels=names)
+    mean = counts / num_repeats
+    figure, axis = _square()
+    axis.imshow(mean / np.maximum(mean.sum(axis=1, keepdims=True), 1e-9), cmap="Blues", vmax=1)
+    for row, column in np.ndindex(mean.shape):
+        share = mean[row, column] / max(mean[row].sum(), 1e-9)
+        axis.text(
+            column,
+            row,
+            f"{mean[row, column]:.3g}\n{share:.0%}",
+            ha="center",
+            va="center",
+            color="white" if share > 0.5 else "black",
+        )
+    axis.set_xticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel="predicted", ylabel="true", title="Confusion matrix, mean over repeats")
+    _save(figure, path)
+
+
+def draw_accuracy_by_coverage(predictions: pd.DataFrame, path: Path) -> None:
+    """Draw accuracy against the share of cases decided, the most confident first."""
+    figure, axis = _square()
+    curves = accuracy_by_coverage(predictions)
+    for _, curve in curves.groupby("repeat"):
+        axis.plot(curve["coverage"], curve["accuracy"], color=REPEAT_COLOR, linewidth=0.8)
+    mean = curves.groupby("coverage")["accuracy"].mean()
+    axis.plot(mean.index, mean, color=MEAN_COLOR, label="mean over repeats")
+    axis.set(
+        xlabel="share of cases decided (most confident first)",
+        ylabel="accuracy among them",
+        title="Accuracy by coverage",
+        xlim=(0, 1.02),
+        ylim=(min(0.5, float(curves["accuracy"].min()) - 0.02), 1.02),
+    )
+    axis.legend(loc="lower left")
+    _save(figure, path)
+
+
+def _square() -> tuple[plt.Figure, Axes]:
+    return plt.subplots(figsize=(5, 4.6), layout="constrained")
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

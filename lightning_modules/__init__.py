@@ -1,0 +1,1 @@
+"""Models and their steps: autoencoder.py is pretrained, classifier.py is fine-tuned."""

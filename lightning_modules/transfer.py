@@ -1,0 +1,78 @@
+"""Carry a pretrained encoder over to a new model, with the ledger of patients it has seen."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> set[str]:
+    """Copy the weights of a checkpoint's encoder into `encoder`, strictly.
+
+    A checkpoint may have more convolutions than the encoder wants; the first ones are taken.
+
+    Args:
+        encoder: The module to fill; every one of its weights must be in the checkpoint.
+        checkpoint_path: Checkpoint of any LightningModule that has an `encoder`.
+
+    Returns:
+        The checkpoint's ledger: all patients that its weights have seen.
+
+    Raises:
+        ValueError: If the file cannot be read, has no encoder or ledger, lacks a weight, or has
+            one of another shape.
+    """
+    checkpoint = read_checkpoint(checkpoint_path)
+    found = {
+        name.removeprefix("encoder."): weight
+        for name, weight in checkpoint["state_dict"].items()
+        if name.startswith("encoder.")
+    }
+    wanted = encoder.state_dict()
+    if not found.keys() & wanted.keys():
+        raise ValueError(f"Checkpoint {checkpoint_path} has no encoder in common with the model.")
+    for name, weight in wanted.items():
+        if name not in found:
+            raise ValueError(
+                f"Checkpoint {checkpoint_path} has no encoder weight {name!r}. Give the model the "
+                "depth and norm that the encoder was pretrained with."
+            )
+        if found[name].shape != weight.shape:
+            raise ValueError(
+                f"Encoder weight {name!r} is {tuple(found[name].shape)} in {checkpoint_path}, but "
+                f"{tuple(weight.shape)} in the model. Give both the same filters."
+            )
+    encoder.load_state_dict({name: found[name] for name in wanted})
+    logger.info("Loaded %d encoder weights from %s", len(wanted), checkpoint_path)
+    return set(checkpoint["ledger"])
+
+
+def refuse_overlap(ledger: set[str], held_out: set[str], checkpoint_path: str | Path) -> None:
+    """Raise if an encoder has met a patient that it will be validated or tested on."""
+    if met := sorted(ledger & held_out):
+        raise ValueError(
+            f"The encoder {checkpoint_path} was pretrained on {len(met)} patients of this fold's "
+            f"validation or test part: {', '.join(met[:5])}{', …' * (len(met) > 5)}. Pretrain fold "
+            "by fold (SPLITS=), or rename the patients if they are other people."
+        )
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Open a checkpoint without running code from it.
+
+    Raises:
+        ValueError: If it is missing, unreadable, or not one of this project's.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"Checkpoint {path} does not exist.") from error
+    except Exception as error:
+        raise ValueError(f"Checkpoint {path} cannot be read: it is torn or not safe.") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "ledger"} <= checkpoint.keys():
+        raise ValueError(f"Checkpoint {path} has no weights with a ledger of their patients.")
+    return checkpoint

@@ -1,0 +1,80 @@
+"""The command line: `python main.py VERB …`; see `python main.py --help` for the verbs."""
+
+import logging
+import sys
+import warnings
+from argparse import ArgumentError
+from importlib import import_module
+
+OWN_VERBS = {
+    "pretrain": "Train an autoencoder on 3D patches of a cohort.",
+    "finetune": "Cross-validate a classifier, from random or pretrained weights.",
+    "synthesize": "Make a small cohort of synthetic brain volumes.",
+}
+LIGHTNING_VERBS = {
+    "fit": "Fit one fold with LightningCLI, without a run folder.",
+    "validate": "Validate a checkpoint on one fold.",
+    "test": "Test a checkpoint on one fold.",
+    "predict": "Predict the test part of one fold with a checkpoint.",
+}
+QUIET = (  # Lightning's advice that does not apply here
+    ".*does not have many workers.*",
+    ".*The number of training batches.*is smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ".*tensorboardX.*",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; return 0, or 2 after one line about what the user can mend."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in OWN_VERBS | LIGHTNING_VERBS:
+        print(f"error: There is no verb {verb!r}.\n\n{_help()}", file=sys.stderr)
+        return 2
+    try:
+        _run(verb, rest)
+    except (ValueError, ArgumentError) as error:
+        if debug:
+            raise
+        print(f"error: {_shorten(str(error))}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(verb: str, arguments: list[str]) -> None:
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    command = import_module(f"commands.{verb if verb in OWN_VERBS else 'command_line'}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if verb in OWN_VERBS:
+        getattr(command, verb)(arguments)
+    else:
+        command.CommandLine(verb, arguments, own_verb=False)
+
+
+def _help() -> str:
+    lines = ["usage: python main.py VERB [-c FILE.yaml …] [--KEY=VALUE …] [--debug]", ""]
+    lines += [f"  {verb:12}{words}" for verb, words in (OWN_VERBS | LIGHTNING_VERBS).items()]
+    return "\n".join([*lines, "", "`python main.py VERB --help` lists a verb's settings."])
+
+
+def _shorten(message: str) -> str:
+    """Drop from a parser's message what it says about types that were not meant."""
+    noise = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'None")
+    if not any(line.strip().startswith(noise) for line in message.splitlines()):
+        return message
+    lines = (line.strip(" -") for line in message.splitlines())
+    return " ".join(line for line in lines if line and not line.startswith(noise))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
