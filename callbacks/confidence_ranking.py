@@ -42,7 +42,7 @@ class ConfidenceRanking(Callback):
         outputs = _merge_ranks(self.outputs)
         if not trainer.is_global_zero:
             return
-        data = trainer.datamodule
+        data = trainer.datamodule  # type: ignore[attr-defined]
         rows = sorted(outputs)
         predictions = prediction_table(
             [data.cohort.scans[row] for row in rows],

@@ -29,7 +29,7 @@ class DistributedRun(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        per_device = getattr(trainer.datamodule, "batch_size", None)
+        per_device = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
         if trainer.world_size > 1 and per_device is not None:
             logger.info(
                 "%d devices × batch %d: effective batch size %d",

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from typing_extensions import override
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 
 class ReconstructionPictures(Callback):

@@ -62,7 +62,7 @@ class CommandLine(LightningCLI):
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=args if own_verb else [verb, *args],  # type: ignore[arg-type]
+            args=args if own_verb else [verb, *args],
             run=not own_verb,
         )
 

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pandas as pd
-from lightning.pytorch.utilities import rank_zero_only
 
 from commands.command_line import CommandLine
 from commands.run_folder import Cell, cell_folder, read_json, write_json, write_text
-from commands.train_cells import learning_curves, open_run, say, train_cells
+from commands.train_cells import is_main_process, learning_curves, open_run, say, train_cells
 from evaluation import pictures
 from evaluation.metrics import bootstrap_interval, mean_auroc, mean_balanced_accuracy, summarise
 from evaluation.predictions import ranking_table, read_predictions, write_table
@@ -21,7 +20,7 @@ def finetune(args: list[str]) -> None:
     cells = data.cells()
     folder = open_run(cli)
     say(f"Classes {', '.join(data.class_names)}; {data.class_names[-1]!r} counts as positive.")
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         write_table(data.splits_table, folder / "splits.csv")
     folds = [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in cells]
     for cell, trainer, fold_data in train_cells(cli, folder, folds):
@@ -33,7 +32,7 @@ def finetune(args: list[str]) -> None:
         )
     if missing := [cell for cell in folds if not cell.finished]:
         say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last one.")
-    elif rank_zero_only.rank == 0:
+    elif is_main_process():
         _gather(folder, folds, cli)
 
 

@@ -1,10 +1,8 @@
 """`pretrain`: an autoencoder on patches of a cohort, for all its patients or fold by fold."""
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from commands.command_line import CommandLine
 from commands.run_folder import Cell, cell_folder
-from commands.train_cells import learning_curves, open_run, say, train_cells
+from commands.train_cells import is_main_process, learning_curves, open_run, say, train_cells
 from evaluation.pictures import draw_learning_curves
 
 
@@ -19,6 +17,6 @@ def pretrain(args: list[str]) -> None:
     for _cell, _trainer, _data in train_cells(cli, folder, cells):
         pass
     finished = [cell for cell in cells if cell.finished]
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         draw_learning_curves(learning_curves(finished), folder / "learning_curves.png")
     say(f"{len(finished)} of {len(cells)} encoders are ready. Next: make finetune INIT={folder}")

@@ -20,10 +20,15 @@ NOT_SETTINGS = ("config", "run", "fold", "repeat", "wandb")
 say = rank_zero_only(print)
 
 
+def is_main_process() -> bool:
+    """Whether this process writes the run's files; of several devices' processes one does."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def open_run(cli: CommandLine) -> Path:
     """Claim the run's folder for this configuration and say what will be done."""
     folder, cohort = run_path(cli.config.run), cli.data.cohort
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         facts = {
             "seed": cli.config.seed_everything,
             "init": cli.config.init,
@@ -62,11 +67,9 @@ def train_cells(
     if not todo:
         return
     wandb_run = None
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         wandb_run = start_wandb(cli.config.wandb, folder, resolved_config(cli))
-    progress = RunProgress(
-        len(wanted), len(wanted) - len(todo), shown=rank_zero_only.rank == 0
-    )
+    progress = RunProgress(len(wanted), len(wanted) - len(todo), shown=is_main_process())
     for cell in todo:
         started = time.monotonic()
         progress.begin(cell.folder.name)

@@ -13,7 +13,7 @@ INIT_TIMEOUT_S = 20
 PRIVATE = ("table", "init", "init_ckpt", "path", "splits_path", "cache_dir", "run", "config")
 
 
-def start_wandb(mode: str, folder: Path, config: dict[str, Any]) -> Any:
+def start_wandb(mode: Any, folder: Path, config: dict[str, Any]) -> Any:
     """Start the run, or return None if W&B is disabled.
 
     Args:

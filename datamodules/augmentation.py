@@ -100,7 +100,9 @@ def augment(
         return augmentation.draw(spacing_mm * volume.shape[1:])(image).data
 
 
-def load_bank(volumes: Volumes, augmentation: Augmentation, seed: int, cache_dir: Path) -> np.memmap:
+def load_bank(
+    volumes: Volumes, augmentation: Augmentation, seed: int, cache_dir: Path
+) -> np.memmap:
     """Open the bank of augmented versions, building what the cache does not hold yet.
 
     A version depends on the scan's content, the settings and the seed alone: all folds share it.
@@ -111,7 +113,7 @@ def load_bank(volumes: Volumes, augmentation: Augmentation, seed: int, cache_dir
     recipe = digest("bank", volumes.recipe, asdict(augmentation), seed)
 
     def build_row(position: int) -> tuple[np.ndarray, dict]:
-        volume = volume_tensor(volumes.data[position]).float()
+        volume = volume_tensor(volumes.data[position].copy()).float()
         scan_seed = int(volumes.keys[position][:12], 16)
         versions = [
             augment(volume, volumes.spacings_mm[position], augmentation, draw_seed(*key))

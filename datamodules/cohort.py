@@ -56,10 +56,7 @@ class Cohort:
     def content_hash(self) -> str:
         """Hash the table's rows and the content of every scan."""
         return digest(
-            [
-                (scan.patient_id, scan.image, scan.label, file_hash(scan.path))
-                for scan in self.scans
-            ]
+            [(scan.patient_id, scan.image, scan.label, file_hash(scan.path)) for scan in self.scans]
         )
 
     @cached_property

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -34,12 +35,12 @@ def read_fingerprint(paths: Sequence[Path]) -> Fingerprint:
     shapes, spacings, known, faults = [], [], [], []
     for path in paths:
         try:
-            image = nib.load(path)  # type: ignore[attr-defined]
+            image: Any = nib.load(path)
             shape = image.shape + (1,) * (3 - len(image.shape))
             if len(shape) > 3 and max(shape[3:]) > 1:
                 raise ValueError(f"it has the shape {image.shape}, not that of one 3D volume.")
             order = np.argsort(nib.orientations.io_orientation(image.affine)[:, 0])
-            zooms = np.asarray(image.header.get_zooms()[:3], dtype=float)
+            zooms = np.array(image.header.get_zooms()[:3], dtype=np.float64)
             shapes.append(np.asarray(shape[:3])[order])
             spacings.append(zooms[order])
             placeholder = np.all(zooms == 1) and image.header.get_xyzt_units()[0] == "unknown"
@@ -88,9 +89,7 @@ def plan_preprocessing(
         why = "Resized as asked for."
         if not fingerprint.spacing_known.all():
             why = "Planned from the median shape: not all headers know their voxel size."
-        plan = replace(
-            wanted, spacing_mm=None, spatial_shape=(width, height, depth), fit="resize"
-        )
+        plan = replace(wanted, spacing_mm=None, spatial_shape=(width, height, depth), fit="resize")
         return plan, why
     right, front, up = (round(float(size), 2) for size in spacing)
     plan = replace(wanted, spacing_mm=(right, front, up), spatial_shape=(width, height, depth))

@@ -106,7 +106,8 @@ class PatchDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         volumes = self.cohort.volumes
-        assert (volume_shape := self.cohort.preprocessing.spatial_shape) is not None
+        volume_shape = self.cohort.preprocessing.spatial_shape
+        assert volume_shape is not None, "opening the volumes completes the plan"
         if any(p > v for p, v in zip(self.patch_shape, volume_shape, strict=True)):
             raise ValueError(
                 f"patch_shape {self.patch_shape} is larger than the volumes, {volume_shape}. "
@@ -179,7 +180,7 @@ class PatchBatches(Dataset[PatchBatch]):
         generator = np.random.default_rng((self.seed, epoch, int(numbers[0])))
         width, height, depth = self.patch_shape
         stored = (depth, width, height)
-        room = np.array(self.volumes.data.shape[2:]) - stored + 1
+        room = [n - size + 1 for n, size in zip(self.volumes.data.shape[2:], stored, strict=True)]
         rows = generator.choice(self.rows, size=len(numbers))
         starts = generator.integers(room, size=(len(numbers), 3))
         patches = np.empty((len(numbers), 1, *stored), dtype=np.float16)

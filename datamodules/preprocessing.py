@@ -1,9 +1,11 @@
 """Turn one scan into one small volume: RAS, common spacing, common shape, windowed intensity."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import nibabel as nib
 import numpy as np
 import torchio as tio
 
@@ -66,26 +68,23 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, Tr
         The volume, float16 of shape (1, W, H, D), and its spacing in mm.
 
     Raises:
-        ValueError: If the file cannot be read, is not one 3D volume, holds NaN or Inf, is
-            constant, or leaves the range of float16.
+        ValueError: If the file cannot be read, is not one 3D volume, holds NaN or Inf, has the
+            same intensity nearly everywhere, or leaves the range of float16.
     """
+    image = _read(path)
     try:
-        image = tio.ScalarImage(path)
-        image.load()
-    except Exception as error:
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise ValueError(f"Cannot read scan {path}: {reason[0]} Replace the file.") from error
-    if image.num_channels != 1:
-        raise ValueError(f"Scan {path} has {image.num_channels} volumes; split it into 3D files.")
-    if not image.data.isfinite().all():
-        raise ValueError(f"Scan {path} holds NaN or infinite voxels. Repair or leave it out.")
-    if image.data.min() == image.data.max():
-        raise ValueError(f"Scan {path} is constant ({image.data.min():g}). Leave it out.")
-    try:
-        image = preprocessing.transform()(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            image = preprocessing.transform()(image)
+    except RuntimeWarning as error:  # TorchIO found nothing between the percentiles
+        raise ValueError(
+            f"Scan {path} has one intensity between its {preprocessing.window_percentiles} "
+            "percentiles. Leave it out, or widen --data.preprocessing.window_percentiles."
+        ) from error
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"Cannot resample scan {path}: {reason} Check its header.") from error
+        raise ValueError(
+            f"Cannot resample scan {path}: {_reason(error)} Check its header."
+        ) from error
     volume = image.data.numpy()
     if np.abs(volume).max() > np.finfo(np.float16).max:
         raise ValueError(
@@ -93,3 +92,27 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, Tr
             "Set --data.preprocessing.window_percentiles."
         )
     return volume.astype(np.float16), image.spacing
+
+
+def _read(path: Path) -> tio.ScalarImage:
+    """Read voxels with nibabel: other readers turn NaN into numbers without a word."""
+    try:
+        nifti: Any = nib.load(path)
+        voxels = np.asarray(nifti.dataobj, dtype=np.float32)
+    except Exception as error:
+        raise ValueError(f"Cannot read scan {path}: {_reason(error)} Replace it.") from error
+    if voxels.ndim > 3 and set(voxels.shape[3:]) == {1}:
+        voxels = voxels.reshape(voxels.shape[:3])
+    if voxels.ndim != 3:
+        raise ValueError(f"Scan {path} has the shape {voxels.shape}, not that of one 3D volume.")
+    if not np.isfinite(voxels).all():
+        raise ValueError(f"Scan {path} holds NaN or infinite voxels. Repair it or leave it out.")
+    if voxels.min() == voxels.max():
+        raise ValueError(f"Scan {path} is constant ({voxels.min():g}). Leave it out.")
+    return tio.ScalarImage(tensor=voxels[np.newaxis], affine=nifti.affine)
+
+
+def _reason(error: Exception) -> str:
+    """Last line of an error, where libraries say what is wrong."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

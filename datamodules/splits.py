@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
+Names = Sequence[str] | np.ndarray
 COLUMNS = ["repeat", "fold", "patient_id", "part"]
 
 
@@ -42,7 +43,7 @@ class Splits:
     path: str | None = None
 
 
-def make_splits(patients: Sequence[str], labels: Sequence[str], splits: Splits) -> pd.DataFrame:
+def make_splits(patients: Names, labels: Names, splits: Splits) -> pd.DataFrame:
     """Draw all folds of all repeats.
 
     Args:
@@ -75,8 +76,9 @@ def make_splits(patients: Sequence[str], labels: Sequence[str], splits: Splits) 
                 val = _validation_rows(rest, groups, classes, splits, seed + fold)
                 parts = {"train": np.setdiff1d(rest, val), "val": val, "test": test}
             tables += [
-                pd.DataFrame({"patient_id": np.unique(groups[rows].astype(str)), "part": part})
-                .assign(repeat=repeat, fold=fold)
+                pd.DataFrame(
+                    {"patient_id": np.unique(groups[rows].astype(str)), "part": part}
+                ).assign(repeat=repeat, fold=fold)
                 for part, rows in parts.items()
             ]
     return pd.concat(tables, ignore_index=True)[COLUMNS]
@@ -100,8 +102,8 @@ def read_splits(path: str | Path) -> pd.DataFrame:
     if len(repeated):
         row = repeated.iloc[0]
         raise ValueError(
-            f"Splits {file} lists patient {row.patient_id!r} twice in repeat {row.repeat}, "
-            f"fold {row.fold}. A patient belongs to one part."
+            f"Splits {file} lists patient {row.patient_id!r} twice in repeat "
+            f"{row['repeat']}, fold {row['fold']}. A patient belongs to one part."
         )
     return table
 
@@ -124,13 +126,12 @@ def patients_of(table: pd.DataFrame, repeat: int, fold: int) -> dict[str, set[st
             f"There is no repeat {repeat}, fold {fold}: repeats are 0 to {table['repeat'].max()}, "
             f"folds 0 to {table['fold'].max()}."
         )
-    parts = {part: set(group["patient_id"]) for part, group in rows.groupby("part")}
-    return {"train": set(), "val": set(), "test": set()} | parts
+    return {
+        part: set(rows.loc[rows["part"] == part, "patient_id"]) for part in ("train", "val", "test")
+    }
 
 
-def hold_out(
-    patients: Sequence[str], labels: Sequence[str], fraction: float, seed: int
-) -> np.ndarray:
+def hold_out(patients: Names, labels: Names, fraction: float, seed: int) -> np.ndarray:
     """Choose about `fraction` of the patients, stratified where that is possible.
 
     Args:

@@ -58,7 +58,7 @@ def synthetic_brain(
     Returns:
         Voxels, int16 of shape (W, H, D), in R or L, A, S order, and the affine in mm.
     """
-    shape = 48 + generator.integers(-3, 4), 56 + generator.integers(-3, 4), 40
+    shape = (*(int(size) for size in generator.integers((45, 53), (52, 60))), 40)
     spacing = spacing_mm * generator.uniform(0.95, 1.05, size=3)
     axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, spacing, strict=True)]
     place = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)  # (W, H, D, 3) in mm

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -88,12 +88,11 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
     )
 
 
-def fit_intensity(volumes: Volumes, rows: Sequence[int]) -> Intensity:
+def fit_intensity(volumes: Volumes, rows: np.ndarray) -> Intensity:
     """Fit the intensity scale on the given rows alone, which must be training scans."""
-    chosen = list(rows)
-    spread = float(volumes.maxima[chosen].max() - volumes.minima[chosen].min())
+    spread = float(volumes.maxima[rows].max() - volumes.minima[rows].min())
     assert spread > 0, "preprocessing refuses constant scans"
-    return Intensity(mean=float(volumes.means[chosen].mean()), range=spread)
+    return Intensity(mean=float(volumes.means[rows].mean()), range=spread)
 
 
 def file_hash(path: Path) -> str:
@@ -102,7 +101,7 @@ def file_hash(path: Path) -> str:
     return _hash_bytes(path, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hash_bytes(path: Path, _size: int, _mtime_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:24]

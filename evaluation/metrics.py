@@ -137,8 +137,9 @@ def accuracy_by_coverage(predictions: pd.DataFrame) -> pd.DataFrame:
         correct = (ordered["label"] == ordered["predicted"]).to_numpy()
         count = np.arange(1, len(rows) + 1)
         curves.append(
-            pd.DataFrame({"coverage": count / len(rows), "accuracy": correct.cumsum() / count})
-            .assign(repeat=repeat)
+            pd.DataFrame(
+                {"coverage": count / len(rows), "accuracy": correct.cumsum() / count}
+            ).assign(repeat=repeat)
         )
     return pd.concat(curves, ignore_index=True)
 

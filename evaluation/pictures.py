@@ -11,8 +11,8 @@ from evaluation.metrics import accuracy_by_coverage
 from evaluation.predictions import class_names_of, probs_of
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 REPEAT_COLOR = "0.6"
 MEAN_COLOR = "tab:blue"

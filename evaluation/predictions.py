@@ -106,7 +106,7 @@ def probs_of(table: pd.DataFrame) -> np.ndarray:
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read a predictions table; ids and labels stay strings."""
-    strings = {name: str for name in ("patient_id", "image", "label", "predicted")}
+    strings = dict.fromkeys(("patient_id", "image", "label", "predicted"), str)
     return pd.read_csv(path, dtype=strings, keep_default_na=False)
 
 

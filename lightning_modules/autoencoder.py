@@ -80,7 +80,7 @@ class Autoencoder(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ledger"] = sorted(self.trainer.datamodule.training_patients)
+        checkpoint["ledger"] = sorted(self.trainer.datamodule.training_patients)  # type: ignore[attr-defined]
 
 
 class Decoder(nn.Module):

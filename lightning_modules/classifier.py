@@ -108,7 +108,7 @@ class Classifier(LightningModule):
         init_ckpt = self.hparams["init_ckpt"]
         if stage == "fit" and init_ckpt:
             self.inherited_ledger = load_encoder(self.encoder, init_ckpt)
-            held_out = self.trainer.datamodule.held_out_patients
+            held_out = self.trainer.datamodule.held_out_patients  # type: ignore[attr-defined]
             refuse_overlap(self.inherited_ledger, held_out, init_ckpt)
 
     @override
@@ -146,5 +146,5 @@ class Classifier(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        seen = self.trainer.datamodule.training_patients | self.inherited_ledger
+        seen = self.trainer.datamodule.training_patients | self.inherited_ledger  # type: ignore[attr-defined]
         checkpoint["ledger"] = sorted(seen)

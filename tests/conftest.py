@@ -1,0 +1,93 @@
+"""Small cohorts on disk, and the command line in this process."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import main
+
+SHAPE = (12, 12, 12)
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture
+def write_scan(tmp_path):
+    """Return a function that writes random or given voxels as NIfTI."""
+
+    def write(name="scan.nii.gz", voxels=None, affine=None, seed=0, unit="mm", shape=SHAPE):
+        if voxels is None:
+            voxels = np.random.default_rng(seed).random(shape, dtype=np.float32)
+        image = nib.Nifti1Image(voxels, np.eye(4) if affine is None else affine)
+        if unit:
+            image.header.set_xyzt_units(unit)
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_cohort(tmp_path, write_scan):
+    """Return a function that writes a cohort; unhealthy scans have a bright cube in the middle."""
+
+    def write(num_patients=10, scans_per_patient=1, name="cohort", labelled=True):
+        lines = ["patient_id,image" + ",label" * labelled]
+        for patient in range(num_patients):
+            for visit in range(scans_per_patient):
+                voxels = np.random.default_rng((patient, visit)).random(SHAPE, dtype=np.float32)
+                unhealthy = patient % 2 == 1
+                voxels[4:8, 4:8, 4:8] += 2.0 * unhealthy
+                image = f"{name}/p{patient:02d}_{visit}.nii.gz"
+                write_scan(image, voxels)
+                label = f",{'unhealthy' if unhealthy else 'healthy'}" if labelled else ""
+                lines.append(f"p{patient:02d},{image}{label}")
+        table = tmp_path / f"{name}.csv"
+        table.write_text("\n".join(lines) + "\n")
+        return table
+
+    return write
+
+
+@pytest.fixture
+def run_verb(tmp_path):
+    """Return a function that runs a verb with a tiny model and answers its exit code."""
+
+    def run(verb, table, run_name, *arguments, epochs=2):
+        tiny = [
+            f"-cconfigs/{verb}.yaml",
+            f"--data.table={table}",
+            f"--run={tmp_path / run_name}",
+            f"--data.cache_dir={tmp_path / 'cache'}",
+            f"--trainer.max_epochs={epochs}",
+            "--trainer.accelerator=cpu",
+            "--model.filters=4",
+            "--model.depth=2",
+            "--data.preprocessing.spatial_shape=[12,12,12]",
+        ]
+        if verb == "pretrain":
+            tiny += ["--data.patch_shape=[6,6,4]", "--data.patches_per_volume=40"]
+            tiny += ["--data.batch_size=32", "--data.val_patches_per_volume=10"]
+        else:
+            tiny += ["--model.nodes=8", "--data.batch_size=4"]
+            tiny += ["--data.augmentation.num_versions=2", "--data.splits.num_repeats=1"]
+            tiny += ["--data.splits.num_folds=3"]
+        return main.main([verb, *tiny, *arguments])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of the real cohorts."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real cohorts are not beside this checkout")
+    return folder

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from datamodules.cohort import Cohort
+from datamodules.cohort_table import Columns
+from datamodules.preprocessing import Preprocessing
+from datamodules.row_cache import cached_rows
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Return a function that opens rows and lists which ones had to be built."""
+
+    def build(keys, fail_at=None):
+        built = []
+
+        def build_row(position):
+            if position == fail_at:
+                raise RuntimeError("killed")
+            built.append(keys[position])
+            return np.full((2, 2), float(keys[position])), {"key": keys[position]}
+
+        rows, facts = cached_rows(tmp_path / "rows", keys, (2, 2), build_row, what="rows")
+        assert [fact["key"] for fact in facts] == keys
+        assert rows[:, 0, 0].tolist() == [float(key) for key in keys]
+        return built
+
+    return build
+
+
+def test_rows_are_built_once(build):
+    assert build(["1", "2", "3"]) == ["1", "2", "3"]
+    assert build(["1", "2", "3"]) == []
+
+
+def test_only_changed_and_new_rows_are_built(build):
+    build(["1", "2", "3"])
+    assert build(["3", "9", "1", "4"]) == ["9", "4"]
+
+
+def test_an_interrupted_build_leaves_nothing_behind(build, tmp_path):
+    with pytest.raises(RuntimeError, match="killed"):
+        build(["1", "2", "3"], fail_at=1)
+    assert list((tmp_path / "rows").iterdir()) == []
+    assert build(["1", "2", "3"]) == ["1", "2", "3"]
+
+
+def test_an_array_without_an_index_does_not_count(build, tmp_path):
+    build(["1", "2"])
+    (index,) = (tmp_path / "rows").glob("*.json")
+    index.unlink()
+    assert build(["1", "2"]) == ["1", "2"]
+
+
+def test_rows_cannot_be_written_by_mistake(tmp_path):
+    rows, _ = cached_rows(tmp_path, ["1"], (1,), lambda _: (np.zeros(1), {}), what="rows")
+    with pytest.raises(ValueError, match="read-only"):
+        rows[0] = 1
+
+
+def test_a_changed_scan_or_parameter_rebuilds_just_what_it_must(
+    write_cohort, write_scan, tmp_path, monkeypatch
+):
+    table = str(write_cohort(4))
+    prepared = []
+
+    def spy(path, preprocessing):
+        prepared.append(path.name)
+        return original(path, preprocessing)
+
+    from datamodules import volumes
+
+    original = volumes.preprocess
+    monkeypatch.setattr(volumes, "preprocess", spy)
+
+    def open_cohort(shape):
+        settings = Preprocessing(spatial_shape=shape)
+        cohort = Cohort(table, Columns(), settings, str(tmp_path / "cache"))
+        prepared.clear()
+        return cohort.volumes.data.copy(), list(prepared)
+
+    before, built = open_cohort((8, 8, 8))
+    assert len(built) == 4
+    assert open_cohort((8, 8, 8))[1] == []
+    write_scan("cohort/p02_0.nii.gz", seed=99)
+    after, built = open_cohort((8, 8, 8))
+    assert built == ["p02_0.nii.gz"]
+    changed = [row for row in range(4) if not np.array_equal(before[row], after[row])]
+    assert changed == [2]
+    assert len(open_cohort((9, 8, 8))[1]) == 4
