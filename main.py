@@ -1,6 +1,7 @@
 """The command line: `python main.py VERB …`; see `python main.py --help` for the verbs."""
 
 import logging
+import re
 import sys
 import warnings
 from argparse import ArgumentError
@@ -69,11 +70,14 @@ def _help() -> str:
 
 def _shorten(message: str) -> str:
     """Drop from a parser's message what it says about types that were not meant."""
-    noise = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'None")
-    if not any(line.strip().startswith(noise) for line in message.splitlines()):
+    if "Does not validate against any of the Union subtypes" not in message:
         return message
+    noise = re.compile(
+        "Does not validate|Subtypes:|Errors:|Given value type|Given value: (NestedArg|Namespace)"
+        "|Expected a <class 'NoneType'>"
+    )
     lines = (line.strip(" -") for line in message.splitlines())
-    return " ".join(line for line in lines if line and not line.startswith(noise))
+    return " ".join(line for line in lines if line and not noise.match(line))
 
 
 if __name__ == "__main__":

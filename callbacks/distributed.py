@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 class DistributedRun(Callback):
-    """Keep each scan on one rank, give every rank and epoch a seed, say the effective batch size.
+    """Keep each scan on one rank, give every rank and step a seed, say the effective batch size.
 
-    Seeding every epoch anew makes noise and dropout a function of seed, epoch and rank, so that a
-    run continued from last.ckpt ends where an uninterrupted one would.
+    Seeding every step anew makes noise and dropout a function of seed, epoch, batch and rank, so
+    that a run continued from last.ckpt ends where an uninterrupted one would.
     """
 
     @override
@@ -39,7 +40,9 @@ class DistributedRun(Callback):
             )
 
     @override
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         base = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # set by seed_everything
-        numbers = np.random.SeedSequence((base, trainer.current_epoch, trainer.global_rank))
-        torch.manual_seed(int(numbers.generate_state(1, np.uint64)[0]))
+        place = (base, trainer.current_epoch, batch_idx, trainer.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -47,13 +48,13 @@ class ReconstructionPictures(Callback):
         folder = Path(trainer.default_root_dir) / "reconstructions"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"epoch_{trainer.current_epoch:02d}.png"
-        _draw(self.patches.float().cpu(), copies.float().cpu(), path)
+        _draw(self.patches.float().cpu().numpy(), copies.float().cpu().numpy(), path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("val/reconstructions", [str(path)])
 
 
-def _draw(patches: torch.Tensor, copies: torch.Tensor, path: Path) -> None:
+def _draw(patches: np.ndarray, copies: np.ndarray, path: Path) -> None:
     middle = patches.shape[-1] // 2
     figure, axes = plt.subplots(
         2, len(patches), figsize=(len(patches), 2.3), squeeze=False, layout="constrained"

@@ -9,12 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import (
-    average_precision_score,
-    confusion_matrix,
-    matthews_corrcoef,
-    roc_auc_score,
-)
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score, confusion_matrix, matthews_corrcoef
 
 from evaluation.predictions import class_names_of, probs_of
 
@@ -169,7 +165,9 @@ def _one_against_rest(true: np.ndarray, predicted: np.ndarray, prob: np.ndarray)
 def _auroc(true: np.ndarray, prob: np.ndarray) -> float:
     if true.all() or not true.any():
         return float("nan")
-    return float(roc_auc_score(true, prob))
+    num_true = int(true.sum())
+    wins = rankdata(prob)[true].sum() - num_true * (num_true + 1) / 2  # Mann–Whitney U
+    return float(wins / (num_true * (len(true) - num_true)))
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -9,7 +9,7 @@ the second is the confidence (MCTL §3.3).
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ import pandas as pd
 PROB = "prob_"
 
 
+@runtime_checkable
 class Scan(Protocol):
     """What a row needs to know of a scan."""
 

@@ -1,0 +1,56 @@
+# The front door: `make help` lists every target. Each target is one visible `python` line.
+#   DATA      cohort table (CSV or TSV), anywhere      RUN, INIT   name of a run, or its folder
+#   CONFIG    your own YAML, on top of the shipped one  SPLITS      splits.csv, or a run that has one
+#   FOLD, REPEAT   do one of them alone                 ARGS        more settings, as they are
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+RUN ?= $@
+common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
+	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
+
+.PHONY: help setup demo pretrain finetune test test-fast check lock clean-cache
+.DEFAULT_GOAL := help
+
+help: ## List every target
+	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -4
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+
+setup: $(READY) ## Make .venv with the exact versions of requirements.lock
+
+$(READY): requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
+	$(PY) -m uv pip install --quiet --python $(PY) --requirements requirements.lock
+	touch $@
+
+demo: $(READY) ## The main job on synthetic brains; ends with runs/demo/finetune/report.md
+	$(PY) main.py synthesize --out=runs/demo/data
+	$(PY) main.py pretrain -c configs/pretrain.yaml -c configs/demo/pretrain.yaml --run=runs/demo/pretrain $(ARGS)
+	$(PY) main.py finetune -c configs/finetune.yaml -c configs/demo/finetune.yaml --run=runs/demo/finetune --init=runs/demo/pretrain $(ARGS)
+
+pretrain: $(READY) ## Train an autoencoder on patches of DATA (fold by fold with SPLITS)
+	$(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(ARGS)
+
+finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random weights
+	$(PY) main.py finetune -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+test: $(READY) ## Run every test that this machine can run
+	$(PY) -m pytest $(ARGS)
+
+test-fast: $(READY) ## Run the tests that take less than a minute together
+	$(PY) -m pytest -m "not slow and not real_data" $(ARGS)
+
+check: $(READY) ## Format, lint, check types and run the fast tests
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+	$(PY) -m mypy
+	$(PY) -m pytest -m "not slow and not real_data" $(ARGS)
+
+lock: $(READY) ## Write requirements.lock anew from pyproject.toml
+	$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
+
+clean-cache: ## Delete the cache of preprocessed volumes
+	rm -rf cache

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks.best_checkpoint import BestValidationCheckpoint
+
+
+class Scripted(LightningModule):
+    """Logs given validation scores; its one weight is the number of the epoch."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.scores = scores
+
+    def training_step(self, batch, batch_idx):
+        return (self.weight * 0).sum()
+
+    def on_train_epoch_start(self):
+        with torch.no_grad():
+            self.weight.fill_(self.current_epoch)
+
+    def validation_step(self, batch, batch_idx):
+        accuracy, loss = self.scores[self.current_epoch]
+        self.log_dict({"val/accuracy": accuracy, "val/loss": loss})
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def _fit(tmp_path, scores, callback, ckpt_path=None, max_epochs=None):
+    loader = DataLoader(TensorDataset(torch.zeros(1, 1)))
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=max_epochs or len(scores),
+        callbacks=[callback],
+        logger=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(Scripted(scores), loader, loader, ckpt_path=ckpt_path, weights_only=True)
+    return float(torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]["weight"])
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([(0.5, 1.0), (0.9, 2.0), (0.7, 0.1)], 1),
+        ([(0.9, 2.0), (0.9, 1.0), (0.5, 0.1)], 1),
+        ([(0.9, 1.0), (0.9, 1.0), (0.9, 1.0)], 0),
+        ([(0.1, 9.0), (0.2, 9.0), (0.3, 9.0)], 2),
+    ],
+    ids=["highest", "tie goes to the lower loss", "then to the earlier epoch", "last"],
+)
+def test_the_best_epoch_is_kept(tmp_path, scores, best):
+    assert _fit(tmp_path, scores, BestValidationCheckpoint()) == best
+
+
+def test_a_loss_can_be_the_monitor(tmp_path):
+    callback = BestValidationCheckpoint("val/loss", "min", None)
+    assert _fit(tmp_path, [(0.9, 2.0), (0.5, 1.0), (0.9, 1.5)], callback) == 1
+    assert callback.best_score == 1.0
+
+
+def test_the_best_score_survives_an_interruption(tmp_path):
+    scores = [(0.5, 1.0), (0.9, 1.0), (0.7, 0.1), (0.8, 0.1)]
+    _fit(tmp_path, scores, BestValidationCheckpoint(), max_epochs=2)
+    callback = BestValidationCheckpoint()
+    assert _fit(tmp_path, scores, callback, ckpt_path=str(tmp_path / "last.ckpt")) == 1
+    assert callback.best_epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("callback", "scores", "words"),
+    [
+        (BestValidationCheckpoint("val/nothing"), [(0.5, 1.0)], "'val/nothing' is not logged"),
+        (BestValidationCheckpoint(), [(0.5, float("nan"))], r"NaN: .* Lower --model\.lr"),
+    ],
+)
+def test_a_score_that_cannot_be_compared_is_an_error(tmp_path, callback, scores, words):
+    with pytest.raises(ValueError, match=words):
+        _fit(tmp_path, scores, callback)
+
+
+def test_a_torn_write_leaves_the_old_file(tmp_path, monkeypatch):
+    _fit(tmp_path, [(0.5, 1.0)], BestValidationCheckpoint())
+
+    def torn(self, path, **_):
+        Path(path).write_bytes(b"half a checkp")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", torn)
+    with pytest.raises(OSError, match="disk full"):
+        _fit(tmp_path, [(0.9, 1.0)], BestValidationCheckpoint())
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 0

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from datamodules.epoch_sampler import EpochSampler
+
+
+def _batches(num_rows, batch_size, epoch=0, **settings):
+    sampler = EpochSampler(np.arange(num_rows) + 100, batch_size, **settings)
+    sampler.set_epoch(epoch)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    return batches
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_rows", [1, 2, 7, 17])
+def test_every_row_is_predicted_exactly_once(num_rows, world_size):
+    rows = [
+        row
+        for rank in range(world_size)
+        for _, batch in _batches(num_rows, 3, rank=rank, world_size=world_size)
+        for row in batch
+    ]
+    assert sorted(rows) == list(range(100, 100 + num_rows))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("num_rows", [1, 7, 17])
+def test_training_ranks_take_equally_many_steps(num_rows, world_size):
+    shapes = {
+        tuple(
+            len(batch)
+            for _, batch in _batches(num_rows, 3, seed=0, rank=rank, world_size=world_size)
+        )
+        for rank in range(world_size)
+    }
+    assert len(shapes) == 1
+
+
+def test_two_ranks_together_see_the_batches_of_one_process():
+    one = _batches(24, 8, seed=5, epoch=3)
+    two = [_batches(24, 4, seed=5, epoch=3, rank=rank, world_size=2) for rank in (0, 1)]
+    for (_, whole), (_, even), (_, odd) in zip(one, *two, strict=True):
+        assert set(whole) == set(even) | set(odd)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def order(**settings):
+        return np.concatenate([batch for _, batch in _batches(30, 4, **settings)]).tolist()
+
+    assert order(seed=1, epoch=2) == order(seed=1, epoch=2)
+    assert order(seed=1, epoch=2) != order(seed=1, epoch=3)
+    assert order(seed=1, epoch=2) != order(seed=2, epoch=2)
+
+
+def test_batches_know_their_epoch_but_validation_is_always_the_same():
+    assert {epoch for epoch, _ in _batches(5, 2, seed=0, epoch=7)} == {7}
+    assert {epoch for epoch, _ in _batches(5, 2, epoch=7)} == {0}

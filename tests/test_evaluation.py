@@ -1,0 +1,206 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from evaluation.metrics import (
+    NAMES,
+    accuracy_by_coverage,
+    bootstrap_interval,
+    classification_metrics,
+    mean_auroc,
+    mean_balanced_accuracy,
+    summarise,
+)
+from evaluation.predictions import (
+    prediction_table,
+    ranking_table,
+    read_predictions,
+    with_decision,
+    write_table,
+)
+from evaluation.report import write_report
+
+
+def _predictions(num_scans=60, num_classes=2, num_repeats=1, signal=1.0, seed=0):
+    generator = np.random.default_rng(seed)
+    names = ["healthy", "unhealthy", "other"][:num_classes]
+    true = np.arange(num_scans) % num_classes
+    repeats = []
+    for repeat in range(num_repeats):
+        logits = generator.normal(size=(num_scans, num_classes))
+        logits[np.arange(num_scans), true] += signal
+        table = pd.DataFrame(
+            {
+                "patient_id": [f"p{n // 2}" for n in range(num_scans)],
+                "image": [f"{n}.nii" for n in range(num_scans)],
+                "repeat": repeat,
+                "fold": np.arange(num_scans) % 5,
+                "label": [names[k] for k in true],
+            }
+        )
+        for k, name in enumerate(names):
+            table[f"prob_{name}"] = 1 / (1 + np.exp(-logits[:, k]))
+        repeats.append(with_decision(table))
+    return pd.concat(repeats, ignore_index=True)
+
+
+def test_binary_measures_equal_scikit_learns():
+    table = _predictions()
+    figures = classification_metrics(table)
+    true, predicted = table["label"] == "unhealthy", table["predicted"] == "unhealthy"
+    prob = table["prob_unhealthy"]
+    expected = {
+        "accuracy": sk.accuracy_score(true, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(true, predicted),
+        "sensitivity": sk.recall_score(true, predicted),
+        "specificity": sk.recall_score(~true, ~predicted),
+        "ppv": sk.precision_score(true, predicted),
+        "npv": sk.precision_score(~true, ~predicted),
+        "f1": sk.f1_score(true, predicted),
+        "auroc": sk.roc_auc_score(true, prob),
+        "auprc": sk.average_precision_score(true, prob),
+        "mcc": sk.matthews_corrcoef(true, predicted),
+        "brier": sk.brier_score_loss(true, prob),
+    }
+    assert {name: figures[name] for name in NAMES} == pytest.approx(expected)
+    assert figures["confusion"] == sk.confusion_matrix(true, predicted).tolist()
+
+
+def test_multiclass_measures_are_macro_averages():
+    table = _predictions(num_classes=3)
+    figures = classification_metrics(table)
+    names = ["healthy", "unhealthy", "other"]
+    one_hot = np.stack([table["label"] == name for name in names], axis=1)
+    probs = table[[f"prob_{name}" for name in names]].to_numpy()
+    assert figures["auroc"] == pytest.approx(sk.roc_auc_score(one_hot, probs, average="macro"))
+    assert figures["f1"] == pytest.approx(
+        sk.f1_score(table["label"], table["predicted"], average="macro")
+    )
+    assert figures["balanced_accuracy"] == figures["sensitivity"]
+    assert set(figures["per_class"]) == set(names)
+    assert mean_auroc(table) == pytest.approx(figures["auroc"])
+
+
+def test_accuracy_lies_between_sensitivity_and_specificity():
+    for seed in range(20):
+        figures = classification_metrics(_predictions(num_scans=25, seed=seed))
+        low, high = sorted([figures["sensitivity"], figures["specificity"]])
+        assert low <= figures["accuracy"] <= high
+
+
+def test_a_figure_without_cases_is_not_a_number():
+    table = with_decision(_predictions().assign(prob_healthy=1.0, prob_unhealthy=0.0))
+    figures = classification_metrics(table)
+    assert np.isnan(figures["ppv"])
+    assert figures["npv"] == 0.5
+
+
+def test_repeats_are_measured_one_by_one():
+    table = _predictions(num_repeats=3)
+    summary = summarise(table)
+    each = [classification_metrics(rows)["auroc"] for _, rows in table.groupby("repeat")]
+    assert summary["mean"]["auroc"] == pytest.approx(np.mean(each))
+    assert summary["sd"]["auroc"] == pytest.approx(np.std(each, ddof=1))
+    assert (summary["min"]["auroc"], summary["max"]["auroc"]) == (min(each), max(each))
+    assert (summary["num_patients"], summary["num_scans"]) == (30, 60)
+    assert mean_auroc(table) == pytest.approx(np.mean(each))
+    assert mean_balanced_accuracy(table) == pytest.approx(summary["mean"]["balanced_accuracy"])
+
+
+def test_the_interval_holds_the_estimate_and_shrinks_with_patients():
+    few, many = _predictions(40, num_repeats=2), _predictions(400, num_repeats=2)
+    widths = []
+    for table in (few, many):
+        low, high = bootstrap_interval(table, mean_auroc, num_draws=200)
+        assert low < mean_auroc(table) < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_the_bootstrap_draws_patients_not_rows():
+    once = _predictions(60)
+    copies = pd.concat([once.assign(image=once["image"] + str(n)) for n in range(10)])
+    interval = bootstrap_interval(copies, mean_auroc, num_draws=300)
+    assert interval == pytest.approx(bootstrap_interval(once, mean_auroc, num_draws=300), abs=0.02)
+
+
+@pytest.mark.slow
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    from scipy.stats import norm
+
+    truth = norm.cdf(np.sqrt(2) / np.sqrt(2))  # AUROC of one logit with signal 1, noise sd 1
+    covered = 0
+    for seed in range(150):
+        generator = np.random.default_rng(seed)
+        table = _predictions(80, seed=seed)
+        logit = generator.normal(size=80) + np.sqrt(2) * (table["label"] == "unhealthy")
+        table = with_decision(table.assign(prob_unhealthy=norm.cdf(logit)))
+        low, high = bootstrap_interval(table, mean_auroc, num_draws=150, seed=seed)
+        covered += low <= truth <= high
+    assert 0.88 <= covered / 150 <= 1.0
+
+
+class _Scan:
+    def __init__(self, number):
+        self.patient_id, self.image, self.label = f"00{number}", f"{number}.nii", "NA"
+
+
+def test_the_highest_output_is_the_class_and_its_lead_the_confidence(tmp_path):
+    table = prediction_table(
+        [_Scan(1), _Scan(2)], [[0.25, 0.75], [0.5, 0.25]], ["NA", "b"], repeat=1, fold=2
+    )
+    assert table["predicted"].tolist() == ["b", "NA"]
+    assert table["confidence"].tolist() == [0.5, 0.25]
+    write_table(table, tmp_path / "predictions.csv")
+    again = read_predictions(tmp_path / "predictions.csv")
+    assert again["patient_id"].tolist() == ["001", "002"]
+    assert again["label"].tolist() == ["NA", "NA"]
+    pd.testing.assert_frame_equal(again, table, check_dtype=False)
+
+
+def test_the_ranking_goes_from_doubtful_to_sure_with_each_scan_once():
+    table = _predictions(20, num_repeats=3)
+    ranking = ranking_table(table)
+    assert len(ranking) == 20
+    assert ranking["confidence"].is_monotonic_increasing
+    assert ranking["rank"].tolist() == list(range(1, 21))
+    for _, row in ranking.iterrows():
+        repeats = table[table["image"] == row["image"]]
+        mean = repeats[["prob_healthy", "prob_unhealthy"]].mean()
+        assert row["confidence"] == pytest.approx(abs(mean.diff().iloc[1]))
+        assert row["flips"] == (repeats["predicted"] != row["predicted"]).mean()
+
+
+def test_accuracy_by_coverage_ends_at_the_accuracy():
+    table = _predictions(50, num_repeats=2, signal=2.0)
+    curve = accuracy_by_coverage(table)
+    for repeat, rows in curve.groupby("repeat"):
+        whole = classification_metrics(table[table["repeat"] == repeat])["accuracy"]
+        assert rows["accuracy"].iloc[-1] == pytest.approx(whole)
+        assert rows["coverage"].iloc[-1] == 1
+        surest = table[table["repeat"] == repeat].nlargest(10, "confidence")
+        correct = (surest["label"] == surest["predicted"]).mean()
+        assert rows["accuracy"].iloc[9] == pytest.approx(correct)
+
+
+def _report(signal, protocol="nested"):
+    table = _predictions(signal=signal)
+    metrics = summarise(table) | {
+        "protocol": protocol,
+        "interval_95": {"auroc": bootstrap_interval(table, mean_auroc, num_draws=100)},
+    }
+    run = {"name": "x", "init": None, "num_cells": 5, "preprocessing": "Resized.", "command": "c"}
+    run |= {"commit": None, "seed": 0, "data_hash": "h", "wall_time_s": 1.0, "device": "CPU"}
+    return write_report(metrics, ranking_table(table), run)
+
+
+def test_the_report_says_in_words_what_was_found():
+    assert "better than chance" in _report(signal=2.0)
+    assert "cannot tell the model from chance" in _report(signal=0.0)
+    assert "worse than chance" in _report(signal=-2.0)
+
+
+def test_the_paper_protocol_is_called_optimistic():
+    assert "Optimistic" in _report(signal=1.0, protocol="paper")
+    assert "Optimistic" not in _report(signal=1.0)

@@ -1,0 +1,99 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.classifier import Classifier
+from lightning_modules.encoder import Encoder
+
+
+def _classifier(**settings):
+    return Classifier(**{"num_classes": 2, "spatial_shape": (9, 10, 5), "filters": 4, **settings})
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_the_encoder_halves_and_never_vanishes(depth, pool):
+    latent = Encoder(depth, 4, pool)(torch.rand(2, 1, 25, 25, 4))
+    sizes = [25, 25, 4]
+    for _ in range(depth):
+        sizes = [-(-size // pool) for size in sizes]
+    assert latent.shape == (2, 4, *sizes)
+
+
+@pytest.mark.parametrize("norm", ["none", "instance", "batch"])
+@pytest.mark.parametrize("shape", [(25, 25, 4), (16, 9, 7)])
+def test_the_autoencoder_gives_back_the_shape_it_was_given(norm, shape):
+    model = Autoencoder(filters=4, norm=norm)
+    assert model(torch.rand(2, 1, *shape)).shape == (2, 1, *shape)
+
+
+def test_the_autoencoder_learns_to_copy_a_patch():
+    torch.manual_seed(0)
+    model = Autoencoder(depth=2, filters=8, lr=1e-2)
+    patch = F.avg_pool3d(torch.rand(4, 1, 10, 10, 6), 3, stride=1, padding=1)
+    optimizer = model.configure_optimizers()
+    losses = []
+    for _ in range(150):
+        loss = F.mse_loss(model(patch), patch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * patch.var().item() < losses[0]
+
+
+def test_denoising_adds_noise_to_the_input_alone(monkeypatch):
+    model = Autoencoder(depth=1, filters=2, noise_std=0.5)
+    seen = []
+    monkeypatch.setattr(model, "forward", lambda volume: seen.append(volume) or volume)
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    clean = torch.zeros(64, 1, 8, 8, 4)
+    loss = model.training_step({"volume": clean}, 0)
+    assert seen[0].std().item() == pytest.approx(0.5, rel=0.05)
+    assert loss.item() == pytest.approx(0.25, rel=0.1)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("pool", [1, 2])
+def test_the_classifier_fits_its_volumes(depth, pool):
+    model = _classifier(depth=depth, pool=pool, num_classes=3)
+    assert model(torch.rand(2, 1, 9, 10, 5)).shape == (2, 3)
+
+
+def test_the_paper_taken_literally_has_the_papers_many_weights():
+    with torch.device("meta"):
+        model = Classifier(2, (64, 64, 64), depth=1, filters=16, nodes=64, pool=1)
+    assert model.head[2].weight.numel() == 16 * 64**3 * 64
+
+
+def test_the_loss_is_binary_cross_entropy_over_the_output_nodes():
+    logits, label = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    prob = logits.sigmoid()
+    expected = 0.0
+    for row, true in zip(prob, label.tolist(), strict=True):
+        for node, p in enumerate(row):
+            expected -= torch.log(p if node == true else 1 - p) / 15
+    torch.testing.assert_close(_classifier(num_classes=3).loss(logits, label), expected)
+
+
+def test_a_frozen_encoder_stays_and_the_head_moves():
+    model = _classifier(freeze_encoder=True, lr=0.1)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    optimizer = model.configure_optimizers()
+    model.loss(model(torch.rand(3, 1, 9, 10, 5)), torch.tensor([0, 1, 0])).backward()
+    optimizer.step()
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, before[name]) == name.startswith("encoder.")
+
+
+def test_the_encoder_can_learn_more_slowly():
+    model = _classifier(lr=0.01, encoder_lr_factor=0.1)
+    head, encoder = model.configure_optimizers().param_groups
+    assert (head["lr"], encoder["lr"]) == (0.01, pytest.approx(0.001))
+    assert len(encoder["params"]) == len(list(model.encoder.parameters()))
+
+
+def test_a_classifier_without_its_shape_is_refused():
+    with pytest.raises(ValueError, match="num_classes and spatial_shape"):
+        Classifier()

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+
+from datamodules.augmentation import Augmentation, augment, draw_seed, load_bank
+from datamodules.preprocessing import Preprocessing
+from datamodules.scans import ScanDataModule
+from datamodules.splits import Splits
+from datamodules.volumes import fit_intensity
+
+SETTINGS = Preprocessing(spatial_shape=(8, 8, 8))
+
+
+@pytest.fixture
+def data(write_cohort, tmp_path):
+    """Return a function that builds the data of one fold, ready to fit."""
+    table = str(write_cohort(12, scans_per_patient=2))
+
+    def build(**settings):
+        defaults = {
+            "preprocessing": SETTINGS,
+            "augmentation": Augmentation(num_versions=3),
+            "splits": Splits(num_folds=3, num_repeats=1),
+            "batch_size": 4,
+            "cache_dir": str(tmp_path / "cache"),
+        }
+        module = ScanDataModule(table, **{**defaults, **settings})
+        module.prepare_data()
+        module.setup("fit")
+        return module
+
+    return build
+
+
+def test_parts_hold_whole_patients(data):
+    module = data(fold=1)
+    patients = {
+        part: {module.cohort.patients[row] for row in rows} for part, rows in module.rows.items()
+    }
+    assert sum(len(rows) for rows in module.rows.values()) == 24
+    assert not patients["train"] & (patients["val"] | patients["test"])
+    assert patients["val"] | patients["test"] == module.held_out_patients
+    assert patients["train"] | patients["val"] == module.training_patients
+
+
+def test_the_intensity_scale_is_that_of_the_training_patients(data, write_scan):
+    module = data(preprocessing=Preprocessing(spatial_shape=(12, 12, 12), window_percentiles=None))
+    before = module.intensity
+    assert before == fit_intensity(module.cohort.volumes, module.rows["train"])
+    for part in ("val", "test"):
+        image = module.cohort.scans[module.rows[part][0]].image
+        write_scan(
+            image, np.full((12, 12, 12), 7.0) + np.random.default_rng(0).random((12, 12, 12))
+        )
+    again = data(preprocessing=module.cohort.preprocessing)
+    assert not np.array_equal(again.cohort.volumes.means, module.cohort.volumes.means)
+    assert again.intensity == before
+
+
+def test_batches_are_scaled_after_the_transfer(data):
+    module = data()
+    batch = next(iter(module.val_dataloader()))
+    assert batch["volume"].dtype == torch.float16
+    scaled = module.on_after_batch_transfer(batch, 0)["volume"]
+    expected = (batch["volume"].float() - module.intensity.mean) / module.intensity.range
+    torch.testing.assert_close(scaled, expected)
+
+
+def test_validation_and_test_serve_the_plain_volumes_with_their_labels(data):
+    module = data()
+    for loader, part in ((module.val_dataloader(), "val"), (module.predict_dataloader(), "test")):
+        rows = torch.cat([batch["row"] for batch in loader])
+        assert rows.tolist() == module.rows[part].tolist()
+        for batch in loader:
+            for volume, label, row in zip(
+                batch["volume"], batch["label"], batch["row"], strict=True
+            ):
+                stored = np.moveaxis(module.cohort.volumes.data[row], 1, -1)
+                np.testing.assert_array_equal(volume, stored)
+                assert module.class_names[label] == module.cohort.labels[row]
+
+
+def test_training_serves_versions_of_the_bank_that_change_with_the_epoch(data):
+    module = data()
+    bank = load_bank(
+        module.cohort.volumes, module.augmentation, module.splits.seed, module.cohort.cache_dir
+    )
+    served = []
+    for epoch in (0, 1, 2):
+        loader = module.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        chosen = {}
+        for batch in loader:
+            for volume, row in zip(batch["volume"], batch["row"].tolist(), strict=True):
+                versions = [np.moveaxis(version, 1, -1) for version in bank[row]]
+                (chosen[row],) = (
+                    k for k, version in enumerate(versions) if np.array_equal(version, volume)
+                )
+        assert sorted(chosen) == module.rows["train"].tolist()
+        served.append(chosen)
+    assert served[0] != served[1] != served[2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_fresh_copies_are_a_function_of_seed_epoch_and_scan(data, num_workers):
+    module = data(augmentation=Augmentation(mode="fresh"), num_workers=num_workers)
+    loader = module.train_dataloader()
+    loader.sampler.set_epoch(4)
+    batch = next(iter(loader))
+    row = int(batch["row"][1])
+    volume = torch.from_numpy(np.moveaxis(module.cohort.volumes.data[row], 1, -1).copy()).float()
+    spacing = module.cohort.volumes.spacings_mm[row]
+    expected = augment(volume, spacing, module.augmentation, draw_seed(module.seed, 4, row))
+    torch.testing.assert_close(batch["volume"][1], expected.half())
+
+
+def test_paper_protocol_validates_on_the_test_patients(data):
+    module = data(splits=Splits(num_folds=3, num_repeats=1, protocol="paper"))
+    assert module.rows["val"].tolist() == module.rows["test"].tolist()
+    assert not module.training_patients & module.held_out_patients
+
+
+def test_splits_of_other_patients_are_refused(data, tmp_path):
+    module = data()
+    table = module.splits_table
+    table[table["patient_id"] != "p03"].to_csv(tmp_path / "splits.csv", index=False)
+    with pytest.raises(ValueError, match=r"1 patients are not in the splits .*first: 'p03'"):
+        data(splits=Splits(path=str(tmp_path / "splits.csv")))
+
+
+def test_state_travels_to_a_new_module(data):
+    module = data()
+    other = data(fold=2)
+    assert other.intensity != module.intensity
+    other.load_state_dict(module.state_dict())
+    assert other.intensity == module.intensity
+
+
+def test_without_a_table_the_user_is_told_how_to_give_one():
+    with pytest.raises(ValueError, match="Say DATA="):
+        ScanDataModule()

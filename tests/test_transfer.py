@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.classifier import Classifier
+from lightning_modules.encoder import Encoder
+from lightning_modules.transfer import load_encoder, refuse_overlap
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(model, ledger=("p1", "p2")):
+        path = tmp_path / "model.ckpt"
+        torch.save({"state_dict": model.state_dict(), "ledger": list(ledger)}, path)
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_first_convolutions_are_equal_after_transfer(save, depth):
+    source = Autoencoder(depth=3, filters=4)
+    target = Encoder(depth, 4)
+    before = [weight.clone() for weight in target.parameters()]
+    assert load_encoder(target, save(source)) == {"p1", "p2"}
+    for old, new, expected in zip(
+        before, target.parameters(), source.encoder.parameters(), strict=False
+    ):
+        assert torch.equal(new, expected)
+        assert not torch.equal(new, old)
+
+
+def test_a_classifier_can_be_the_source_of_another(save):
+    source = Classifier(2, (8, 8, 8), filters=4)
+    target = Classifier(3, (9, 9, 9), filters=4)
+    load_encoder(target.encoder, save(source))
+    for new, expected in zip(target.encoder.parameters(), source.encoder.parameters(), strict=True):
+        assert torch.equal(new, expected)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"),
+    [
+        (Encoder(2, 8), r"'0\.0\.weight' is \(4, 1, 3, 3, 3\) .* but \(8, 1, 3, 3, 3\)"),
+        (Encoder(3, 4), r"no encoder weight '2\.0\.weight'"),
+        (Encoder(2, 4, norm="instance"), r"no encoder weight '0\.1\.weight'"),
+        (torch.nn.Linear(2, 2), "no encoder in common"),
+    ],
+)
+def test_what_does_not_fit_is_named(save, encoder, words):
+    with pytest.raises(ValueError, match=words):
+        load_encoder(encoder, save(Autoencoder(depth=2, filters=4)))
+
+
+def test_missing_torn_and_foreign_checkpoints_are_told_apart(tmp_path, save):
+    with pytest.raises(ValueError, match="does not exist"):
+        load_encoder(Encoder(1, 4), tmp_path / "none.ckpt")
+    path = save(Autoencoder(filters=4))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ValueError, match="torn or not safe"):
+        load_encoder(Encoder(1, 4), path)
+    torch.save({"weights": 1}, path)
+    with pytest.raises(ValueError, match="no weights with a ledger"):
+        load_encoder(Encoder(1, 4), path)
+
+
+def test_a_checkpoint_with_code_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    torch.save({"state_dict": {}, "ledger": [], "bomb": Bomb()}, tmp_path / "bomb.ckpt")
+    with pytest.raises(ValueError, match="not safe"):
+        load_encoder(Encoder(1, 4), tmp_path / "bomb.ckpt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_an_overlap_names_the_patients():
+    refuse_overlap({"a", "b"}, {"c"}, "x.ckpt")
+    with pytest.raises(ValueError, match=r"pretrained on 2 patients of this fold's .*: a, b\."):
+        refuse_overlap({"a", "b", "c"}, {"a", "b", "d"}, "x.ckpt")
