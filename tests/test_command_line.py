@@ -101,31 +101,18 @@ def test_make_help_lists_every_target_and_each_is_one_python_line():
     assert {"setup", "demo", "test", "pretrain", "finetune", "check"} <= set(targets)
     assert all(target in shown for target in targets)
     for target in ("pretrain", "finetune"):
+        given = ["DATA=a b.csv", "RUN=x", "INIT=y", "FOLD=1", "ARGS=--model.lr=1"]
         dry = subprocess.run(
-            [
-                "make",
-                "-n",
-                target,
-                "DATA=a b.csv",
-                "RUN=x",
-                "INIT=y",
-                "FOLD=1",
-                "ARGS=--model.lr=1",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
+            ["make", "-n", target, *given], capture_output=True, text=True, check=True
         ).stdout
         lines = [line for line in dry.splitlines() if "main.py" in line]
         assert len(lines) == 1
         assert f"main.py {target} -c configs/{target}.yaml" in lines[0]
-        for words in ('--data.table="a b.csv"', "--run=x", "--fold=1", "--model.lr=1"):
+        for words in ('--data.table="a b.csv"', '--run="x"', "--fold=1", "--model.lr=1"):
             assert words in lines[0]
 
 
-def test_offline_logging_leaves_no_ids_or_paths_behind(
-    write_cohort, run_verb, tmp_path, monkeypatch
-):
+def test_offline_logs_hold_no_ids_or_paths(write_cohort, run_verb, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     table = write_cohort(12)
     table.write_text(table.read_text().replace("\np", "\nsecretperson"))

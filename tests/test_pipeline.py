@@ -172,10 +172,8 @@ def test_folds_can_be_run_one_at_a_time(write_cohort, run_verb, tmp_path, capsys
         assert run_verb("finetune", table, "single", f"--fold={fold}") == 0
     assert "1 of 3 folds remain" in capsys.readouterr().out
     assert run_verb("finetune", table, "whole") == 0
-    single, whole = (
-        (tmp_path / run / "predictions.csv").read_bytes() for run in ("single", "whole")
-    )
-    assert single == whole
+    single = (tmp_path / "single/predictions.csv").read_bytes()
+    assert single == (tmp_path / "whole/predictions.csv").read_bytes()
 
 
 def test_a_run_is_not_mixed_with_other_settings_or_data(
