@@ -3,11 +3,13 @@
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from datamodules.cohort_table import Columns, Scan, read_cohort_table
 from datamodules.fingerprint import plan_preprocessing, read_fingerprint
 from datamodules.preprocessing import Preprocessing
 from datamodules.row_cache import digest
-from datamodules.volumes import Volumes, file_hash, load_volumes
+from datamodules.volumes import Intensity, Volumes, file_hash, fit_intensity, load_volumes
 
 
 class Cohort:
@@ -64,6 +66,10 @@ class Cohort:
         """The preprocessed scans; the first access builds what the cache lacks."""
         self.plan()
         return load_volumes(self.scans, self.preprocessing, self.cache_dir)
+
+    def fit_intensity(self, rows: np.ndarray) -> Intensity:
+        """Fit the intensity scale on these rows alone, which must be training scans."""
+        return fit_intensity(self.volumes, rows, self.preprocessing.divide_by)
 
     def rows_of(self, patients: set[str]) -> list[int]:
         """Positions of these patients' scans."""

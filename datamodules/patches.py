@@ -15,7 +15,7 @@ from datamodules.cohort_table import Columns
 from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing, Shape
 from datamodules.splits import cells, hold_out, patients_of, read_splits
-from datamodules.volumes import Intensity, Volumes, fit_intensity
+from datamodules.volumes import Intensity, Volumes
 
 
 class PatchBatch(TypedDict):
@@ -119,7 +119,7 @@ class PatchDataModule(LightningDataModule):
         val = hold_out(patients, [""] * len(patients), self.val_fraction, seed)
         train_rows, val_rows = np.delete(rows, val), rows[val]
         if stage == "fit":
-            self.intensity = fit_intensity(volumes, train_rows)
+            self.intensity = self.cohort.fit_intensity(train_rows)
         self.train_patches = PatchBatches(volumes, train_rows, self.patch_shape, seed)
         self.val_patches = PatchBatches(volumes, val_rows, self.patch_shape, seed + 1)
 

@@ -26,6 +26,8 @@ class Preprocessing:
             field of view.
         window_percentiles: Lower and upper percentile of each volume's intensities, mapped to 0
             and 1 (the middle 95 % by default); None keeps the raw intensities.
+        divide_by: What volumes are divided by after subtracting the training patients' mean: the
+            training patients' 'range' (MCTL) or standard deviation, 'sd'.
         voxel_budget: Largest number of voxels that a planned shape may have.
     """
 
@@ -33,6 +35,7 @@ class Preprocessing:
     spatial_shape: Shape | None = None
     fit: Literal["crop_or_pad", "resize"] = "crop_or_pad"
     window_percentiles: tuple[float, float] | None = (2.5, 97.5)
+    divide_by: Literal["range", "sd"] = "range"
     voxel_budget: int = 64**3
 
     def describe(self) -> str:

@@ -18,7 +18,7 @@ from datamodules.cohort_table import Columns, class_names
 from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing
 from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
-from datamodules.volumes import Intensity, Volumes, fit_intensity
+from datamodules.volumes import Intensity, Volumes
 
 
 class ScanBatch(TypedDict):
@@ -134,7 +134,7 @@ class ScanDataModule(LightningDataModule):
         if not len(self.rows["val"]):  # protocol 'paper'
             self.rows["val"] = self.rows["test"]
         if stage == "fit":
-            self.intensity = fit_intensity(volumes, self.rows["train"])
+            self.intensity = self.cohort.fit_intensity(self.rows["train"])
         self.seed = draw_seed(self.splits.seed, self.repeat, self.fold)
         self.plain = ScanBatches(volumes, labels, Augmentation(mode="none"), self.seed)
         self.augmented = ScanBatches(

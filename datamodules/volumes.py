@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torchio as tio
@@ -24,6 +25,7 @@ class Volumes:
         keys: Hash of each scan's file, (N,).
         spacings_mm: Voxel sizes after preprocessing, (N, 3) along R, A, S.
         means: Mean of each volume, (N,).
+        mean_squares: Mean of each volume's squared voxels, (N,).
         minima: Smallest voxel of each volume, (N,).
         maxima: Largest voxel of each volume, (N,).
         recipe: Hash of everything that was done to the scans.
@@ -33,6 +35,7 @@ class Volumes:
     keys: list[str]
     spacings_mm: np.ndarray
     means: np.ndarray
+    mean_squares: np.ndarray
     minima: np.ndarray
     maxima: np.ndarray
     recipe: str
@@ -40,14 +43,14 @@ class Volumes:
 
 @dataclass(frozen=True)
 class Intensity:
-    """Brightness scale of a training set (MCTL §3.1): its mean and its range."""
+    """Brightness of a training set (MCTL §3.1): its mean, and its range or standard deviation."""
 
     mean: float
-    range: float
+    divisor: float
 
     def scale(self, volume: Tensor) -> Tensor:
-        """Subtract the mean and divide by the range, in float32."""
-        return (volume.float() - self.mean) / self.range
+        """Subtract the mean and divide, in float32."""
+        return (volume.float() - self.mean) / self.divisor
 
 
 def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir: Path) -> Volumes:
@@ -61,7 +64,7 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
     assert preprocessing.spatial_shape is not None
     width, height, depth = preprocessing.spatial_shape
     keys = [file_hash(scan.path) for scan in scans]
-    settings = asdict(preprocessing) | {"voxel_budget": None}
+    settings = asdict(preprocessing) | {"voxel_budget": None, "divide_by": None}
     recipe = digest("volumes", settings, tio.__version__)
 
     def build_row(position: int) -> tuple[np.ndarray, dict]:
@@ -70,6 +73,7 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
         return np.moveaxis(volume, -1, 1), {
             "spacing_mm": [float(size) for size in spacing],
             "mean": float(voxels.mean()),
+            "mean_square": float(np.square(voxels).mean()),
             "min": float(voxels.min()),
             "max": float(voxels.max()),
         }
@@ -82,17 +86,30 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
         keys=keys,
         spacings_mm=np.array([fact["spacing_mm"] for fact in facts]),
         means=np.array([fact["mean"] for fact in facts]),
+        mean_squares=np.array([fact["mean_square"] for fact in facts]),
         minima=np.array([fact["min"] for fact in facts]),
         maxima=np.array([fact["max"] for fact in facts]),
         recipe=recipe,
     )
 
 
-def fit_intensity(volumes: Volumes, rows: np.ndarray) -> Intensity:
-    """Fit the intensity scale on the given rows alone, which must be training scans."""
-    spread = float(volumes.maxima[rows].max() - volumes.minima[rows].min())
-    assert spread > 0, "preprocessing refuses constant scans"
-    return Intensity(mean=float(volumes.means[rows].mean()), range=spread)
+def fit_intensity(
+    volumes: Volumes, rows: np.ndarray, divide_by: Literal["range", "sd"]
+) -> Intensity:
+    """Fit the intensity scale on the given rows alone, which must be training scans.
+
+    Args:
+        volumes: The cached cohort.
+        rows: Rows to fit on.
+        divide_by: Whether the divisor is the range or the standard deviation over all voxels.
+    """
+    mean = float(volumes.means[rows].mean())
+    if divide_by == "range":
+        divisor = float(volumes.maxima[rows].max() - volumes.minima[rows].min())
+    else:
+        divisor = float(np.sqrt(volumes.mean_squares[rows].mean() - mean**2))
+    assert divisor > 0, "preprocessing refuses constant scans"
+    return Intensity(mean, divisor)
 
 
 def file_hash(path: Path) -> str:

@@ -230,9 +230,14 @@ def test_without_a_plan_the_fingerprint_makes_one_that_can_be_pinned(
     write_cohort, run_verb, tmp_path
 ):
     table = write_cohort(12)
-    open_shape = "--data.preprocessing.spatial_shape=null"
-    assert run_verb("finetune", table, "planned", open_shape, epochs=1) == 0
+    own = tmp_path / "own.yaml"
+    own.write_text("data: {preprocessing: {spatial_shape: null}}\n")
+    assert run_verb("finetune", table, "planned", f"-c{own}", epochs=1) == 0
     config = yaml.safe_load((tmp_path / "planned/config.yaml").read_text())
     preprocessing = config["data"]["init_args"]["preprocessing"]
     assert preprocessing["spatial_shape"] == [12, 12, 12]
     assert preprocessing["spacing_mm"] == [1.0, 1.0, 1.0]
+    pinned = f"-c{tmp_path / 'planned/config.yaml'}"
+    assert run_verb("finetune", table, "pinned", pinned, epochs=1) == 0
+    planned = (tmp_path / "planned/predictions.csv").read_bytes()
+    assert (tmp_path / "pinned/predictions.csv").read_bytes() == planned

@@ -1,12 +1,12 @@
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import torchio as tio
 
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns
 from datamodules.preprocessing import Preprocessing, preprocess
-from datamodules.volumes import fit_intensity
 
 SETTINGS = [
     Preprocessing(spatial_shape=(10, 14, 9)),
@@ -87,12 +87,19 @@ def test_raw_intensities_beyond_float16_name_the_mend(write_scan):
         preprocess(path, Preprocessing(spatial_shape=(8, 8, 8), window_percentiles=None))
 
 
-def test_the_fitted_intensity_depends_on_the_given_rows_alone(write_cohort, tmp_path):
-    settings = Preprocessing(spatial_shape=(12, 12, 12), window_percentiles=None)
+@pytest.mark.parametrize("divide_by", ["range", "sd"])
+def test_the_fitted_intensity_is_that_of_the_given_rows(write_cohort, tmp_path, divide_by):
+    settings = Preprocessing(
+        spatial_shape=(12, 12, 12), window_percentiles=None, divide_by=divide_by
+    )
     cohort = Cohort(str(write_cohort(4)), Columns(), settings, str(tmp_path / "cache"))
     voxels = np.stack([np.moveaxis(cohort.volumes.data[row], 1, -1) for row in range(4)])
-    fitted = fit_intensity(cohort.volumes, np.array([0, 2]))
+    fitted = cohort.fit_intensity(np.array([0, 2]))
     chosen = voxels[[0, 2]].astype(np.float64)
+    spread = {"range": np.ptp, "sd": np.std}[divide_by]
     assert fitted.mean == pytest.approx(chosen.mean(), rel=1e-6)
-    assert fitted.range == pytest.approx(chosen.max() - chosen.min())
-    assert fitted.range < voxels.max() - voxels.min()
+    assert fitted.divisor == pytest.approx(spread(chosen), rel=1e-6)
+    assert fitted.divisor < spread(voxels.astype(np.float64))
+    scaled = fitted.scale(torch.from_numpy(voxels[[0, 2]]))
+    assert abs(scaled.mean()) < 1e-3
+    assert spread(scaled.double().numpy()) == pytest.approx(1, rel=1e-3)

@@ -6,7 +6,6 @@ from datamodules.augmentation import Augmentation, augment, draw_seed, load_bank
 from datamodules.preprocessing import Preprocessing
 from datamodules.scans import ScanDataModule
 from datamodules.splits import Splits
-from datamodules.volumes import fit_intensity
 
 SETTINGS = Preprocessing(spatial_shape=(8, 8, 8))
 
@@ -46,7 +45,7 @@ def test_parts_hold_whole_patients(data):
 def test_the_intensity_scale_is_that_of_the_training_patients(data, write_scan):
     module = data(preprocessing=Preprocessing(spatial_shape=(12, 12, 12), window_percentiles=None))
     before = module.intensity
-    assert before == fit_intensity(module.cohort.volumes, module.rows["train"])
+    assert before == module.cohort.fit_intensity(module.rows["train"])
     for part in ("val", "test"):
         image = module.cohort.scans[module.rows[part][0]].image
         write_scan(
@@ -62,7 +61,7 @@ def test_batches_are_scaled_after_the_transfer(data):
     batch = next(iter(module.val_dataloader()))
     assert batch["volume"].dtype == torch.float16
     scaled = module.on_after_batch_transfer(batch, 0)["volume"]
-    expected = (batch["volume"].float() - module.intensity.mean) / module.intensity.range
+    expected = (batch["volume"].float() - module.intensity.mean) / module.intensity.divisor
     torch.testing.assert_close(scaled, expected)
 
 
