@@ -1,5 +1,7 @@
 """The command line: `python main.py VERB …`; see `python main.py --help` for the verbs."""
 
+import contextlib
+import ctypes
 import logging
 import re
 import sys
@@ -50,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> None:
+    _keep_freed_memory()
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     command = import_module(f"commands.{verb if verb in OWN_VERBS else 'command_line'}")
@@ -60,6 +63,15 @@ def _run(verb: str, arguments: list[str]) -> None:
         getattr(command, verb)(arguments)
     else:
         command.CommandLine(verb, arguments, own_verb=False)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large blocks for the next step instead of returning them to the kernel."""
+    trim_threshold, mmap_threshold = -1, -3  # numbers of malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, 2**25)
 
 
 def _help() -> str:
