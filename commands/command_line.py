@@ -53,7 +53,10 @@ class CommandLine(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "default_root_dir": None if own_verb else f"runs/{verb}",
+            },
             parser_kwargs={
                 "parser_mode": "omegaconf+",
                 "allow_abbrev": False,

@@ -1,12 +1,21 @@
 """`finetune`: every patient gets an out-of-fold prediction under patient-level cross-validation."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from commands.command_line import CommandLine
 from commands.run_folder import Cell, cell_folder, read_json, write_json, write_text
-from commands.train_cells import is_main_process, learning_curves, open_run, say, train_cells
+from commands.train_cells import (
+    is_main_process,
+    learning_curves,
+    open_run,
+    say,
+    train_cells,
+    unfinished_cells,
+)
+from commands.wandb_run import wandb_run
 from evaluation import pictures
 from evaluation.metrics import bootstrap_interval, mean_auroc, mean_balanced_accuracy, summarise
 from evaluation.predictions import ranking_table, read_predictions, write_table
@@ -23,21 +32,25 @@ def finetune(args: list[str]) -> None:
     if is_main_process():
         write_table(data.splits_table, folder / "splits.csv")
     folds = [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in cells]
-    for cell, trainer, fold_data in train_cells(cli, folder, folds):
-        trainer.predict(
-            datamodule=fold_data,
-            ckpt_path=cell.best_ckpt,
-            return_predictions=False,
-            weights_only=True,
-        )
-    if missing := [cell for cell in folds if not cell.finished]:
-        say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last one.")
-    elif is_main_process():
-        _gather(folder, folds, cli)
+    todo = unfinished_cells(cli, folds)
+    with wandb_run(cli, folder, wanted=bool(todo)) as tracker:
+        for cell, trainer, fold_data in train_cells(cli, todo, tracker):
+            trainer.predict(
+                datamodule=fold_data,
+                ckpt_path=cell.best_ckpt,
+                return_predictions=False,
+                weights_only=True,
+            )
+        if missing := [cell for cell in folds if not cell.finished]:
+            say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
+        elif is_main_process():
+            metrics = _gather(folder, folds, cli)
+            if tracker is not None:
+                tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
 
 
-def _gather(folder: Path, cells: list[Cell], cli: CommandLine) -> None:
-    """Write what can be said once every fold is finished."""
+def _gather(folder: Path, cells: list[Cell], cli: CommandLine) -> dict[str, Any]:
+    """Write what can be said once every fold is finished, and return the metrics."""
     predictions = pd.concat(
         [read_predictions(cell.folder / "predictions.csv") for cell in cells], ignore_index=True
     )
@@ -65,3 +78,4 @@ def _gather(folder: Path, cells: list[Cell], cli: CommandLine) -> None:
         f"AUROC {mean['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}), balanced accuracy "
         f"{mean['balanced_accuracy']:.3f}. Report: {folder / 'report.md'}"
     )
+    return metrics

@@ -2,7 +2,15 @@
 
 from commands.command_line import CommandLine
 from commands.run_folder import Cell, cell_folder
-from commands.train_cells import is_main_process, learning_curves, open_run, say, train_cells
+from commands.train_cells import (
+    is_main_process,
+    learning_curves,
+    open_run,
+    say,
+    train_cells,
+    unfinished_cells,
+)
+from commands.wandb_run import wandb_run
 from evaluation.pictures import draw_learning_curves
 
 
@@ -14,9 +22,11 @@ def pretrain(args: list[str]) -> None:
         Cell(repeat, fold, cell_folder(folder, repeat, fold) if cli.data.splits_path else folder)
         for repeat, fold in cli.data.cells()
     ]
-    for _cell, _trainer, _data in train_cells(cli, folder, cells):
-        pass
+    todo = unfinished_cells(cli, cells)
+    with wandb_run(cli, folder, wanted=bool(todo)) as tracker:
+        for _fitted in train_cells(cli, todo, tracker):
+            pass
     finished = [cell for cell in cells if cell.finished]
     if is_main_process():
         draw_learning_curves(learning_curves(finished), folder / "learning_curves.png")
-    say(f"{len(finished)} of {len(cells)} encoders are ready. Next: make finetune INIT={folder}")
+    say(f"{len(finished)} of {len(cells)} encoders are ready: make finetune INIT={folder}")

@@ -14,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks.progress import RunProgress
 from commands.command_line import CommandLine
 from commands.run_folder import Cell, claim, init_checkpoint, run_path
-from commands.wandb_run import start_wandb
 
 NOT_SETTINGS = ("config", "run", "fold", "repeat", "wandb")
 say = rank_zero_only(print)
@@ -47,30 +46,38 @@ def resolved_config(cli: CommandLine) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in NOT_SETTINGS}
 
 
-def train_cells(
-    cli: CommandLine, folder: Path, cells: Sequence[Cell]
-) -> Iterator[tuple[Cell, Trainer, LightningDataModule]]:
-    """Fit every unfinished cell that the command line asks for, and yield it once it is fitted.
+def unfinished_cells(cli: CommandLine, cells: Sequence[Cell]) -> list[Cell]:
+    """Choose the cells that the command line asks for and that are not finished yet.
 
-    The caller uses the fitted model and must then mark the cell as finished.
+    Raises:
+        ValueError: If it asks for a repeat or fold that does not exist.
     """
-    wanted = [
-        cell
-        for cell in cells
-        if cli.config.fold in (None, cell.fold) and cli.config.repeat in (None, cell.repeat)
-    ]
+    repeat, fold = cli.config.repeat, cli.config.fold
+    wanted = [cell for cell in cells if repeat in (None, cell.repeat) and fold in (None, cell.fold)]
     if not wanted:
-        raise ValueError(f"There is no repeat {cli.config.repeat}, fold {cli.config.fold}.")
+        last = cells[-1]
+        raise ValueError(
+            f"There is no REPEAT={repeat} FOLD={fold}: repeats are 0 to {last.repeat}, "
+            f"folds 0 to {last.fold}."
+        )
     todo = [cell for cell in wanted if not cell.finished]
     if len(todo) < len(wanted):
         say(f"{len(wanted) - len(todo)} of {len(wanted)} folds are finished already.")
-    if not todo:
-        return
-    wandb_run = None
-    if is_main_process():
-        wandb_run = start_wandb(cli.config.wandb, folder, resolved_config(cli))
-    progress = RunProgress(len(wanted), len(wanted) - len(todo), shown=is_main_process())
-    for cell in todo:
+    return todo
+
+
+def train_cells(
+    cli: CommandLine, cells: Sequence[Cell], wandb_run: Any
+) -> Iterator[tuple[Cell, Trainer, LightningDataModule]]:
+    """Fit cells one after another, yield each once it is fitted, then mark it as finished.
+
+    Args:
+        cli: The parsed command line.
+        cells: Cells that are not finished; one that was interrupted is continued.
+        wandb_run: W&B run that logs all of them, or None.
+    """
+    progress = RunProgress(len(cells), shown=is_main_process())
+    for cell in cells:
         started = time.monotonic()
         progress.begin(cell.folder.name)
         init = cli.config.init
@@ -85,18 +92,15 @@ def train_cells(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        last = cell.last_ckpt
-        if last is not None:
-            say(f"{cell.folder.name} continues from {last}")
-        trainer.fit(model, data, ckpt_path=last, weights_only=True)
+        if cell.last_ckpt is not None:
+            say(f"{cell.folder.name} continues from {cell.last_ckpt}.")
+        trainer.fit(model, data, ckpt_path=cell.last_ckpt, weights_only=True)
         yield cell, trainer, data
         if trainer.is_global_zero:
             cell.finish({"wall_time_s": time.monotonic() - started})
         trainer.strategy.barrier()
         progress.end()
     progress.bar.close()
-    if wandb_run is not None:
-        wandb_run.finish()
 
 
 def learning_curves(cells: Sequence[Cell]) -> pd.DataFrame:

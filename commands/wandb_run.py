@@ -2,15 +2,37 @@
 
 import netrc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import wandb
 
+from commands.command_line import CommandLine
+from commands.train_cells import is_main_process, resolved_config
+
 PROJECT = "mctl"
 INIT_TIMEOUT_S = 20
 PRIVATE = ("table", "init", "init_ckpt", "path", "splits_path", "cache_dir", "run", "config")
+
+
+@contextmanager
+def wandb_run(cli: CommandLine, folder: Path, *, wanted: bool) -> Iterator[Any]:
+    """Keep one W&B run open; None where there is nothing to log or another process does it.
+
+    Args:
+        cli: The parsed command line.
+        folder: Folder of the run.
+        wanted: Whether there is anything to log.
+    """
+    run = None
+    if wanted and is_main_process():
+        run = start_wandb(cli.config.wandb, folder, resolved_config(cli))
+    yield run
+    if run is not None:
+        run.finish()
 
 
 def start_wandb(mode: Any, folder: Path, config: dict[str, Any]) -> Any:

@@ -69,7 +69,7 @@ def test_debug_shows_the_traceback():
 
 def test_a_fold_that_does_not_exist_is_named(write_cohort, run_verb, capsys):
     assert run_verb("finetune", write_cohort(12), "fine", "--fold=7") == 2
-    assert "no repeat None, fold 7" in capsys.readouterr().err
+    assert "no REPEAT=None FOLD=7: repeats are 0 to 0, folds 0 to 2" in capsys.readouterr().err
 
 
 def test_init_must_be_a_finished_run(write_cohort, run_verb, capsys, tmp_path):

@@ -1,0 +1,90 @@
+"""Two CPU processes (gloo) against one."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from evaluation.predictions import read_predictions
+
+TINY = [
+    "-cconfigs/finetune.yaml",
+    "--wandb=disabled",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=3",
+    "--model.filters=4",
+    "--model.depth=2",
+    "--model.nodes=8",
+    "--data.preprocessing.spatial_shape=[12,12,12]",
+    "--data.augmentation.num_versions=2",
+    "--data.splits.num_repeats=1",
+    "--data.splits.num_folds=3",
+]
+
+
+def _run(arguments, timeout=300):
+    done = subprocess.run(
+        [sys.executable, "main.py", *arguments], capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_predict_the_same_table_as_one(write_cohort, tmp_path):
+    table = write_cohort(15)  # folds of 5, validation of 2 and 3: odd shares for two ranks
+    shared = ["finetune", *TINY, f"--data.table={table}", f"--data.cache_dir={tmp_path / 'cache'}"]
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4"]
+    out = _run([*shared, f"--run={tmp_path / 'two'}", *two])
+    assert out.count("Run ") == 1, "the second process must not speak"
+    _run([*shared, f"--run={tmp_path / 'one'}", "--data.batch_size=8"])
+    one, two = (read_predictions(tmp_path / run / "predictions.csv") for run in ("one", "two"))
+    assert not two.duplicated(["patient_id", "repeat"]).any()
+    columns = ["patient_id", "image", "repeat", "fold", "label"]
+    pd.testing.assert_frame_equal(one[columns], two[columns])
+    # the ranks share each batch of the single process, so the networks are the same as well
+    np.testing.assert_allclose(one["prob_unhealthy"], two["prob_unhealthy"], atol=1e-4)
+    for fold in range(3):
+        weights = [
+            torch.load(tmp_path / run / f"repeat0_fold{fold}/best.ckpt", weights_only=True)
+            for run in ("one", "two")
+        ]
+        assert weights[0]["epoch"] == weights[1]["epoch"]
+
+
+@pytest.mark.slow
+def test_pretraining_works_on_two_processes(write_cohort, tmp_path):
+    table = write_cohort(7, labelled=False)
+    _run(
+        [
+            "pretrain",
+            "-cconfigs/pretrain.yaml",
+            f"--run={tmp_path / 'pre'}",
+            f"--data.table={table}",
+            f"--data.cache_dir={tmp_path / 'cache'}",
+            "--data.preprocessing.spatial_shape=[12,12,12]",
+            "--data.patch_shape=[6,6,4]",
+            "--data.patches_per_volume=41",
+            "--wandb=disabled",
+            "--trainer.max_epochs=2",
+            "--trainer.accelerator=cpu",
+            "--trainer.devices=2",
+            "--trainer.strategy=ddp",
+        ]
+    )
+    assert (tmp_path / "pre/best.ckpt").is_file()
+    assert (tmp_path / "pre/finished.json").is_file()
+
+
+def test_lightnings_padding_sampler_is_refused(monkeypatch):
+    from lightning import Trainer
+
+    from callbacks.distributed import DistributedRun
+
+    trainer = Trainer(accelerator="cpu", logger=False, use_distributed_sampler=True)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    with pytest.raises(ValueError, match="use_distributed_sampler must be false"):
+        DistributedRun().setup(trainer, None, "fit")
