@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import logging
+import os
 import re
 import sys
 import warnings
@@ -17,7 +18,6 @@ OWN_VERBS = {
 LIGHTNING_VERBS = {
     "fit": "Fit one fold with LightningCLI, without a run folder.",
     "validate": "Validate a checkpoint on one fold.",
-    "test": "Test a checkpoint on one fold.",
     "predict": "Predict the test part of one fold with a checkpoint.",
 }
 QUIET = (  # Lightning's advice that does not apply here
@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(verb: str, arguments: list[str]) -> None:
     _keep_freed_memory()
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     command = import_module(f"commands.{verb if verb in OWN_VERBS else 'command_line'}")

@@ -78,6 +78,10 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
 
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Let the configuration stand: a checkpoint's hyperparameters never win silently."""
+
     @property
     def settings(self) -> Namespace:
         """The configuration of the verb."""

@@ -1,7 +1,9 @@
 """A cohort: the rows of its table, the plan of its preprocessing, its cached volumes."""
 
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +72,15 @@ class Cohort:
     def fit_intensity(self, rows: np.ndarray) -> Intensity:
         """Fit the intensity scale on these rows alone, which must be training scans."""
         return fit_intensity(self.volumes, rows, self.preprocessing.divide_by)
+
+    def refuse_other_preprocessing(self, made_with: dict[str, Any]) -> None:
+        """Raise if a checkpoint was trained on scans that were preprocessed in another way."""
+        for name, here in asdict(self.preprocessing).items():
+            if name != "voxel_budget" and here != made_with[name]:
+                raise ValueError(
+                    f"The checkpoint was trained with preprocessing.{name} {made_with[name]}, not "
+                    f"{here}. Set --data.preprocessing.{name} to what it was trained with."
+                )
 
     def rows_of(self, patients: set[str]) -> list[int]:
         """Positions of these patients' scans."""

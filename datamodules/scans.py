@@ -186,6 +186,12 @@ class ScanDataModule(LightningDataModule):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["classes"] != self.class_names:
+            raise ValueError(
+                f"The checkpoint was trained for the classes {state_dict['classes']}, not "
+                f"{self.class_names}. Set --data.classes, or use a table with these labels."
+            )
+        self.cohort.refuse_other_preprocessing(state_dict["preprocessing"])
         self.intensity = Intensity(**state_dict["intensity"])
 
 

@@ -10,6 +10,7 @@ import main
 from commands.command_line import CommandLine
 from commands.run_folder import init_checkpoint, run_path
 from commands.wandb_run import start_wandb
+from evaluation.predictions import read_predictions
 
 CONFIGS = sorted(Path("configs").rglob("*.yaml"))
 
@@ -60,6 +61,31 @@ def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(arguments, words, cap
     assert message.startswith("error: ")
     assert len(message.splitlines()) == 1
     assert words in message
+
+
+def test_lightnings_own_verbs_serve_a_single_fold(write_cohort, tmp_path, capsys):
+    settings = [
+        "-cconfigs/finetune.yaml",
+        f"--data.table={write_cohort(12)}",
+        f"--data.cache_dir={tmp_path / 'cache'}",
+        "--data.preprocessing.spatial_shape=[8,8,8]",
+        "--data.augmentation.mode=none",
+        "--data.splits.num_folds=3",
+        "--data.fold=1",
+        "--model.filters=4",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=1",
+        "--trainer.logger=false",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    assert main.main(["fit", *settings]) == 0
+    trained = f"--ckpt_path={tmp_path / 'best.ckpt'}"
+    assert main.main(["validate", *settings, trained]) == 0
+    assert "val/balanced_accuracy" in capsys.readouterr().out
+    assert main.main(["predict", *settings, trained]) == 0
+    assert read_predictions(tmp_path / "predictions.csv")["fold"].unique().tolist() == [1]
+    assert main.main(["predict", *settings, trained, "--data.preprocessing.fit=resize"]) == 2
+    assert "trained with preprocessing.fit crop_or_pad" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback():

@@ -135,6 +135,16 @@ def test_state_travels_to_a_new_module(data):
     assert other.intensity == module.intensity
 
 
+def test_a_checkpoint_of_other_preprocessing_or_classes_is_refused(data):
+    state = data().state_dict()
+    other = data(preprocessing=Preprocessing(spatial_shape=(8, 8, 8), fit="resize"))
+    with pytest.raises(ValueError, match=r"preprocessing\.fit crop_or_pad, not resize"):
+        other.load_state_dict(state)
+    turned = data(classes=["unhealthy", "healthy"])
+    with pytest.raises(ValueError, match="trained for the classes"):
+        turned.load_state_dict(state)
+
+
 def test_without_a_table_the_user_is_told_how_to_give_one():
     with pytest.raises(ValueError, match="Say DATA="):
         ScanDataModule()
