@@ -52,10 +52,10 @@ class Cell:
 
 
 def run_path(name: str) -> Path:
-    """Turn a run's name or folder into its folder."""
+    """Turn a run's name into runs/<name>; leave what already is a path."""
     path = Path(name).expanduser()
-    inside_runs = path.parts[:1] == RUNS_DIR.parts
-    return path if path.is_absolute() or inside_runs or path.exists() else RUNS_DIR / path
+    is_path = path.is_absolute() or name.startswith((".", f"{RUNS_DIR}/")) or path.suffix == ".ckpt"
+    return path if is_path else RUNS_DIR / path
 
 
 def cell_folder(run: Path, repeat: int, fold: int) -> Path:

@@ -111,6 +111,8 @@ def test_a_run_is_a_name_or_a_folder(tmp_path):
     assert run_path("demo/mine") == Path("runs/demo/mine")
     assert run_path("runs/mine") == Path("runs/mine")
     assert run_path(str(tmp_path)) == tmp_path
+    assert run_path("../other/runs/mine") == Path("../other/runs/mine")
+    assert run_path("elsewhere/best.ckpt") == Path("elsewhere/best.ckpt")
 
 
 def test_help_lists_every_verb_without_loading_torch():

@@ -1,0 +1,91 @@
+"""The real cohorts of ../shared/data, where they are beside this checkout."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import main
+from datamodules.cohort import Cohort
+from datamodules.cohort_table import Columns, class_names, read_cohort_table, scans_by_patient
+from datamodules.preprocessing import Preprocessing
+from datamodules.splits import Splits, cells, make_splits, patients_of
+
+pytestmark = pytest.mark.real_data
+
+
+@pytest.mark.parametrize(
+    ("name", "num_scans", "num_patients"),
+    [
+        ("lgg_hemispheres", 140, 80),
+        ("lgg_flair", 80, 80),
+        ("ixi_t1", 68, 68),
+        ("ixi_sex", 68, 68),
+        ("hippocampus", 201, 201),
+        ("ms_two_visits", 4, 2),
+    ],
+)
+def test_every_cohort_gets_a_plan_within_its_budget(shared_data, name, num_scans, num_patients):
+    table = shared_data / f"{name}.csv"
+    cohort = Cohort(str(table), Columns(), Preprocessing(), "unused")
+    words = cohort.plan()
+    assert len(cohort.scans) == num_scans
+    assert len(scans_by_patient(cohort.scans)) == num_patients
+    assert 0.8 * 40_000 < math.prod(cohort.preprocessing.spatial_shape) <= 64**3
+    unknown_spacing = name.startswith("lgg")
+    assert (cohort.preprocessing.fit == "resize") == unknown_spacing
+    assert "Planned" in words
+
+
+def test_both_halves_of_a_brain_stay_on_one_side(shared_data):
+    scans = read_cohort_table(shared_data / "lgg_hemispheres.csv")
+    assert class_names(scans) == ["healthy", "unhealthy"]
+    patients = [scan.patient_id for scan in scans]
+    table = make_splits(patients, [scan.label for scan in scans], Splits(num_repeats=10))
+    for repeat, fold in cells(table):
+        parts = patients_of(table, repeat, fold)
+        assert not parts["test"] & (parts["train"] | parts["val"])
+        assert not parts["val"] & parts["train"]
+
+
+@pytest.mark.parametrize("name", ["hippocampus", "ms_two_visits"])
+def test_scans_of_mixed_types_come_out_alike(shared_data, tmp_path, name):
+    settings = Preprocessing(voxel_budget=8_000)
+    cohort = Cohort(str(shared_data / f"{name}.csv"), Columns(), settings, str(tmp_path))
+    volumes = cohort.volumes
+    assert np.isfinite(volumes.data).all()
+    np.testing.assert_array_equal(volumes.minima, 0)
+    np.testing.assert_allclose(volumes.maxima, 1, atol=1e-3)
+    assert (volumes.means > 0.05).all()
+    assert (volumes.means < 0.8).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", ["true", "random"])
+def test_random_labels_stay_at_chance_and_true_ones_do_not(shared_data, tmp_path, labels):
+    table = pd.read_csv(shared_data / "lgg_hemispheres.csv", dtype=str)
+    table["image"] = [str(shared_data / image) for image in table["image"]]
+    if labels == "random":
+        table["label"] = np.random.default_rng(0).permutation(table["label"])
+    table.to_csv(tmp_path / "cohort.csv", index=False)
+    arguments = [
+        "finetune",
+        "-cconfigs/finetune.yaml",
+        "-cconfigs/lgg/finetune.yaml",
+        f"--data.table={tmp_path / 'cohort.csv'}",
+        f"--data.cache_dir={tmp_path / 'cache'}",
+        f"--run={tmp_path / 'run'}",
+        "--data.splits.num_repeats=1",
+        "--data.augmentation.num_versions=8",
+        "--data.preprocessing.spatial_shape=[16,32,12]",
+        "--trainer.max_epochs=100",
+    ]
+    assert main.main(arguments) == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    low, high = metrics["interval_95"]["auroc"]
+    if labels == "random":
+        assert low <= 0.5 <= high
+    else:
+        assert low > 0.5
