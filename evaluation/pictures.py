@@ -35,9 +35,9 @@ def draw_learning_curves(curves: pd.DataFrame, path: Path) -> None:
             if name not in curves:
                 continue
             for _, fold in curves.dropna(subset=[name]).groupby("cell"):
-                axis.plot(fold["epoch"], fold[name], color=color, alpha=0.25, linewidth=0.8)
+                axis.plot(fold["epoch"], fold[name], color=color, alpha=0.15, linewidth=0.8)
             mean = curves.groupby("epoch")[name].mean().dropna()
-            axis.plot(mean.index, mean, color=color, label=name)
+            axis.plot(mean.index, mean, color=color, label=name, zorder=3, linewidth=2)
         axis.set(xlabel="epoch", ylabel=names[0].partition("/")[2])
         axis.legend()
     figure.suptitle("Learning curves (thin: folds, thick: their mean)")
