@@ -10,6 +10,8 @@ import warnings
 from argparse import ArgumentError
 from importlib import import_module
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 OWN_VERBS = {
     "pretrain": "Train an autoencoder on 3D patches of a cohort.",
     "finetune": "Cross-validate a classifier, from random or pretrained weights.",
@@ -60,10 +62,11 @@ def _run(verb: str, arguments: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if verb in OWN_VERBS:
-        getattr(command, verb)(arguments)
-    else:
-        command.CommandLine(verb, arguments, own_verb=False)
+    with logging_redirect_tqdm():
+        if verb in OWN_VERBS:
+            getattr(command, verb)(arguments)
+        else:
+            command.CommandLine(verb, arguments, own_verb=False)
 
 
 def _keep_freed_memory() -> None:

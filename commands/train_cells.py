@@ -10,13 +10,14 @@ import yaml
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tqdm import tqdm
 
 from callbacks.progress import RunProgress
 from commands.command_line import CommandLine
 from commands.run_folder import Cell, claim, init_checkpoint, run_path
 
 NOT_SETTINGS = ("config", "run", "fold", "repeat", "wandb")
-say = rank_zero_only(print)
+say = rank_zero_only(tqdm.write)  # above the progress bar
 
 
 def is_main_process() -> bool:

@@ -9,6 +9,7 @@ whatever rows its folder already has.
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,7 +74,8 @@ def _build(
             unfinished, mode="w+", dtype=np.float16, shape=(len(keys), *row_shape)
         )
         num_new = sum(key not in known for key in keys)
-        with tqdm(total=num_new, desc=f"Cache: {what}", disable=not num_new) as bar:
+        pause = 0.5 if sys.stderr.isatty() else 30  # in a log file, a line now and then
+        with tqdm(total=num_new, desc=f"Cache: {what}", disable=not num_new, mininterval=pause) as bar:
             for position, key in enumerate(keys):
                 if key in known:
                     source, source_row, fact = known[key]

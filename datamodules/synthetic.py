@@ -76,8 +76,8 @@ def synthetic_brain(
     if lesion:
         direction = generator.normal(size=3)
         center = direction / np.linalg.norm(direction) * radii * generator.uniform(0.3, 0.62)
-        extent = generator.uniform(12, 22, size=3)
-        image[_inside(place, center, extent)] += generator.uniform(0.2, 0.4)
+        extent = generator.uniform(14, 24, size=3)
+        image[_inside(place, center, extent)] += generator.uniform(0.5, 0.9)
 
     slope = generator.normal(0, 0.15, size=3)
     image *= np.exp((place / radii) @ slope)  # bias field

@@ -36,11 +36,12 @@ def write_report(metrics: dict[str, Any], ranking: pd.DataFrame, run: dict[str, 
     """
     mean, intervals = metrics["mean"], metrics["interval_95"]
     low, high = intervals["auroc"]
+    num_folds = run["num_cells"] // metrics["num_repeats"]
     sections = [
         f"# Cross-validation {run['name']}",
         _verdict(metrics),
         f"{metrics['num_scans']} scans of {metrics['num_patients']} patients, "
-        f"{metrics['num_repeats']} repeats of {run['num_cells'] // metrics['num_repeats']} folds; "
+        f"{_count(metrics['num_repeats'], 'repeat')} of {num_folds} folds; "
         "every scan is predicted by models that were not trained on its patient. Started from "
         f"{run['init'] or 'random weights'}. {run['preprocessing']}",
     ]
@@ -102,6 +103,10 @@ def _doubtful_table(ranking: pd.DataFrame) -> str:
         cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number != 1 else "")
 
 
 def _figure(value: float | None) -> str:
