@@ -75,7 +75,8 @@ def _build(
         )
         num_new = sum(key not in known for key in keys)
         pause = 0.5 if sys.stderr.isatty() else 30  # in a log file, a line now and then
-        with tqdm(total=num_new, desc=f"Cache: {what}", disable=not num_new, mininterval=pause) as bar:
+        title = f"Cache: {what}"
+        with tqdm(total=num_new, desc=title, disable=not num_new, mininterval=pause) as bar:
             for position, key in enumerate(keys):
                 if key in known:
                     source, source_row, fact = known[key]
