@@ -17,7 +17,11 @@ CONFIGS = sorted(Path("configs").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_every_shipped_config_parses_and_says_how_it_is_run(path, write_cohort):
-    verb = re.match(r"# make (pretrain|finetune)", path.read_text()).group(1)
+    verb = path.stem.split("_")[0]
+    header = "".join(re.match(r"(?:#.*\n)+", path.read_text()).group())
+    assert header.startswith(("# make demo", f"# make {verb} DATA="))
+    assert "minutes" in header
+    assert re.search(r"(AUROC|val/loss) 0\.\d", header)
     base = [f"-cconfigs/{verb}.yaml"] if path.parent.name != "configs" else []
     table = write_cohort(6)
     cli = CommandLine(verb, [*base, f"-c{path}", f"--data.table={table}"])

@@ -115,10 +115,10 @@ def _kill_at(monkeypatch, cell, epoch, hook):
 @pytest.mark.parametrize(
     ("cell", "epoch", "hook"),
     [
-        ("repeat0_fold0", 0, "on_validation_end"),
-        ("repeat0_fold1", 2, "on_validation_end"),
         ("repeat0_fold1", 2, "on_train_epoch_end"),
-        ("repeat0_fold2", 3, "on_train_epoch_end"),
+        pytest.param("repeat0_fold0", 0, "on_validation_end", marks=pytest.mark.slow),
+        pytest.param("repeat0_fold1", 2, "on_validation_end", marks=pytest.mark.slow),
+        pytest.param("repeat0_fold2", 3, "on_train_epoch_end", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_finetune_continues_to_the_same_predictions(
@@ -165,6 +165,7 @@ def test_a_rerun_trains_nothing_again(write_cohort, run_verb, tmp_path, capsys, 
     assert (tmp_path / "fine/predictions.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_folds_can_be_run_one_at_a_time(write_cohort, run_verb, tmp_path, capsys):
     table = write_cohort(12)
     for fold in range(3):
@@ -188,6 +189,7 @@ def test_a_run_is_not_mixed_with_other_settings_or_data(
     assert "data.hash" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_splits_of_another_run_are_used_as_they_are(write_cohort, run_verb, tmp_path):
     table = write_cohort(12)
     assert run_verb("finetune", table, "one", "--data.splits.seed=5") == 0
@@ -205,6 +207,7 @@ def test_the_paper_protocol_is_labelled_in_every_output(write_cohort, run_verb, 
     assert set(pd.read_csv(run / "splits.csv")["part"]) == {"train", "test"}
 
 
+@pytest.mark.slow
 def test_three_classes_and_leave_one_patient_out(write_cohort, run_verb, tmp_path):
     table = write_cohort(9)
     lines = table.read_text().splitlines()
