@@ -59,7 +59,7 @@ class ScanDataModule(LightningDataModule):
         splits: Splits = Splits(),
         repeat: int = 0,
         fold: int = 0,
-        batch_size: int = 16,
+        batch_size: int = 8,
         num_workers: int = 0,
         cache_dir: str = "cache",
     ) -> None:
