@@ -38,16 +38,16 @@ finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random w
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
 
 test: $(READY) ## Run every test that this machine can run
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-fast: $(READY) ## Run the tests that take less than a minute together
-	$(PY) -m pytest -m "not slow and not real_data" $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not real_data" $(ARGS)
 
 check: $(READY) ## Format, lint, check types and run the fast tests
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 	$(PY) -m mypy
-	$(PY) -m pytest -m "not slow and not real_data" $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not real_data" $(ARGS)
 
 lock: $(READY) ## Write requirements.lock anew from pyproject.toml
 	$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
