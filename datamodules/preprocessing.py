@@ -28,7 +28,8 @@ class Preprocessing:
             and 1 (the middle 95 % by default); None keeps the raw intensities.
         divide_by: What volumes are divided by after subtracting the training patients' mean: the
             training patients' 'range' (MCTL) or standard deviation, 'sd'.
-        voxel_budget: Largest number of voxels that a planned shape may have.
+        voxel_budget: Largest number of voxels that a planned shape may have; raise it where small
+            structures matter and a GPU is at hand.
     """
 
     spacing_mm: Triplet | None = None
@@ -36,7 +37,7 @@ class Preprocessing:
     fit: Literal["crop_or_pad", "resize"] = "crop_or_pad"
     window_percentiles: tuple[float, float] | None = (2.5, 97.5)
     divide_by: Literal["range", "sd"] = "range"
-    voxel_budget: int = 64**3
+    voxel_budget: int = 40**3
 
     def describe(self) -> str:
         """Say in one sentence what is done to a scan."""
