@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 
 import main
@@ -149,6 +150,7 @@ def test_offline_logs_hold_no_ids_or_paths(write_cohort, run_verb, tmp_path, mon
     table = write_cohort(12)
     table.write_text(table.read_text().replace("\np", "\nsecretperson"))
     assert run_verb("finetune", table, "fine", "--fold=0", epochs=1) == 0
+    wandb.teardown()  # W&B writes its file in a process of its own; this waits for its end
     (logged,) = (tmp_path / "fine").glob("wandb/offline-run-*/*.wandb")
     content = logged.read_bytes()
     assert b"repeat0_fold0-val/accuracy" in content
