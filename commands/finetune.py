@@ -17,9 +17,10 @@ from commands.train_cells import (
 )
 from commands.wandb_run import wandb_run
 from evaluation import pictures
-from evaluation.metrics import bootstrap_interval, mean_auroc, mean_balanced_accuracy, summarise
+from evaluation.metrics import summarise
 from evaluation.predictions import ranking_table, read_predictions, write_table
 from evaluation.report import write_report
+from evaluation.uncertainty import bootstrap, interval_95
 
 
 def finetune(args: list[str]) -> None:
@@ -59,10 +60,7 @@ def _gather(folder: Path, cells: list[Cell], cli: CommandLine) -> dict[str, Any]
     write_table(ranking, folder / "ranking.csv")
     metrics = summarise(predictions) | {
         "protocol": cli.data.splits.protocol,
-        "interval_95": {
-            "auroc": bootstrap_interval(predictions, mean_auroc),
-            "balanced_accuracy": bootstrap_interval(predictions, mean_balanced_accuracy),
-        },
+        "interval_95": {name: interval_95(draws) for name, draws in bootstrap(predictions).items()},
     }
     write_json(metrics, folder / "metrics.json")
     pictures.draw_learning_curves(learning_curves(cells), folder / "learning_curves.png")

@@ -4,7 +4,6 @@ With two classes the headline figures are those of the positive class, the last 
 they are the mean over the classes, each against the rest.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -83,44 +82,6 @@ def summarise(predictions: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def mean_auroc(predictions: pd.DataFrame) -> float:
-    """AUROC of the headline, averaged over repeats; NaN where a class is absent."""
-    return float(
-        np.mean([_headline_auroc(rows) for _, rows in predictions.groupby("repeat", sort=False)])
-    )
-
-
-def mean_balanced_accuracy(predictions: pd.DataFrame) -> float:
-    """Balanced accuracy, averaged over repeats."""
-    correct = predictions["label"] == predictions["predicted"]
-    by_class = correct.groupby([predictions["repeat"], predictions["label"]]).mean()
-    return float(by_class.groupby(level=0).mean().mean())
-
-
-def bootstrap_interval(
-    predictions: pd.DataFrame,
-    measure: Callable[[pd.DataFrame], float],
-    num_draws: int = 500,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % percentile interval, drawing patients with all their scans and repeats.
-
-    Args:
-        predictions: A whole predictions table.
-        measure: Maps a predictions table to one figure.
-        num_draws: Bootstrap samples.
-        seed: Seed of the draws.
-    """
-    rows = list(predictions.groupby("patient_id").indices.values())
-    generator = np.random.default_rng(seed)
-    figures = []
-    for _ in range(num_draws):
-        chosen = generator.integers(len(rows), size=len(rows))
-        figures.append(measure(predictions.iloc[np.concatenate([rows[k] for k in chosen])]))
-    low, high = np.nanpercentile(figures, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def accuracy_by_coverage(predictions: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of the most confident cases, for every share of cases that is decided.
 
@@ -138,13 +99,6 @@ def accuracy_by_coverage(predictions: pd.DataFrame) -> pd.DataFrame:
             ).assign(repeat=repeat)
         )
     return pd.concat(curves, ignore_index=True)
-
-
-def _headline_auroc(rows: pd.DataFrame) -> float:
-    names, probs = class_names_of(rows), probs_of(rows)
-    wanted = range(len(names)) if len(names) > 2 else [1]
-    label = rows["label"].to_numpy()
-    return float(np.mean([_auroc(label == names[k], probs[:, k]) for k in wanted]))
 
 
 def _one_against_rest(true: np.ndarray, predicted: np.ndarray, prob: np.ndarray) -> dict:

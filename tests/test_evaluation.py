@@ -1,15 +1,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from predictions import draw_predictions
 from sklearn import metrics as sk
 
 from evaluation.metrics import (
     NAMES,
     accuracy_by_coverage,
-    bootstrap_interval,
     classification_metrics,
-    mean_auroc,
-    mean_balanced_accuracy,
     summarise,
 )
 from evaluation.predictions import (
@@ -20,33 +18,11 @@ from evaluation.predictions import (
     write_table,
 )
 from evaluation.report import write_report
-
-
-def _predictions(num_scans=60, num_classes=2, num_repeats=1, signal=1.0, seed=0):
-    generator = np.random.default_rng(seed)
-    names = ["healthy", "unhealthy", "other"][:num_classes]
-    true = np.arange(num_scans) % num_classes
-    repeats = []
-    for repeat in range(num_repeats):
-        logits = generator.normal(size=(num_scans, num_classes))
-        logits[np.arange(num_scans), true] += signal
-        table = pd.DataFrame(
-            {
-                "patient_id": [f"p{n // 2}" for n in range(num_scans)],
-                "image": [f"{n}.nii" for n in range(num_scans)],
-                "repeat": repeat,
-                "fold": np.arange(num_scans) % 5,
-                "label": [names[k] for k in true],
-            }
-        )
-        for k, name in enumerate(names):
-            table[f"prob_{name}"] = 1 / (1 + np.exp(-logits[:, k]))
-        repeats.append(with_decision(table))
-    return pd.concat(repeats, ignore_index=True)
+from evaluation.uncertainty import MEASURES, bootstrap, estimates, interval_95
 
 
 def test_binary_measures_equal_scikit_learns():
-    table = _predictions()
+    table = draw_predictions()
     figures = classification_metrics(table)
     true, predicted = table["label"] == "unhealthy", table["predicted"] == "unhealthy"
     prob = table["prob_unhealthy"]
@@ -68,7 +44,7 @@ def test_binary_measures_equal_scikit_learns():
 
 
 def test_multiclass_measures_are_macro_averages():
-    table = _predictions(num_classes=3)
+    table = draw_predictions(num_classes=3)
     figures = classification_metrics(table)
     names = ["healthy", "unhealthy", "other"]
     one_hot = np.stack([table["label"] == name for name in names], axis=1)
@@ -79,66 +55,32 @@ def test_multiclass_measures_are_macro_averages():
     )
     assert figures["balanced_accuracy"] == figures["sensitivity"]
     assert set(figures["per_class"]) == set(names)
-    assert mean_auroc(table) == pytest.approx(figures["auroc"])
+    assert estimates(table) == pytest.approx({name: figures[name] for name in MEASURES})
 
 
 def test_accuracy_lies_between_sensitivity_and_specificity():
     for seed in range(20):
-        figures = classification_metrics(_predictions(num_scans=25, seed=seed))
+        figures = classification_metrics(draw_predictions(num_scans=25, seed=seed))
         low, high = sorted([figures["sensitivity"], figures["specificity"]])
         assert low <= figures["accuracy"] <= high
 
 
 def test_a_figure_without_cases_is_not_a_number():
-    table = with_decision(_predictions().assign(prob_healthy=1.0, prob_unhealthy=0.0))
+    table = with_decision(draw_predictions().assign(prob_healthy=1.0, prob_unhealthy=0.0))
     figures = classification_metrics(table)
     assert np.isnan(figures["ppv"])
     assert figures["npv"] == 0.5
 
 
 def test_repeats_are_measured_one_by_one():
-    table = _predictions(num_repeats=3)
+    table = draw_predictions(num_repeats=3)
     summary = summarise(table)
     each = [classification_metrics(rows)["auroc"] for _, rows in table.groupby("repeat")]
     assert summary["mean"]["auroc"] == pytest.approx(np.mean(each))
     assert summary["sd"]["auroc"] == pytest.approx(np.std(each, ddof=1))
     assert (summary["min"]["auroc"], summary["max"]["auroc"]) == (min(each), max(each))
     assert (summary["num_patients"], summary["num_scans"]) == (30, 60)
-    assert mean_auroc(table) == pytest.approx(np.mean(each))
-    assert mean_balanced_accuracy(table) == pytest.approx(summary["mean"]["balanced_accuracy"])
-
-
-def test_the_interval_holds_the_estimate_and_shrinks_with_patients():
-    few, many = _predictions(40, num_repeats=2), _predictions(400, num_repeats=2)
-    widths = []
-    for table in (few, many):
-        low, high = bootstrap_interval(table, mean_auroc, num_draws=200)
-        assert low < mean_auroc(table) < high
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 2
-
-
-def test_the_bootstrap_draws_patients_not_rows():
-    once = _predictions(60)
-    copies = pd.concat([once.assign(image=once["image"] + str(n)) for n in range(10)])
-    interval = bootstrap_interval(copies, mean_auroc, num_draws=300)
-    assert interval == pytest.approx(bootstrap_interval(once, mean_auroc, num_draws=300), abs=0.02)
-
-
-@pytest.mark.slow
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    from scipy.stats import norm
-
-    truth = norm.cdf(np.sqrt(2) / np.sqrt(2))  # AUROC of one logit with signal 1, noise sd 1
-    covered = 0
-    for seed in range(150):
-        generator = np.random.default_rng(seed)
-        table = _predictions(80, seed=seed)
-        logit = generator.normal(size=80) + np.sqrt(2) * (table["label"] == "unhealthy")
-        table = with_decision(table.assign(prob_unhealthy=norm.cdf(logit)))
-        low, high = bootstrap_interval(table, mean_auroc, num_draws=150, seed=seed)
-        covered += low <= truth <= high
-    assert 0.88 <= covered / 150 <= 1.0
+    assert estimates(table) == pytest.approx({name: summary["mean"][name] for name in MEASURES})
 
 
 class _Scan:
@@ -160,7 +102,7 @@ def test_the_highest_output_is_the_class_and_its_lead_the_confidence(tmp_path):
 
 
 def test_the_ranking_goes_from_doubtful_to_sure_with_each_scan_once():
-    table = _predictions(20, num_repeats=3)
+    table = draw_predictions(20, num_repeats=3)
     ranking = ranking_table(table)
     assert len(ranking) == 20
     assert ranking["confidence"].is_monotonic_increasing
@@ -173,7 +115,7 @@ def test_the_ranking_goes_from_doubtful_to_sure_with_each_scan_once():
 
 
 def test_accuracy_by_coverage_ends_at_the_accuracy():
-    table = _predictions(50, num_repeats=2, signal=2.0)
+    table = draw_predictions(50, num_repeats=2, signal=2.0)
     curve = accuracy_by_coverage(table)
     for repeat, rows in curve.groupby("repeat"):
         whole = classification_metrics(table[table["repeat"] == repeat])["accuracy"]
@@ -185,10 +127,10 @@ def test_accuracy_by_coverage_ends_at_the_accuracy():
 
 
 def _report(signal, protocol="nested"):
-    table = _predictions(signal=signal)
+    table = draw_predictions(signal=signal)
     metrics = summarise(table) | {
         "protocol": protocol,
-        "interval_95": {"auroc": bootstrap_interval(table, mean_auroc, num_draws=100)},
+        "interval_95": {"auroc": interval_95(bootstrap(table)["auroc"])},
     }
     run = {"name": "x", "init": None, "num_cells": 5, "preprocessing": "Resized.", "command": "c"}
     run |= {"commit": None, "seed": 0, "data_hash": "h", "wall_time_s": 1.0, "device": "CPU"}

@@ -1,0 +1,175 @@
+import numpy as np
+import pandas as pd
+import pytest
+from predictions import as_predictions, draw_predictions
+from scipy.stats import norm
+from statsmodels.stats.contingency_tables import mcnemar
+
+from evaluation.comparison import compare_runs, delong_p, hard_vote, mcnemar_p, soft_vote
+from evaluation.predictions import with_decision
+from evaluation.uncertainty import auroc_influence, bootstrap, estimates, interval_95, measures
+
+
+def _pair(num_scans=60, gain=0.0, shared=1.0, per_patient=1, seed=0):
+    """Draw two runs that err alike; the true class's logit is higher by 1, and 1 + gain."""
+    generator = np.random.default_rng(seed)
+    true = np.arange(num_scans) // per_patient % 2
+    common = shared * generator.normal(size=(num_scans // per_patient, 1)).repeat(per_patient, 0)
+    tables = []
+    for lead in (1.0, 1.0 + gain):
+        logit = common + generator.normal(size=(num_scans, 1)) + lead * (2 * true[:, None] - 1) / 2
+        tables.append(as_predictions(np.hstack([-logit, logit]), true, per_patient=per_patient))
+    return tables
+
+
+def test_delong_agrees_with_the_proc_package():
+    # roc.test(..., method = "delong") and var(..., method = "delong") of R's pROC 1.18.0
+    true = np.array([0] * 7 + [1] * 8)
+    first = "10 40 35 20 80 30 50 60 45 90 70 35 55 95 65"
+    second = "30 20 50 40 60 70 10 50 30 80 40 45 90 60 20"
+    tables = []
+    for scores in (first, second):
+        score = np.array([int(number) for number in scores.split()]) / 100 - 0.5
+        tables.append(as_predictions(np.stack([-score, score], axis=1), true))
+    assert [estimates(table)["auroc"] for table in tables] == pytest.approx(
+        [0.8303571429, 0.6339285714]
+    )
+    variances = [np.square(auroc_influence(table)).sum() for table in tables]
+    assert variances == pytest.approx([0.0138180272, 0.0232021380], rel=1e-8)
+    assert delong_p(*tables) == pytest.approx(0.2255373132, rel=1e-8)
+
+
+def test_mcnemar_agrees_with_statsmodels_where_a_patient_has_one_scan():
+    for seed in range(5):
+        first, second = _pair(40, gain=1.0, seed=seed)
+        right = [(table["label"] == table["predicted"]).to_numpy() for table in (first, second)]
+        counts = pd.crosstab(*[pd.Categorical(one, [True, False]) for one in right], dropna=False)
+        expected = mcnemar(counts.to_numpy(), exact=True).pvalue
+        assert mcnemar_p(first, second) == pytest.approx(expected)
+
+
+def test_mcnemar_of_clustered_scans_agrees_with_flipping_the_signs_at_random():
+    first, second = _pair(40, gain=1.5, per_patient=4)
+    lead = sum(
+        sign * (table["label"] == table["predicted"]).groupby(table["patient_id"]).sum()
+        for sign, table in ((1, first), (-1, second))
+    ).to_numpy()
+    signs = np.random.default_rng(0).choice([-1, 1], size=(200_000, len(lead)))
+    expected = (abs(signs @ lead) >= abs(lead.sum())).mean()
+    assert 0.01 < mcnemar_p(first, second) < 0.9
+    assert mcnemar_p(first, second) == pytest.approx(expected, abs=0.005)
+
+
+def test_identical_predictions_differ_by_exactly_nothing():
+    table = draw_predictions(num_repeats=2)
+    row = compare_runs({"a": table, "b": table.sample(frac=1, random_state=0)}, "a").loc["b"]
+    assert (row.filter(like="_diff") == 0).all()
+    assert (row.filter(like="p_") == 1).all()
+
+
+def test_a_perfect_and_an_inverted_run_differ_beyond_doubt():
+    true = np.arange(40) % 2
+    logits = (2 * true[:, None] - 1) * np.array([[-1.0, 1.0]])
+    assert delong_p(as_predictions(logits, true), as_predictions(-logits, true)) == 0
+    assert mcnemar_p(as_predictions(logits, true), as_predictions(-logits, true)) < 1e-9
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_runs():
+    runs = dict(zip("abcd", (_pair(60, gain=g, seed=1)[1] for g in (0, 2, 0.5, 0.1)), strict=True))
+    table = compare_runs(runs, "a")
+    for test in ("p_accuracy", "p_auroc"):
+        assert table[f"{test}_holm"].min() == pytest.approx(min(1, 3 * table[test].min()))
+        assert (table[f"{test}_holm"].dropna() >= table[test].dropna()).all()
+    assert np.isnan(table.loc["a", "p_auroc"])
+
+
+def test_runs_of_other_scans_folds_labels_or_classes_are_refused():
+    table = draw_predictions()
+    others = {
+        "the same scans": table.iloc[1:],
+        "the same folds": table.assign(fold=(table["fold"] + 1) % 5),
+        "label 'healthy'": table.assign(label="healthy"),
+        "the classes": table.rename(columns={"prob_healthy": "prob_well"}),
+    }
+    for words, other in others.items():
+        with pytest.raises(ValueError, match=words):
+            compare_runs({"a": table, "b": other}, "a")
+
+
+def test_measures_of_repeated_patients_are_those_of_the_table_with_copies():
+    table = draw_predictions(40, num_classes=3, num_repeats=2)
+    counts = np.random.default_rng(0).integers(1, 4, size=table["patient_id"].nunique())
+    patients = sorted(table["patient_id"].unique())
+    copies = [
+        table[table["patient_id"] == patient].assign(patient_id=f"{patient}-{n}")
+        for patient, count in zip(patients, counts, strict=True)
+        for n in range(count)
+    ]
+    weighted = {name: draw[0] for name, draw in measures(table, counts[None]).items()}
+    assert weighted == pytest.approx(estimates(pd.concat(copies)))
+
+
+def test_the_bootstrap_interval_shrinks_with_patients_and_ignores_copies_of_rows():
+    widths = []
+    for num_scans in (40, 400):
+        table = draw_predictions(num_scans, num_repeats=2)
+        low, high = interval_95(bootstrap(table)["auroc"])
+        assert low < estimates(table)["auroc"] < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+    copies = pd.concat([table.assign(image=table["image"] + str(n)) for n in range(5)])
+    assert interval_95(bootstrap(copies)["auroc"]) == pytest.approx((low, high))
+
+
+def test_the_influences_are_as_wide_as_the_bootstrap():
+    for per_patient in (1, 4):
+        first, second = _pair(400, gain=0.5, per_patient=per_patient)
+        error = np.sqrt(np.square(auroc_influence(first) - auroc_influence(second)).sum())
+        draws = bootstrap(first)["auroc"] - bootstrap(second)["auroc"]
+        assert error == pytest.approx(draws.std(), rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("per_patient", [1, 4])
+def test_intervals_reach_their_nominal_coverage_and_tests_their_level(per_patient):
+    gain, num_trials, num_scans = 0.5, 500, 160
+    spread = np.sqrt(2) * np.sqrt(2)  # of a difference of two logits, shared and own noise
+    area = [norm.cdf(lead / spread) for lead in (1.0, 1.0 + gain)]
+    inside, inside_diff, rejected = [], [], {"delong": [], "mcnemar": []}
+    for seed in range(num_trials):
+        first, second = _pair(num_scans, gain, per_patient=per_patient, seed=seed)
+        draws = [bootstrap(table, 300, seed)["auroc"] for table in (first, second)]
+        low, high = interval_95(draws[0])
+        inside.append(low <= area[0] <= high)
+        low, high = interval_95(draws[1] - draws[0])
+        inside_diff.append(low <= area[1] - area[0] <= high)
+        equal = _pair(num_scans, 0.0, per_patient=per_patient, seed=num_trials + seed)
+        rejected["delong"].append(delong_p(*equal) < 0.05)
+        rejected["mcnemar"].append(mcnemar_p(*equal) < 0.05)
+    assert 0.92 <= np.mean(inside) <= 0.975
+    assert 0.92 <= np.mean(inside_diff) <= 0.975
+    assert 0.025 <= np.mean(rejected["delong"]) <= 0.075
+    assert np.mean(rejected["mcnemar"]) <= 0.06  # exact, and so never too often
+
+
+def test_votes_average_shares_or_count_heads():
+    sure = with_decision(
+        pd.DataFrame(
+            {
+                "patient_id": ["p"],
+                "image": ["i"],
+                "repeat": 0,
+                "fold": 0,
+                "label": ["b"],
+                "prob_a": [0.1],
+                "prob_b": [0.9],
+            }
+        )
+    )
+    doubtful = with_decision(sure.assign(prob_a=0.9, prob_b=0.6))
+    members = {"sure": sure, "doubtful": doubtful, "again": doubtful}
+    soft, hard = soft_vote(members), hard_vote(members)
+    assert soft["prob_b"].item() == pytest.approx((0.9 + 0.4 + 0.4) / 3)
+    assert soft["predicted"].item() == "b"
+    assert hard["prob_b"].item() == pytest.approx(1 / 3)
+    assert hard["predicted"].item() == "a"
