@@ -1,7 +1,10 @@
 # The front door: `make help` lists every target. Each target is one visible `python` line.
-#   DATA      cohort table (CSV or TSV), anywhere      RUN, INIT   name of a run, or its folder
-#   CONFIG    your own YAML, on top of the shipped one  SPLITS      splits.csv, or a run that has one
-#   FOLD, REPEAT   do one of them alone                 ARGS        more settings, as they are
+#   DATA         cohort table (CSV or TSV), anywhere
+#   CONFIG       your own YAML, on top of the shipped one
+#   RUN, INIT    name of a run, or its folder; RUNS: several, or a folder of runs
+#   SPLITS       splits.csv, or a run that has one
+#   FOLD, REPEAT do one of them alone
+#   ARGS         more settings, as they are
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -11,11 +14,11 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo pretrain finetune test test-fast check lock clean-cache
+.PHONY: help setup demo pretrain finetune compare test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
-	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -4
+	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -7
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
 setup: $(READY) ## Make .venv with the exact versions of requirements.lock
@@ -36,6 +39,9 @@ pretrain: $(READY) ## Train an autoencoder on patches of DATA (fold by fold with
 
 finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random weights
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+compare: $(READY) ## Compare RUNS="a b c" with the first or REFERENCE=a; ENSEMBLE="a b" adds votes
+	$(PY) main.py compare --runs="$(RUNS)" --run="$(RUN)" $(if $(REFERENCE),--reference="$(REFERENCE)") $(if $(ENSEMBLE),--ensemble="$(ENSEMBLE)") $(ARGS)
 
 test: $(READY) ## Run every test that this machine can run
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)

@@ -1,14 +1,14 @@
 """Compare runs on identical folds: paired differences, tests and votes.
 
-Patients are the units of every interval and test; repeats are averaged. No test here knows of the
-luck of first weights, which the spread over repeats shows.
+Patients are the units of every interval and test. The bootstrap, McNemar's and DeLong's test take
+the trained models as they are; Obuchowski and Rockette's asks what other trainings would give.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import t as student_t
 from statsmodels.stats.multitest import multipletests
 
 from evaluation.predictions import PROB, class_names_of, with_decision
@@ -33,8 +33,8 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], reference: str) -> pd.DataFra
     Returns:
         One row per run, indexed by name. For every measure: <measure> (mean over repeats), _min
         and _max (over repeats), _low and _high (95 % bootstrap interval), _diff, _diff_low and
-        _diff_high (paired difference to the reference, NaN in its own row). p_accuracy is from the
-        McNemar test, p_auroc from DeLong's, each also _holm, corrected for the number of runs.
+        _diff_high (paired difference to the reference, NaN in its own row). The p values of TESTS,
+        each also _holm, corrected for the number of runs compared.
 
     Raises:
         ValueError: If two runs predicted other scans, classes or labels.
@@ -65,23 +65,48 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], reference: str) -> pd.DataFra
             low, high = interval_95(draws[name][measure] - draws[reference][measure])
             result.loc[name, f"{measure}_diff"] = rows[name][measure] - rows[reference][measure]
             result.loc[name, [f"{measure}_diff_low", f"{measure}_diff_high"]] = low, high
-        result.loc[name, "p_accuracy"] = mcnemar_p(runs[name], runs[reference])
-        result.loc[name, "p_auroc"] = delong_p(runs[name], runs[reference])
-    if others:
-        for test in ("p_accuracy", "p_auroc"):
-            corrected = multipletests(result.loc[others, test], method="holm")[1]
-            result.loc[others, f"{test}_holm"] = corrected
+    for test, p_value in TESTS.items():
+        p_values = [p_value(runs[name], runs[reference]) for name in others]
+        result.loc[others, f"p_{test}"] = p_values
+        result.loc[others, f"p_{test}_holm"] = multipletests(p_values, method="holm")[1]
     return result
 
 
 def delong_p(first: pd.DataFrame, second: pd.DataFrame) -> float:
-    """Two-sided p value of equal AUROC; for its variance see `auroc_influence`."""
-    influence = auroc_influence(first) - auroc_influence(second)
-    variance = float(np.square(influence).sum())
+    """Two-sided p value of equal AUROC, the trained models taken as they are.
+
+    Patients are random, repeats are averaged; for the variance see `auroc_influence`.
+    """
+    influence = auroc_influence(first).mean(axis=0) - auroc_influence(second).mean(axis=0)
     difference = estimates(first)["auroc"] - estimates(second)["auroc"]
-    if variance == 0:
-        return float(difference == 0)
-    return float(2 * norm.sf(abs(difference) / np.sqrt(variance)))
+    return _p_value(difference, float(influence @ influence), np.inf)
+
+
+def obuchowski_rockette_p(first: pd.DataFrame, second: pd.DataFrame) -> float:
+    """Two-sided p value of equal AUROC when patients and trainings are both random.
+
+    Repeats take the place of readers in the analysis of multi-reader studies (Obuchowski and
+    Rockette 1995, degrees of freedom of Hillis 2007): the variance of the mean difference is that
+    between repeats plus what the patients add to all repeats alike. With one repeat the luck of
+    the training cannot be seen, and this is DeLong's test.
+    """
+    influence = auroc_influence(first) - auroc_influence(second)  # (R, P)
+    num_repeats = len(influence)
+    if num_repeats == 1:
+        return delong_p(first, second)
+    areas = np.array(
+        [
+            [estimates(rows)["auroc"] for _, rows in table.groupby("repeat")]
+            for table in (first, second)
+        ]
+    )
+    differences = areas[0] - areas[1]
+    between = differences.var(ddof=1) / num_repeats
+    covariances = influence @ influence.T
+    shared = (covariances.sum() - np.trace(covariances)) / (num_repeats * (num_repeats - 1))
+    variance = between + max(shared, 0.0)
+    degrees = np.inf if between == 0 else (num_repeats - 1) * (variance / between) ** 2
+    return _p_value(differences.mean(), variance, degrees)
 
 
 def mcnemar_p(first: pd.DataFrame, second: pd.DataFrame) -> float:
@@ -125,6 +150,12 @@ def hard_vote(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return _vote(votes, members)
 
 
+def _p_value(difference: float, variance: float, degrees: float) -> float:
+    if variance == 0:
+        return float(difference == 0)
+    return float(2 * student_t.sf(abs(difference) / np.sqrt(variance), degrees))
+
+
 def _vote(votes: list[np.ndarray], members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     table = _aligned(next(iter(members.values()))).copy()
     columns = [PROB + name for name in class_names_of(table)]
@@ -158,3 +189,10 @@ def _refuse_other_scans(name: str, table: pd.DataFrame, reference: str, its: pd.
             f"{row['fold']}, label {row['label']!r} is in {where} alone. "
             "Run one again with SPLITS= the other."
         )
+
+
+TESTS = {
+    "mcnemar": mcnemar_p,
+    "delong": delong_p,
+    "obuchowski_rockette": obuchowski_rockette_p,
+}

@@ -44,6 +44,56 @@ def draw_learning_curves(curves: pd.DataFrame, path: Path) -> None:
     _save(figure, path)
 
 
+def draw_learning_curves_of_runs(curves: pd.DataFrame, path: Path) -> None:
+    """Draw the mean over folds of each run's validation loss and balanced accuracy.
+
+    Args:
+        curves: Columns run, cell, epoch and the logged names.
+        path: The PNG to write.
+    """
+    names = [name for name in ("val/loss", "val/balanced_accuracy") if name in curves]
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(5.5 * len(names), 4), squeeze=False, layout="constrained"
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        for run, rows in curves.groupby("run", sort=False):
+            mean = rows.groupby("epoch")[name].mean().dropna()
+            axis.plot(mean.index, mean, label=run, linewidth=1.5)
+        axis.set(xlabel="epoch", ylabel=name.partition("/")[2].replace("_", " "))
+    axes[0][0].legend()
+    figure.suptitle("Validation patients, mean over folds and repeats")
+    _save(figure, path)
+
+
+def draw_performance(comparison: pd.DataFrame, path: Path) -> None:
+    """Draw AUROC and balanced accuracy of each run as bars, with 95 % intervals and repeats' range.
+
+    Args:
+        comparison: What `compare_runs` returned.
+        path: The PNG to write.
+    """
+    measures = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
+    figure, axes = plt.subplots(
+        1, 2, figsize=(10, 1.5 + 0.35 * len(comparison)), sharey=True, layout="constrained"
+    )
+    places = range(len(comparison))
+    for axis, (measure, title) in zip(axes, measures.items(), strict=True):
+        mean = comparison[measure]
+        axis.barh(places, mean, color="tab:blue", alpha=0.35)
+        for suffixes, color, width, label in (
+            (("_min", "_max"), "tab:blue", 5, "range over repeats"),
+            (("_low", "_high"), "black", 1, "95 % interval over patients"),
+        ):
+            low, high = (comparison[measure + suffix] for suffix in suffixes)
+            axis.hlines(places, low, high, color=color, linewidth=width, label=label)
+        axis.axvline(0.5, linestyle=":", color="0.5")
+        axis.set(xlabel=title, xlim=(min(0.4, float(comparison[f"{measure}_low"].min())), 1))
+    axes[0].set_yticks(places, comparison.index)
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    _save(figure, path)
+
+
 def draw_roc(predictions: pd.DataFrame, path: Path) -> None:
     """Draw one ROC curve per repeat; with more than two classes, one per class over repeats."""
     names = class_names_of(predictions)

@@ -65,25 +65,31 @@ def interval_95(draws: Float[np.ndarray, " draws"]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def auroc_influence(predictions: pd.DataFrame) -> Float[np.ndarray, " patients"]:
-    """How far each patient moves the mean AUROC; the squares add up to its variance.
+def auroc_influence(predictions: pd.DataFrame) -> Float[np.ndarray, "repeats patients"]:
+    """How far each patient moves the AUROC of each repeat; squares add up to its variance.
 
-    With one scan per patient, two classes and one repeat this is DeLong's variance (DeLong,
-    DeLong and Clarke-Pearson 1988); summing over a patient's scans extends it to clustered data
-    (Obuchowski 1997). Repeats, and classes against the rest, are averaged.
+    With one scan per patient and two classes this is DeLong's variance (DeLong, DeLong and
+    Clarke-Pearson 1988); summing over a patient's scans extends it to clustered data (Obuchowski
+    1997). With more than two classes, the AUROCs of each against the rest are averaged.
 
     Args:
         predictions: A predictions table.
 
     Returns:
-        One figure per patient, in the order of their sorted ids.
+        One row per repeat, patients in the order of their sorted ids.
     """
-    parts = [
-        _influence(rows.probs[:, k], rows.true == k, rows.patient, rows.num_patients)
-        for rows in _repeats(predictions)
-        for k in rows.headline_classes
-    ]
-    return np.mean(parts, axis=0)
+    return np.array(
+        [
+            np.mean(
+                [
+                    _influence(rows.probs[:, k], rows.true == k, rows.patient, rows.num_patients)
+                    for k in rows.headline_classes
+                ],
+                axis=0,
+            )
+            for rows in _repeats(predictions)
+        ]
+    )
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,17 @@ import pandas as pd
 import pytest
 from predictions import as_predictions, draw_predictions
 from scipy.stats import norm
+from scipy.stats import t as student_t
 from statsmodels.stats.contingency_tables import mcnemar
 
-from evaluation.comparison import compare_runs, delong_p, hard_vote, mcnemar_p, soft_vote
+from evaluation.comparison import (
+    compare_runs,
+    delong_p,
+    hard_vote,
+    mcnemar_p,
+    obuchowski_rockette_p,
+    soft_vote,
+)
 from evaluation.predictions import with_decision
 from evaluation.uncertainty import auroc_influence, bootstrap, estimates, interval_95, measures
 
@@ -77,10 +85,10 @@ def test_a_perfect_and_an_inverted_run_differ_beyond_doubt():
 def test_holm_multiplies_the_smallest_p_by_the_number_of_runs():
     runs = dict(zip("abcd", (_pair(60, gain=g, seed=1)[1] for g in (0, 2, 0.5, 0.1)), strict=True))
     table = compare_runs(runs, "a")
-    for test in ("p_accuracy", "p_auroc"):
+    for test in ("p_mcnemar", "p_delong", "p_obuchowski_rockette"):
         assert table[f"{test}_holm"].min() == pytest.approx(min(1, 3 * table[test].min()))
         assert (table[f"{test}_holm"].dropna() >= table[test].dropna()).all()
-    assert np.isnan(table.loc["a", "p_auroc"])
+    assert np.isnan(table.loc["a", "p_delong"])
 
 
 def test_runs_of_other_scans_folds_labels_or_classes_are_refused():
@@ -127,6 +135,50 @@ def test_the_influences_are_as_wide_as_the_bootstrap():
         error = np.sqrt(np.square(auroc_influence(first) - auroc_influence(second)).sum())
         draws = bootstrap(first)["auroc"] - bootstrap(second)["auroc"]
         assert error == pytest.approx(draws.std(), rel=0.1)
+
+
+def _lucky_pair(seed, num_repeats=5, luck=0.5):
+    """Draw two equal runs whose trainings differ in how well they turned out."""
+    generator = np.random.default_rng(seed)
+    true = np.arange(120) % 2
+    common = generator.normal(size=120)
+    runs = []
+    for _ in range(2):
+        repeats = []
+        for repeat in range(num_repeats):
+            lead = 1.5 + luck * generator.normal()
+            logit = common + generator.normal(size=120) + lead * (2 * true - 1) / 2
+            repeats.append(as_predictions(np.stack([-logit, logit], axis=1), true, repeat))
+        runs.append(pd.concat(repeats, ignore_index=True))
+    return runs
+
+
+def test_obuchowski_rockette_equals_its_analysis_of_variance():
+    runs = _lucky_pair(3)
+    areas = np.array(
+        [[estimates(rows)["auroc"] for _, rows in run.groupby("repeat")] for run in runs]
+    )  # (modality, reader)
+    residual = areas - areas.mean(0) - areas.mean(1, keepdims=True) + areas.mean()
+    mean_square = np.square(residual).sum() / 4  # (t − 1)(r − 1)
+    influence = [auroc_influence(run) for run in runs]
+    pairs = [(r, s) for r in range(5) for s in range(5) if r != s]
+    cov2 = np.mean([one[r] @ one[s] for one in influence for r, s in pairs])
+    cov3 = np.mean([influence[0][r] @ influence[1][s] for r, s in pairs])
+    error = mean_square + max(5 * (cov2 - cov3), 0)
+    statistic = (areas[0].mean() - areas[1].mean()) / np.sqrt(2 / 5 * error)
+    degrees = error**2 / (mean_square**2 / 4)
+    expected = 2 * student_t.sf(abs(statistic), degrees)
+    assert 0.01 < expected < 0.99
+    assert obuchowski_rockette_p(*runs) == pytest.approx(expected)
+    once = [run[run["repeat"] == 0] for run in runs]
+    assert obuchowski_rockette_p(*once) == delong_p(*once)
+
+
+@pytest.mark.slow
+def test_only_obuchowski_rockette_keeps_its_level_when_trainings_are_lucky():
+    runs = [_lucky_pair(seed) for seed in range(150)]
+    assert np.mean([delong_p(*pair) < 0.05 for pair in runs]) > 0.15
+    assert np.mean([obuchowski_rockette_p(*pair) < 0.05 for pair in runs]) < 0.08
 
 
 @pytest.mark.slow

@@ -1,0 +1,155 @@
+"""`compare`: runs on identical folds side by side, their paired differences, and votes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jsonargparse import auto_cli
+
+from commands.run_folder import Cell, cell_folder, read_json, run_path, write_text
+from commands.train_cells import learning_curves
+from datamodules.splits import read_splits
+from evaluation import pictures
+from evaluation.comparison import compare_runs, hard_vote, soft_vote
+from evaluation.comparison_report import latex_table, verdicts, write_comparison
+from evaluation.predictions import ranking_table, read_predictions, write_table
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run left behind."""
+
+    folder: Path
+    predictions: pd.DataFrame
+    splits: pd.DataFrame
+    facts: dict[str, Any]
+
+
+def compare(args: list[str]) -> None:
+    """Compare the runs that the command line names."""
+    auto_cli(_compare, args=args, prog="main.py compare")
+
+
+def _compare(
+    runs: str = "", run: str = "compare", reference: str | None = None, ensemble: str = ""
+) -> None:
+    """Write a comparison of finished runs.
+
+    Args:
+        runs: Names or folders of runs, with spaces between them; a folder of runs stands for each
+            of them.
+        run: Name of the comparison, kept in runs/<name>, or a folder.
+        reference: Row that the others are compared with; None is the first.
+        ensemble: Rows whose predictions are also combined, by soft and by hard voting.
+    """
+    results = _read_results(runs.split())
+    reference = _chosen(reference or next(iter(results)), results)
+    _refuse_other_folds(results, reference)
+    tables = {name: result.predictions for name, result in results.items()}
+    inits = {name: _init_name(result.facts) for name, result in results.items()}
+    members = {name: tables[_chosen(name, results)] for name in ensemble.split()}
+    if len(members) == 1:
+        raise ValueError(f"ENSEMBLE {ensemble!r} names one run; a vote needs two or more.")
+    if members:
+        tables |= {"soft vote": soft_vote(members), "hard vote": hard_vote(members)}
+    comparison = compare_runs(tables, reference)
+
+    folder = run_path(run)
+    for name in set(tables) - set(results):
+        place = folder / name.replace(" ", "_")
+        place.mkdir(parents=True, exist_ok=True)
+        write_table(tables[name], place / "predictions.csv")
+        write_table(ranking_table(tables[name]), place / "ranking.csv")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(comparison.rename_axis("run").reset_index(), folder / "comparison.csv")
+    write_text(latex_table(comparison), folder / "comparison.tex")
+    pictures.draw_performance(comparison, folder / "performance.png")
+    curves = _curves(results)
+    if len(curves):
+        pictures.draw_learning_curves_of_runs(curves, folder / "learning_curves.png")
+    first = results[reference]
+    num_repeats = first.splits["repeat"].nunique()
+    facts = [
+        f"{first.predictions['image'].nunique()} scans of "
+        f"{first.predictions['patient_id'].nunique()} patients, {num_repeats} repeats of "
+        f"{len(first.splits.groupby(['repeat', 'fold'])) // num_repeats} folds, the same for all.",
+        *([f"The votes are those of {', '.join(members)}."] if members else []),
+    ]
+    report = write_comparison(comparison, reference, inits, facts, has_curves=len(curves) > 0)
+    write_text(report, folder / "report.md")
+    print("\n".join([*verdicts(comparison, reference, inits), f"Report: {folder / 'report.md'}"]))
+
+
+def _read_results(names: list[str]) -> dict[str, Result]:
+    folders = [folder for name in names for folder in _run_folders(run_path(name))]
+    if len(folders) < 2:
+        raise ValueError(f"RUNS names {len(folders)} run; a comparison needs two or more.")
+    short = [folder.name for folder in folders]
+    results = {}
+    for folder in folders:
+        unique = short.count(folder.name) == 1
+        name = folder.name if unique else f"{folder.parent.name}/{folder.name}"
+        if name in results:
+            raise ValueError(f"Run {folder} is named twice in RUNS.")
+        results[name] = Result(
+            folder,
+            read_predictions(folder / "predictions.csv"),
+            read_splits(folder),
+            read_json(folder / "run.json"),
+        )
+    return results
+
+
+def _run_folders(path: Path) -> list[Path]:
+    if (path / "predictions.csv").is_file():
+        return [path]
+    if (path / "splits.csv").is_file():
+        raise ValueError(f"Run {path} is not finished: give its command again.")
+    inside = sorted(splits.parent for splits in path.glob("*/splits.csv"))
+    if not inside:
+        raise ValueError(f"There is no run in {path}. Run `make finetune RUN={path.name}` first.")
+    return [folder for sub_run in inside for folder in _run_folders(sub_run)]
+
+
+def _init_name(facts: dict[str, Any]) -> str | None:
+    """Name of the run that a run started from, None for random weights."""
+    if not facts.get("init"):
+        return None
+    path = run_path(facts["init"])
+    return (path.parent if path.suffix == ".ckpt" else path).name
+
+
+def _chosen(name: str, results: dict[str, Result]) -> str:
+    for known, result in results.items():
+        if name == known or run_path(name) == result.folder:
+            return known
+    raise ValueError(f"{name!r} is not among the compared runs: {', '.join(results)}.")
+
+
+def _refuse_other_folds(results: dict[str, Result], reference: str) -> None:
+    columns = list(results[reference].splits.columns)
+    its = results[reference].splits.sort_values(columns, ignore_index=True)
+    for name, result in results.items():
+        splits = result.splits.sort_values(columns, ignore_index=True)
+        if splits.equals(its):
+            continue
+        merged = splits.merge(its, how="outer", indicator=True)
+        row = merged[merged["_merge"] != "both"].iloc[0]
+        where = name if row["_merge"] == "left_only" else reference
+        raise ValueError(
+            f"Runs {name} and {reference} have different folds: in {where} alone patient "
+            f"{row['patient_id']!r} is in the {row['part']} part of repeat {row['repeat']}, fold "
+            f"{row['fold']}. Run one again with SPLITS= the other."
+        )
+
+
+def _curves(results: dict[str, Result]) -> pd.DataFrame:
+    """Learning curves of the runs that have some, with a column run."""
+    parts = []
+    for name, result in results.items():
+        pairs = result.predictions[["repeat", "fold"]].drop_duplicates().to_numpy()
+        cells = [Cell(int(r), int(f), cell_folder(result.folder, r, f)) for r, f in pairs]
+        if all(any(cell.folder.glob("logs/*/metrics.csv")) for cell in cells):
+            parts.append(learning_curves(cells).assign(run=name))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -1,0 +1,151 @@
+"""A comparison in words and tables: Markdown for reading, LaTeX for the paper."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+TABLE_3 = ("accuracy", "sensitivity", "specificity")  # MCTL Table 3: min, mean, max over repeats
+HEADERS = {
+    "accuracy": "Accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "balanced_accuracy": "Balanced accuracy",
+    "auroc": "AUROC",
+}
+LEVEL = 0.05
+METHODS = (
+    "Intervals are 95 % percentile intervals of 2,000 bootstrap draws of patients; differences are "
+    "paired by patient. McNemar's exact test (of accuracy) and DeLong's (of AUROC, for clustered "
+    "scans) take the trained models as they are; Obuchowski and Rockette's (of AUROC) has the "
+    "repeats in the place of readers and also asks what other folds and first weights would give: "
+    "the sentences above rest on it. p values are two-sided; Holm's correction is over the runs "
+    "that are compared with the reference."
+)
+P_COLUMNS = {
+    "auroc": {"delong": "DeLong", "obuchowski_rockette": "Obuchowski–Rockette"},
+    "accuracy": {"mcnemar": "McNemar"},
+    "balanced_accuracy": {},
+}
+
+
+def performance_table(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Give each run a row in words: mean and, in brackets, the range over repeats or an interval.
+
+    Args:
+        comparison: What `compare_runs` returned.
+    """
+    table = pd.DataFrame(index=comparison.index)
+    rows = [row for _, row in comparison.iterrows()]
+    for measure, header in HEADERS.items():
+        table[f"{header} (min–max)"] = [_with_range(row, measure) for row in rows]
+        if measure not in TABLE_3:
+            table[f"{header}, 95 % interval"] = [
+                f"{row[f'{measure}_low']:.3f}–{row[f'{measure}_high']:.3f}" for row in rows
+            ]
+    return table
+
+
+def difference_table(comparison: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Give each run but the reference a row in words: differences, intervals, p values."""
+    others = comparison.drop(index=reference)
+    table = pd.DataFrame(index=others.index)
+    for measure, tests in P_COLUMNS.items():
+        table[f"{HEADERS[measure]} difference"] = [
+            _difference(row, measure) for _, row in others.iterrows()
+        ]
+        for test, title in tests.items():
+            table[f"p {title} (Holm)"] = [
+                f"{_p(p)} ({_p(corrected)})"
+                for p, corrected in others[[f"p_{test}", f"p_{test}_holm"]].to_numpy()
+            ]
+    return table
+
+
+def verdicts(
+    comparison: pd.DataFrame, reference: str, inits: Mapping[str, str | None]
+) -> list[str]:
+    """Say of each run whether it is better than the reference, and whether transfer helped.
+
+    Args:
+        comparison: What `compare_runs` returned.
+        reference: Name of the reference.
+        inits: What each run started from, None where that is random weights or nothing.
+    """
+    sentences = []
+    for name, row in comparison.drop(index=reference).iterrows():
+        p_value = row["p_obuchowski_rockette_holm"]
+        surely = p_value < LEVEL
+        ahead = row["auroc_diff"] > 0
+        init = inits.get(str(name))
+        if init and not inits.get(reference):
+            subject = f"Transfer from {init}"
+            words = "helped" if ahead else "did harm"
+            unsure = "did neither help nor harm beyond chance"
+        else:
+            subject = f"{name}"
+            words = f"is {'better' if ahead else 'worse'} than {reference}"
+            unsure = f"cannot be told from {reference}"
+        sentences.append(
+            f"{subject} {words if surely else unsure} ({name} against {reference}: AUROC "
+            f"{_difference(row, 'auroc')}, Holm-corrected p {_p(p_value)}; balanced "
+            f"accuracy {_difference(row, 'balanced_accuracy')})."
+        )
+    return sentences
+
+
+def write_comparison(
+    comparison: pd.DataFrame,
+    reference: str,
+    inits: Mapping[str, str | None],
+    facts: Sequence[str],
+    *,
+    has_curves: bool,
+) -> str:
+    """Compose report.md of a comparison.
+
+    Args:
+        comparison: What `compare_runs` returned.
+        reference: Name of the reference.
+        inits: What each run started from.
+        facts: Sentences about the data, the folds and the votes.
+        has_curves: Whether there is a picture of learning curves.
+    """
+    sections = [
+        "# Comparison",
+        *[f"**{words}**" for words in verdicts(comparison, reference, inits)],
+    ]
+    sections += [" ".join(facts), "## Performance", _markdown(performance_table(comparison))]
+    sections += ["![Performance of each run](performance.png)"]
+    sections += [f"## Differences to {reference}"]
+    sections += [_markdown(difference_table(comparison, reference)), METHODS]
+    if has_curves:
+        sections += ["![Learning curves](learning_curves.png)"]
+    return "\n\n".join(sections) + "\n"
+
+
+def latex_table(comparison: pd.DataFrame) -> str:
+    """Format the performance table for a paper; needs the package booktabs."""
+    table = performance_table(comparison).rename(columns=lambda name: name.replace("–", "--"))
+    return table.map(lambda cell: cell.replace("–", "--")).to_latex(
+        escape=True, column_format="l" + "c" * table.shape[1]
+    )
+
+
+def _with_range(row: pd.Series, measure: str) -> str:
+    return f"{row[measure]:.3f} ({row[measure + '_min']:.3f}–{row[measure + '_max']:.3f})"
+
+
+def _difference(row: pd.Series, measure: str) -> str:
+    low, high = row[f"{measure}_diff_low"], row[f"{measure}_diff_high"]
+    return f"{row[f'{measure}_diff']:+.3f} ({low:+.3f} to {high:+.3f})".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    lines = ["| run | " + " | ".join(table.columns) + " |", "|---" * (table.shape[1] + 1) + "|"]
+    for name, row in table.iterrows():
+        lines.append("| " + " | ".join([str(name), *row]).replace("\n", " ") + " |")
+    return "\n".join(lines)
