@@ -15,6 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 OWN_VERBS = {
     "pretrain": "Train an autoencoder on 3D patches of a cohort.",
     "finetune": "Cross-validate a classifier, from random or pretrained weights.",
+    "rivals": "Cross-validate classical methods on the same folds.",
     "compare": "Compare finished runs on identical folds, with paired tests.",
     "synthesize": "Make a small cohort of synthetic brain volumes.",
 }

@@ -42,10 +42,14 @@ class CommandLine(LightningCLI):
         args: The arguments after the verb.
         own_verb: Only parse, and let `build` make the objects of one fold at a time; otherwise
             run LightningCLI's verb of that name.
+        options: Dataclass of the options that this verb alone has.
     """
 
-    def __init__(self, verb: str, args: list[str], *, own_verb: bool = True) -> None:
+    def __init__(
+        self, verb: str, args: list[str], *, own_verb: bool = True, options: type | None = None
+    ) -> None:
         self.own_verb = own_verb
+        self.options = options
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -73,6 +77,8 @@ class CommandLine(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self.own_verb:
             parser.add_class_arguments(RunOptions)
+        if self.options is not None:
+            parser.add_class_arguments(self.options)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

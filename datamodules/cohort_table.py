@@ -85,6 +85,25 @@ def read_cohort_table(table: str | Path, columns: Columns = Columns()) -> list[S
     return scans
 
 
+def read_other_columns(table: str | Path, columns: Columns = Columns()) -> dict[str, list[str]]:
+    """Read the columns that the project itself does not use, as they are.
+
+    Args:
+        table: Path of a table that `read_cohort_table` accepts.
+        columns: Names of the columns that are left out.
+
+    Returns:
+        The cells of each other column, in the table's order; '' where a cell is empty.
+    """
+    (_, header), *lines = _read_lines(Path(table).expanduser())
+    used = {getattr(columns, field.name) for field in fields(columns)}
+    return {
+        name.strip(): [cells[position].strip() for _, cells in lines]
+        for position, name in enumerate(header)
+        if name.strip() and name.strip() not in used
+    }
+
+
 def class_names(scans: Sequence[Scan], order: Sequence[str] | None = None) -> list[str]:
     """List the classes of a labelled cohort; the last one counts as positive.
 

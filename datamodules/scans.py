@@ -1,7 +1,7 @@
 """Whole volumes with their labels, divided by patient, augmented while training."""
 
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypedDict
 
 import numpy as np
@@ -84,7 +84,7 @@ class ScanDataModule(LightningDataModule):
         """All folds of all repeats, drawn from the seed or read from `splits.path`."""
         patients = self.cohort.patients
         if self.splits.path is None:
-            return make_splits(patients, self.cohort.labels, self.splits)
+            return _drawn_splits(tuple(patients), tuple(self.cohort.labels), self.splits)
         table = read_splits(self.splits.path)
         drawn, present = set(table["patient_id"]), set(patients)
         for missing, where in (
@@ -246,3 +246,11 @@ class ScanBatches(Dataset[ScanBatch]):
             for volume, row in zip(plain, rows, strict=True)
         ]
         return torch.stack(copies).half()
+
+
+@lru_cache(maxsize=1)
+def _drawn_splits(
+    patients: tuple[str, ...], labels: tuple[str, ...], splits: Splits
+) -> pd.DataFrame:
+    """Draw all folds once per process: every one of a thousand folds asks for them."""
+    return make_splits(patients, labels, splits)

@@ -26,13 +26,16 @@ OPTIMISTIC = (
 DOUBTFUL_ROWS = 10
 
 
-def write_report(metrics: dict[str, Any], ranking: pd.DataFrame, run: dict[str, Any]) -> str:
+def write_report(
+    metrics: dict[str, Any], ranking: pd.DataFrame, run: dict[str, Any], *, has_curves: bool
+) -> str:
     """Compose report.md.
 
     Args:
         metrics: The content of metrics.json.
         ranking: The ranking table.
         run: The content of run.json.
+        has_curves: Whether there is a picture of learning curves.
     """
     mean, intervals = metrics["mean"], metrics["interval_95"]
     low, high = intervals["auroc"]
@@ -42,8 +45,8 @@ def write_report(metrics: dict[str, Any], ranking: pd.DataFrame, run: dict[str, 
         _verdict(metrics),
         f"{metrics['num_scans']} scans of {metrics['num_patients']} patients, "
         f"{_count(metrics['num_repeats'], 'repeat')} of {num_folds} folds; "
-        "every scan is predicted by models that were not trained on its patient. Started from "
-        f"{run['init'] or 'random weights'}. {run['preprocessing']}",
+        "every scan is predicted by models that were not trained on its patient. "
+        f"{run.get('method') or _start(run)} {run['preprocessing']}",
     ]
     if metrics["protocol"] == "paper":
         sections.append(OPTIMISTIC)
@@ -65,7 +68,7 @@ def write_report(metrics: dict[str, Any], ranking: pd.DataFrame, run: dict[str, 
         _doubtful_table(ranking),
         "![Accuracy by coverage](accuracy_by_coverage.png)",
         "## How it was trained",
-        "![Learning curves](learning_curves.png)",
+        *(["![Learning curves](learning_curves.png)"] if has_curves else []),
         f"`{run['command']}`",
         f"Commit {run['commit'] or 'unknown'}, seed {run['seed']}, data {run['data_hash']}, "
         f"{run['wall_time_s']:.0f} s on {run['device']}. All settings are in `config.yaml`, "
@@ -73,6 +76,10 @@ def write_report(metrics: dict[str, Any], ranking: pd.DataFrame, run: dict[str, 
         "Research software, not a medical device.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _start(run: dict[str, Any]) -> str:
+    return f"Started from {run['init'] or 'random weights'}."
 
 
 def _verdict(metrics: dict[str, Any]) -> str:

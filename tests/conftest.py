@@ -64,7 +64,7 @@ def run_verb(tmp_path):
 
     def run(verb, table, run_name, *arguments, epochs=2):
         tiny = [
-            f"-cconfigs/{verb}.yaml",
+            f"-cconfigs/{'pretrain' if verb == 'pretrain' else 'finetune'}.yaml",
             f"--data.table={table}",
             f"--run={tmp_path / run_name}",
             f"--data.cache_dir={tmp_path / 'cache'}",

@@ -134,7 +134,7 @@ def _report(signal, protocol="nested"):
     }
     run = {"name": "x", "init": None, "num_cells": 5, "preprocessing": "Resized.", "command": "c"}
     run |= {"commit": None, "seed": 0, "data_hash": "h", "wall_time_s": 1.0, "device": "CPU"}
-    return write_report(metrics, ranking_table(table), run)
+    return write_report(metrics, ranking_table(table), run, has_curves=True)
 
 
 def test_the_report_says_in_words_what_was_found():

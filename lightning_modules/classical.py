@@ -1,0 +1,140 @@
+"""The classical rivals: scikit-learn estimators by name, tuned inside each fold.
+
+Add one by adding a line to RIVALS.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator, clone
+from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.decomposition import PCA
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import SVC
+
+NUM_INNER_FOLDS = 5
+BALANCE = [None, "balanced"]
+Inputs = Literal["image", "covariates"]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A classical method.
+
+    Args:
+        estimator: scikit-learn classifier.
+        grid: Settings of the estimator to choose from, by inner cross-validation.
+        inputs: Whether it sees image features or columns of the cohort table.
+    """
+
+    estimator: BaseEstimator
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    inputs: Inputs = "image"
+
+
+RIVALS: dict[str, Rival] = {
+    "dummy": Rival(DummyClassifier(strategy="prior")),
+    "svm": Rival(SVC(), {"C": [0.1, 1, 10], "class_weight": BALANCE}),
+    "linear-svm": Rival(SVC(kernel="linear"), {"C": [0.001, 0.01, 0.1], "class_weight": BALANCE}),
+    "k-nearest-neighbours": Rival(KNeighborsClassifier(), {"n_neighbors": [3, 5, 9, 15]}),
+    "naive-bayes": Rival(GaussianNB(), {"var_smoothing": [1e-9, 0.1]}),
+    "random-forest": Rival(RandomForestClassifier(), {"class_weight": BALANCE}),
+    "dense-network": Rival(MLPClassifier((64,), max_iter=300), {"alpha": [0.01, 1, 10]}),
+    "logistic-regression": Rival(
+        LogisticRegression(max_iter=1000), {"C": [0.001, 0.01, 0.1, 1], "class_weight": BALANCE}
+    ),
+    "covariates": Rival(
+        LogisticRegression(max_iter=1000), {"C": [0.1, 1], "class_weight": BALANCE}, "covariates"
+    ),
+}
+EXPLAINED_VARIANCE = (0.5, 0.8, 0.95)  # of the principal components that a rival sees
+
+
+def fit_rival(
+    rival: Rival,
+    features: Float[np.ndarray, "n f"] | pd.DataFrame,
+    labels: Int[np.ndarray, " n"],
+    groups: Sequence[str],
+    seed: int,
+) -> BaseEstimator:
+    """Fit a rival on the training part of a fold, its settings chosen by inner cross-validation.
+
+    Standardisation and imputation are fitted on the fold's training part, principal components
+    also anew in each inner fold.
+
+    Args:
+        rival: The method.
+        features: One row per scan.
+        labels: Class index of each scan.
+        groups: Patient of each scan, never parted.
+        seed: Seed of inner folds and estimator.
+
+    Returns:
+        The fitted estimator, to be used with `predict_probs`.
+    """
+    estimator = clone(rival.estimator)
+    if "random_state" in estimator.get_params():
+        estimator.set_params(random_state=seed)
+    grid = {f"estimator__{name}": values for name, values in rival.grid.items()}
+    steps: list[tuple[str, BaseEstimator]] = [("columns", _columns())]
+    tuned: list[tuple[str, BaseEstimator]] = [("estimator", estimator)]
+    if rival.inputs == "image":
+        # Turned to as many axes as there are scans, the inner components stay what they would be.
+        steps = [("scale", StandardScaler()), ("turn", PCA(svd_solver="full"))]
+        tuned.insert(0, ("pca", PCA(whiten=True, svd_solver="full")))
+        grid["pca__n_components"] = EXPLAINED_VARIANCE
+    search: BaseEstimator = Pipeline(tuned)
+    num_folds = min(NUM_INNER_FOLDS, *_patients_per_class(labels, groups))
+    if num_folds < 2 or not rival.grid:
+        search.set_params(**{name: values[-1] for name, values in grid.items()})
+        return Pipeline([*steps, ("model", search)]).fit(features, labels)
+    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    search = GridSearchCV(search, grid, scoring="balanced_accuracy", cv=folds)
+    names = np.asarray(groups, dtype=object)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return Pipeline([*steps, ("model", search)]).fit(features, labels, model__groups=names)
+
+
+def predict_probs(
+    fitted: BaseEstimator, features: Float[np.ndarray, "n f"] | pd.DataFrame
+) -> Float[np.ndarray, "n k"]:
+    """Predict one output per class in [0, 1]; a decision function is squashed, not calibrated."""
+    if hasattr(fitted, "predict_proba"):
+        return fitted.predict_proba(features)
+    decision = fitted.decision_function(features)
+    if decision.ndim == 1:
+        return np.stack([expit(-decision), expit(decision)], axis=1)
+    return softmax(decision, axis=1)
+
+
+def _columns() -> BaseEstimator:
+    """Impute and scale numbers, one-hot encode words."""
+    return make_column_transformer(
+        (
+            make_pipeline(SimpleImputer(strategy="median"), StandardScaler()),
+            make_column_selector(dtype_include="number"),
+        ),
+        (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_exclude="number")),
+    )
+
+
+def _patients_per_class(labels: np.ndarray, groups: Sequence[str]) -> list[int]:
+    names = np.asarray(groups, dtype=object)
+    return [len(set(names[labels == label])) for label in np.unique(labels)]

@@ -1,0 +1,142 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.preprocessing import StandardScaler
+
+import main
+from evaluation.predictions import read_predictions
+from lightning_modules.classical import RIVALS, Rival, fit_rival, predict_probs
+
+
+def _features(num_scans=60, num_classes=2, width=200, signal=1.0, seed=0):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(num_scans) % num_classes
+    features = generator.normal(size=(num_scans, width)).astype(np.float32)
+    features[:, :20] += signal * generator.normal(size=(num_classes, 20))[labels]
+    return features, labels, [f"p{n // 2}" for n in range(num_scans)]
+
+
+IMAGE_RIVALS = [name for name, rival in RIVALS.items() if rival.inputs == "image"]
+FOREST = Rival(RandomForestClassifier(10), {"min_samples_leaf": [1, 3]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGE_RIVALS)
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_every_rival_learns_what_is_there_and_gives_one_output_per_class(name, num_classes):
+    features, labels, groups = _features(90, num_classes, signal=2.0)
+    train, test = np.arange(60), np.arange(60, 90)
+    fitted = fit_rival(RIVALS[name], features[train], labels[train], groups[:60], seed=0)
+    probs = predict_probs(fitted, features[test])
+    assert probs.shape == (30, num_classes)
+    assert ((probs >= 0) & (probs <= 1)).all()
+    accuracy = (probs.argmax(axis=1) == labels[test]).mean()
+    assert accuracy <= 0.5 if name == "dummy" else accuracy > 0.6
+
+
+def test_no_rival_sees_more_of_a_test_scan_than_that_scan():
+    features, labels, groups = _features()
+    for rival in (RIVALS["svm"], FOREST):
+        fitted = fit_rival(rival, features[:40], labels[:40], groups[:40], seed=0)
+        together = predict_probs(fitted, features[40:])
+        alone = np.concatenate([predict_probs(fitted, features[n : n + 1]) for n in range(40, 60)])
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_turning_the_axes_first_leaves_the_components_as_they_are():
+    features, labels, groups = _features()
+    rival = Rival(RIVALS["svm"].estimator)
+    fitted = fit_rival(rival, features[:40], labels[:40], groups[:40], seed=0)
+    scale = StandardScaler().fit(features[:40])
+    plain = PCA(0.95, whiten=True, svd_solver="full").fit(scale.transform(features[:40]))
+    expected = np.abs(plain.transform(scale.transform(features[40:])))
+    turned = fitted[:-1].transform(features[40:])
+    components = np.abs(fitted[-1]["pca"].transform(turned))
+    np.testing.assert_allclose(components, expected, atol=1e-3)
+
+
+def test_equal_seeds_give_equal_predictions():
+    features, labels, groups = _features()
+    first, second, other = (
+        predict_probs(
+            fit_rival(FOREST, features[:40], labels[:40], groups[:40], seed),
+            features[40:],
+        )
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+
+
+@pytest.mark.slow
+def test_rivals_write_runs_of_their_own_on_the_folds_of_finetune(
+    write_cohort, run_verb, tmp_path, capsys
+):
+    table = write_cohort(12)
+    source = write_cohort(8, name="source", labelled=False)
+    source.write_text(source.read_text().replace("\np", "\nother"))
+    assert run_verb("pretrain", source, "pre", epochs=1) == 0
+    assert run_verb("finetune", table, "cnn", epochs=1) == 0
+    names = "--methods=[dummy,naive-bayes]"
+    pre = f"--init={tmp_path / 'pre'}"
+    assert run_verb("rivals", table, "rivals", names, pre) == 0
+    runs = ["dummy", "naive-bayes", "naive-bayes-encoder"]
+    assert sorted(path.name for path in (tmp_path / "rivals").iterdir()) == runs
+    for run in runs:
+        folder = tmp_path / "rivals" / run
+        predictions = read_predictions(folder / "predictions.csv")
+        assert sorted(predictions["patient_id"]) == [f"p{n:02d}" for n in range(12)]
+        same = (folder / "splits.csv").read_text() == (tmp_path / "cnn/splits.csv").read_text()
+        assert same
+        assert "Method: " in (folder / "report.md").read_text()
+    accuracy = json.loads((tmp_path / "rivals/naive-bayes/metrics.json").read_text())["mean"][
+        "accuracy"
+    ]
+    assert accuracy > 0.8
+    capsys.readouterr()
+    assert run_verb("rivals", table, "rivals", names, pre) == 0
+    assert capsys.readouterr().out.count("is finished already") == 3
+    names = f"{tmp_path / 'cnn'} {tmp_path / 'rivals'}"
+    assert main.main(["compare", f"--runs={names}", f"--run={tmp_path / 'cmp'}"]) == 0
+    table = pd.read_csv(tmp_path / "cmp/comparison.csv", index_col="run")
+    assert table.index.tolist() == ["cnn", *runs]
+
+
+def test_covariates_of_the_table_are_a_rival_and_the_label_itself_is_not(
+    write_cohort, run_verb, tmp_path, capsys
+):
+    table = write_cohort(12)
+    header, *lines = table.read_text().splitlines()
+    rows = [f"{line},{30 + n % 2},{n % 2},{'MF'[n % 3 == 0]}" for n, line in enumerate(lines)]
+    rows[0] = rows[0].replace(",30,", ",,")  # one age is missing
+    table.write_text("\n".join([f"{header},age,volume_ml,sex", *rows]) + "\n")
+    assert run_verb("rivals", table, "rivals", "--methods=[covariates]") == 0
+    assert "Column 'volume_ml' is the label in other words" in capsys.readouterr().out
+    config = (tmp_path / "rivals/covariates/config.yaml").read_text()
+    assert "covariates:\n- age\n- sex\n" in config
+    metrics = json.loads((tmp_path / "rivals/covariates/metrics.json").read_text())
+    assert metrics["mean"]["accuracy"] > 0.8  # age tells the classes apart
+
+
+def test_what_rivals_cannot_do_is_said_in_one_line(write_cohort, run_verb, capsys):
+    table = write_cohort(12)
+    for arguments, words in (
+        (["--methods=[oracle]"], "There is no rival 'oracle'; choose from dummy, svm"),
+        (["--features=[encoder]"], "need a pretrained run: say INIT="),
+        (["--features=[smell]"], "no features 'smell'"),
+        (["--covariates=[shoe]"], "has no column 'shoe'"),
+        (["--fold=1"], "Drop FOLD and REPEAT"),
+    ):
+        assert run_verb("rivals", table, "rivals", *arguments) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_rival_is_added_in_one_line(monkeypatch, write_cohort, run_verb, tmp_path):
+    boosting = Rival(HistGradientBoostingClassifier(), {"learning_rate": [0.03, 0.1]})
+    monkeypatch.setitem(RIVALS, "boosting", boosting)
+    assert run_verb("rivals", write_cohort(12), "rivals", "--methods=[boosting]") == 0
+    assert (tmp_path / "rivals/boosting/report.md").is_file()
