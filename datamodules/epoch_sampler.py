@@ -21,6 +21,8 @@ class EpochSampler(Sampler[Batch]):
         rows: Rows to visit.
         batch_size: Rows of a batch on one rank.
         seed: Seed of the permutations; None for validation, test and prediction.
+        chances: Chance of each row at each of as many draws as there are rows, with replacement;
+            None visits every row once. Only while training.
         rank: This process.
         world_size: Number of processes.
     """
@@ -31,12 +33,15 @@ class EpochSampler(Sampler[Batch]):
         batch_size: int,
         *,
         seed: int | None = None,
+        chances: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.rows = rows
         self.batch_size = batch_size
+        assert chances is None or seed is not None, "only training rows are drawn"
         self.seed = seed
+        self.chances = chances
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -52,7 +57,11 @@ class EpochSampler(Sampler[Batch]):
         epoch, order = 0, self.rows
         if self.seed is not None:
             epoch = self.epoch
-            order = np.random.default_rng((self.seed, epoch)).permutation(order)
+            generator = np.random.default_rng((self.seed, epoch))
+            if self.chances is None:
+                order = generator.permutation(order)
+            else:
+                order = generator.choice(order, size=len(order), p=self.chances)
         own = self._own_rows(order)
         for start in range(0, len(own), self.batch_size):
             yield epoch, own[start : start + self.batch_size]
@@ -71,6 +80,7 @@ def batch_loader(
     *,
     num_workers: int = 0,
     seed: int | None = None,
+    chances: np.ndarray | None = None,
 ) -> DataLoader:
     """Load batches in `EpochSampler`'s order, with this process's share of the rows.
 
@@ -81,9 +91,12 @@ def batch_loader(
         trainer: Knows the rank and the number of processes; None is one process.
         num_workers: Worker processes.
         seed: Seed of the permutations; None for validation, test and prediction.
+        chances: Chance of each row at each draw while training; None visits every row once.
     """
     rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-    sampler = EpochSampler(rows, batch_size, seed=seed, rank=rank, world_size=world_size)
+    sampler = EpochSampler(
+        rows, batch_size, seed=seed, chances=chances, rank=rank, world_size=world_size
+    )
     return DataLoader(
         dataset,
         batch_size=None,

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from functools import cached_property, lru_cache
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -47,6 +47,9 @@ class ScanDataModule(LightningDataModule):
         batch_size: Scans of a batch on one device.
         num_workers: Worker processes of the training loader; small cohorts need none.
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
+        sampling: 'natural' serves every training scan once an epoch; 'balanced' draws as many
+            scans with replacement, all classes being equally likely. Validation and test stay
+            as they are.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class ScanDataModule(LightningDataModule):
         batch_size: int = 8,
         num_workers: int = 0,
         cache_dir: str = "cache",
+        sampling: Literal["natural", "balanced"] = "natural",
     ) -> None:
         super().__init__()
         self.cohort = Cohort(table, columns, preprocessing, cache_dir)
@@ -72,6 +76,7 @@ class ScanDataModule(LightningDataModule):
         self.fold = fold
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.sampling = sampling
         self.intensity: Intensity | None = None
 
     @cached_property
@@ -121,6 +126,13 @@ class ScanDataModule(LightningDataModule):
         parts = patients_of(self.splits_table, self.repeat, self.fold)
         return parts["val"] | parts["test"]
 
+    @property
+    def training_label_counts(self) -> list[int]:
+        """Training scans of each class, in the order of `class_names`."""
+        patients = patients_of(self.splits_table, self.repeat, self.fold)["train"]
+        labels = [self.cohort.labels[row] for row in self.cohort.rows_of(patients)]
+        return [labels.count(name) for name in self.class_names]
+
     @override
     def prepare_data(self) -> None:
         self._open_bank()
@@ -128,7 +140,7 @@ class ScanDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         volumes = self.cohort.volumes
-        labels = np.array([self.class_names.index(label) for label in self.cohort.labels])
+        self.labels = np.array([self.class_names.index(label) for label in self.cohort.labels])
         parts = patients_of(self.splits_table, self.repeat, self.fold)
         self.rows = {part: np.array(self.cohort.rows_of(who)) for part, who in parts.items()}
         if not len(self.rows["val"]):  # protocol 'paper'
@@ -136,9 +148,9 @@ class ScanDataModule(LightningDataModule):
         if stage == "fit":
             self.intensity = self.cohort.fit_intensity(self.rows["train"])
         self.seed = draw_seed(self.splits.seed, self.repeat, self.fold)
-        self.plain = ScanBatches(volumes, labels, Augmentation(mode="none"), self.seed)
+        self.plain = ScanBatches(volumes, self.labels, Augmentation(mode="none"), self.seed)
         self.augmented = ScanBatches(
-            volumes, labels, self.augmentation, self.seed, self._open_bank()
+            volumes, self.labels, self.augmentation, self.seed, self._open_bank()
         )
 
     def _open_bank(self) -> np.memmap | None:
@@ -149,6 +161,10 @@ class ScanDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader:
+        chances = None
+        if self.sampling == "balanced":
+            rarity = 1 / np.array(self.training_label_counts)[self.labels[self.rows["train"]]]
+            chances = rarity / rarity.sum()
         return batch_loader(
             self.augmented,
             self.rows["train"],
@@ -156,6 +172,7 @@ class ScanDataModule(LightningDataModule):
             self.trainer,
             num_workers=self.num_workers,
             seed=self.seed,
+            chances=chances,
         )
 
     @override

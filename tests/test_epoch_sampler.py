@@ -56,3 +56,32 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 def test_batches_know_their_epoch_but_validation_is_always_the_same():
     assert {epoch for epoch, _ in _batches(5, 2, seed=0, epoch=7)} == {7}
     assert {epoch for epoch, _ in _batches(5, 2, epoch=7)} == {0}
+
+
+def test_rows_are_drawn_by_their_chances():
+    chances = np.array([0.1, 0.1, 0.1, 0.1, 0.6])
+    drawn = np.concatenate(
+        [
+            batch
+            for epoch in range(2000)
+            for _, batch in _batches(5, 2, seed=0, chances=chances, epoch=epoch)
+        ]
+    )
+    assert len(drawn) == 5 * 2000
+    shares = np.bincount(drawn - 100) / len(drawn)
+    np.testing.assert_allclose(shares, chances, atol=0.02)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_draws_are_a_function_of_seed_and_epoch_and_shared_among_ranks(world_size):
+    settings = {"seed": 4, "chances": np.full(12, 1 / 12)}
+    one = _batches(12, 6, epoch=2, **settings)
+    ranks = [
+        _batches(12, 6 // world_size, epoch=2, rank=rank, world_size=world_size, **settings)
+        for rank in range(world_size)
+    ]
+    for (_, whole), *parts in zip(one, *ranks, strict=True):
+        assert sorted(whole) == sorted(row for _, part in parts for row in part)
+    assert [batch.tolist() for _, batch in one] != [
+        batch.tolist() for _, batch in _batches(12, 6, epoch=3, **settings)
+    ]

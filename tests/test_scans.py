@@ -127,6 +127,33 @@ def test_splits_of_other_patients_are_refused(data, tmp_path):
         data(splits=Splits(path=str(tmp_path / "splits.csv")))
 
 
+def test_label_counts_are_those_of_the_training_scans_alone(data):
+    module = data(fold=1)
+    labels = [module.cohort.labels[row] for row in module.rows["train"]]
+    assert module.training_label_counts == [labels.count("healthy"), labels.count("unhealthy")]
+    assert sum(module.training_label_counts) < len(module.cohort.labels)
+
+
+def test_balanced_sampling_serves_a_rare_class_as_often_while_training_alone(data, monkeypatch):
+    module = data(sampling="balanced", augmentation=Augmentation(mode="none"))
+    rare = module.rows["train"][:3]
+    module.labels[:] = 0
+    module.labels[rare] = 1
+    counts = [len(module.rows["train"]) - 3, 3]
+    monkeypatch.setattr(ScanDataModule, "training_label_counts", counts)
+    sampler = module.train_dataloader().sampler
+    drawn = []
+    for epoch in range(500):
+        sampler.set_epoch(epoch)
+        drawn += [row for _, batch in sampler for row in batch]
+    assert len(drawn) == 500 * len(module.rows["train"])
+    assert set(drawn) == set(module.rows["train"])
+    assert np.isin(drawn, rare).mean() == pytest.approx(0.5, abs=0.03)
+    assert np.concatenate([rows for _, rows in module.val_dataloader().sampler]).tolist() == (
+        module.rows["val"].tolist()
+    )
+
+
 def test_state_travels_to_a_new_module(data):
     module = data()
     other = data(fold=2)
