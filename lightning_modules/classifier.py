@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from lightning_modules.encoder import Encoder, Norm
+from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
 from lightning_modules.transfer import load_encoder, refuse_overlap
 
 # Axes: B = batch; C = 1 channel; K = classes; W, H, D = voxels along R, A, S.
@@ -52,6 +53,12 @@ class Classifier(LightningModule):
         encoder_lr_factor: Learning rate of the encoder, as a multiple of `lr`.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
+        loss: Binary cross-entropy of every output, as in the paper, or focal loss.
+        class_weights: 'balanced' weights a scan inversely to its class's share of the fold's
+            training scans; with --data.sampling=balanced it would correct twice.
+        focal_gamma: Exponent of the focal loss, at least 0.
+        label_smoothing: Share of the target spread evenly over the classes, in [0, 1).
+        mixup: MixUp of training batches: alpha of the Beta distribution; 0 is none.
     """
 
     def __init__(
@@ -69,6 +76,11 @@ class Classifier(LightningModule):
         encoder_lr_factor: float = 1.0,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
+        loss: LossName = "bce",
+        class_weights: ClassWeights = "none",
+        focal_gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         if num_classes is None or spatial_shape is None:
@@ -89,6 +101,7 @@ class Classifier(LightningModule):
             nn.Linear(nodes, num_classes),
         )
         self.encoder.requires_grad_(not freeze_encoder)
+        self.loss = Objective(num_classes, loss, class_weights, focal_gamma, label_smoothing)
         self.inherited_ledger: set[str] = set()
         self.val_loss = MeanMetric()
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -98,22 +111,22 @@ class Classifier(LightningModule):
         """Compute one logit per class."""
         return self.head(self.encoder(volume))
 
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Binary cross-entropy of every output node against its class."""
-        target = F.one_hot(label, logits.shape[1]).to(logits.dtype)
-        return F.binary_cross_entropy_with_logits(logits, target)
-
     @override
     def setup(self, stage: str) -> None:
-        init_ckpt = self.hparams["init_ckpt"]
-        if stage == "fit" and init_ckpt:
+        if stage != "fit":
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.hparams["class_weights"] == "balanced":
+            self.loss.balance(data.training_label_counts)
+        if init_ckpt := self.hparams["init_ckpt"]:
             self.inherited_ledger = load_encoder(self.encoder, init_ckpt)
-            held_out = self.trainer.datamodule.held_out_patients  # type: ignore[attr-defined]
-            refuse_overlap(self.inherited_ledger, held_out, init_ckpt)
+            refuse_overlap(self.inherited_ledger, data.held_out_patients, init_ckpt)
 
     @override
     def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:
-        loss = self.loss(self(batch["volume"]), batch["label"])
+        target = F.one_hot(batch["label"], self.hparams["num_classes"])
+        volume, target = mix_up(batch["volume"], target, self.hparams["mixup"])
+        loss = self.loss(self(volume), target)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["label"]))
         return loss
 

@@ -125,7 +125,8 @@ def test_an_interrupted_finetune_continues_to_the_same_predictions(
     write_cohort, run_verb, tmp_path, monkeypatch, cell, epoch, hook
 ):
     table = write_cohort(12)
-    settings = ["--model.dropout=0.3", "--trainer.deterministic=true"]
+    settings = ["--model.dropout=0.3", "--model.mixup=0.4", "--model.class_weights=balanced"]
+    settings += ["--data.sampling=balanced", "--trainer.deterministic=true"]
     assert run_verb("finetune", table, "whole", *settings, epochs=4) == 0
     with monkeypatch.context() as patch:
         _kill_at(patch, cell, epoch, hook)

@@ -1,0 +1,116 @@
+"""What a classifier minimises: (weighted) cross-entropy or focal loss per output, and MixUp."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LossName = Literal["bce", "focal"]
+ClassWeights = Literal["none", "balanced"]
+
+
+class Objective(nn.Module):
+    """Compare one sigmoid output per class with the true class; the mean over scans and outputs.
+
+    Args:
+        num_classes: Number of classes.
+        loss: 'bce' is binary cross-entropy (MCTL §3.3); 'focal' scales it by (1 - p)^focal_gamma,
+            where p is the probability that the output gives to the truth (Lin et al. 2017).
+        class_weights: 'balanced' weights a scan by N / (K · N_class), counted among the fold's
+            training scans: the loss of a training set where every class has equally many.
+        focal_gamma: Exponent of the focal loss, at least 0; 0 is plain cross-entropy.
+        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
+
+    Raises:
+        ValueError: If `focal_gamma` or `label_smoothing` is out of its range.
+    """
+
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        loss: LossName = "bce",
+        class_weights: ClassWeights = "none",
+        focal_gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if focal_gamma < 0:
+            raise ValueError(f"focal_gamma is {focal_gamma}; set it to 0 or more.")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing is {label_smoothing}; set it to at least 0, below 1."
+            )
+        self.num_classes = num_classes
+        self.focal_gamma = focal_gamma if loss == "focal" else 0.0
+        self.label_smoothing = label_smoothing
+        balanced = class_weights == "balanced"  # only then a checkpoint holds weights
+        self.register_buffer("weights", torch.ones(num_classes) if balanced else None)
+
+    def balance(self, counts: Sequence[int]) -> None:
+        """Set the weights of `class_weights` 'balanced'; a checkpoint keeps them.
+
+        Args:
+            counts: Training scans of each class.
+
+        Raises:
+            ValueError: If a class has none.
+        """
+        assert self.weights is not None
+        if 0 in counts:
+            raise ValueError(
+                f"Class number {counts.index(0)} has no training scan in this fold and cannot be "
+                "weighted. Set class_weights to none, or merge classes."
+            )
+        balanced = [sum(counts) / (len(counts) * count) for count in counts]
+        self.weights.copy_(torch.tensor(balanced))
+
+    def forward(
+        self, logits: Float[Tensor, "b k"], truth: Int[Tensor, " b"] | Shaped[Tensor, "b k"]
+    ) -> Float[Tensor, ""]:
+        """Compute the loss of a batch.
+
+        Args:
+            logits: One per class, (B, K).
+            truth: Class index of each scan, (B,), or its share in each class, (B, K).
+        """
+        target = truth if truth.ndim == 2 else F.one_hot(truth, self.num_classes)
+        target = target.to(logits.dtype)
+        weight = None if self.weights is None else (target * self.weights).sum(1, keepdim=True)
+        target = target * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
+        if not self.focal_gamma:
+            return F.binary_cross_entropy_with_logits(logits, target, weight)
+        loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
+        miss = target * (-logits).sigmoid() + (1 - target) * logits.sigmoid()  # (B, K)
+        return (loss * miss**self.focal_gamma).mean()
+
+
+def mix_up(
+    volume: Float[Tensor, "b 1 w h d"], target: Shaped[Tensor, "b k"], alpha: float
+) -> tuple[Float[Tensor, "b 1 w h d"], Shaped[Tensor, "b k"]]:
+    """Blend each scan and its target with those of another scan of the batch (Zhang et al. 2018).
+
+    The share and the partners come from torch's generator, which a run seeds before every step.
+
+    Args:
+        volume: Volumes, (B, 1, W, H, D).
+        target: Share of each scan in each class, (B, K).
+        alpha: The share is drawn from Beta(alpha, alpha), once a batch; 0 mixes nothing.
+
+    Raises:
+        ValueError: If `alpha` is negative.
+    """
+    if alpha < 0:
+        raise ValueError(f"mixup is {alpha}; set it to 0 or more.")
+    if alpha == 0:
+        return volume, target
+    share = torch.distributions.Beta(alpha, alpha).sample().item()
+    partner = torch.randperm(len(volume))
+    return (
+        share * volume + (1 - share) * volume[partner],
+        share * target + (1 - share) * target[partner],
+    )
