@@ -1,4 +1,4 @@
-"""`finetune`: every patient gets an out-of-fold prediction under patient-level cross-validation."""
+"""`finetune`: every test patient gets an out-of-fold prediction, split at patient level."""
 
 import pandas as pd
 
@@ -13,6 +13,7 @@ from commands.train_cells import (
     unfinished_cells,
 )
 from commands.wandb_run import wandb_run
+from datamodules.splits import protocol_of
 from evaluation.predictions import read_predictions, write_table
 
 
@@ -41,7 +42,7 @@ def finetune(args: list[str]) -> None:
             files = [cell.folder / "predictions.csv" for cell in folds]
             predictions = pd.concat(map(read_predictions, files), ignore_index=True)
             times = [read_json(cell.folder / "finished.json")["wall_time_s"] for cell in folds]
-            protocol = data.splits.protocol
+            protocol = protocol_of(data.splits_table)
             metrics = write_results(folder, predictions, protocol, sum(times), trained=folds)
             if tracker is not None:
                 tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})

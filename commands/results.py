@@ -8,6 +8,7 @@ import pandas as pd
 
 from commands.run_folder import Cell, read_json, write_json, write_text
 from commands.train_cells import learning_curves, say
+from datamodules.splits import read_splits
 from evaluation import pictures
 from evaluation.metrics import summarise
 from evaluation.predictions import ranking_table, write_table
@@ -25,8 +26,8 @@ def write_results(
     """Write predictions, ranking, metrics, pictures and report of a run.
 
     Args:
-        folder: Folder of the run, which holds its run.json.
-        predictions: Predictions of every scan and repeat.
+        folder: Folder of the run, which holds its run.json and splits.csv.
+        predictions: Predictions of every tested scan and repeat.
         protocol: How validation patients were chosen.
         wall_time_s: Time that training and prediction took.
         trained: Cells that have learning curves; none for models without epochs.
@@ -38,7 +39,12 @@ def write_results(
     ranking = ranking_table(predictions)
     write_table(ranking, folder / "ranking.csv")
     intervals = {name: interval_95(draws) for name, draws in bootstrap(predictions).items()}
-    metrics = summarise(predictions) | {"protocol": protocol, "interval_95": intervals}
+    untested = set(read_splits(folder)["patient_id"]) - set(predictions["patient_id"])
+    metrics = summarise(predictions) | {
+        "num_untested_patients": len(untested),
+        "protocol": protocol,
+        "interval_95": intervals,
+    }
     if trained:
         pictures.draw_learning_curves(learning_curves(trained), folder / "learning_curves.png")
     pictures.draw_roc(predictions, folder / "roc.png")

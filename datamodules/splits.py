@@ -114,6 +114,12 @@ def cells(table: pd.DataFrame) -> list[tuple[int, int]]:
     return [(int(repeat), int(fold)) for repeat, fold in pairs.to_numpy()]
 
 
+def protocol_of(table: pd.DataFrame) -> Literal["nested", "paper"]:
+    """Say what a splits table amounts to: 'paper' if a fold has no validation patients."""
+    has_val = table["part"].eq("val").groupby([table["repeat"], table["fold"]]).any()
+    return "nested" if has_val.all() else "paper"
+
+
 def patients_of(table: pd.DataFrame, repeat: int, fold: int) -> dict[str, set[str]]:
     """Map each part of one fold to its patients.
 

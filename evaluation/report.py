@@ -40,12 +40,13 @@ def write_report(
     mean, intervals = metrics["mean"], metrics["interval_95"]
     low, high = intervals["auroc"]
     num_folds = run["num_cells"] // metrics["num_repeats"]
+    kind = "Cross-validation" if num_folds > 1 else "Held-out test"
     sections = [
-        f"# Cross-validation {run['name']}",
+        f"# {kind} {run['name']}",
         _verdict(metrics),
         f"{metrics['num_scans']} scans of {metrics['num_patients']} patients, "
-        f"{_count(metrics['num_repeats'], 'repeat')} of {num_folds} folds; "
-        "every scan is predicted by models that were not trained on its patient. "
+        f"{_count(metrics['num_repeats'], 'repeat')} of {_count(num_folds, 'fold')}; "
+        f"{_who_is_predicted(metrics)} "
         f"{run.get('method') or _start(run)} {run['preprocessing']}",
     ]
     if metrics["protocol"] == "paper":
@@ -80,6 +81,17 @@ def write_report(
 
 def _start(run: dict[str, Any]) -> str:
     return f"Started from {run['init'] or 'random weights'}."
+
+
+def _who_is_predicted(metrics: dict[str, Any]) -> str:
+    never = metrics["num_untested_patients"]
+    if not never:
+        return "every scan is predicted by models that were not trained on its patient."
+    return (
+        "each of them is predicted by models that were not trained on its patient. "
+        f"The splits put {_count(never, 'other patient')} into no test part: for training and "
+        "choosing the checkpoint alone, they have no prediction."
+    )
 
 
 def _verdict(metrics: dict[str, Any]) -> str:

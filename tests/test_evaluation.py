@@ -126,14 +126,22 @@ def test_accuracy_by_coverage_ends_at_the_accuracy():
         assert rows["accuracy"].iloc[9] == pytest.approx(correct)
 
 
-def _report(signal, protocol="nested"):
+def _report(signal, protocol="nested", num_cells=5, num_untested_patients=0):
     table = draw_predictions(signal=signal)
     metrics = summarise(table) | {
+        "num_untested_patients": num_untested_patients,
         "protocol": protocol,
         "interval_95": {"auroc": interval_95(bootstrap(table)["auroc"])},
     }
-    run = {"name": "x", "init": None, "num_cells": 5, "preprocessing": "Resized.", "command": "c"}
-    run |= {"commit": None, "seed": 0, "data_hash": "h", "wall_time_s": 1.0, "device": "CPU"}
+    run = {"name": "x", "init": None, "preprocessing": "Resized.", "command": "c"}
+    run |= {
+        "num_cells": num_cells,
+        "commit": None,
+        "seed": 0,
+        "data_hash": "h",
+        "wall_time_s": 1.0,
+        "device": "CPU",
+    }
     return write_report(metrics, ranking_table(table), run, has_curves=True)
 
 
@@ -146,3 +154,13 @@ def test_the_report_says_in_words_what_was_found():
 def test_the_paper_protocol_is_called_optimistic():
     assert "Optimistic" in _report(signal=1.0, protocol="paper")
     assert "Optimistic" not in _report(signal=1.0)
+
+
+def test_a_single_split_is_not_called_a_cross_validation_of_everyone():
+    whole, part = _report(signal=1.0), _report(signal=1.0, num_cells=1, num_untested_patients=7)
+    assert "# Cross-validation x" in whole
+    assert "1 repeat of 5 folds; every scan is predicted" in whole
+    assert "# Held-out test x" in part
+    assert "1 repeat of 1 fold; each of them is predicted" in part
+    assert "7 other patients into no test part" in part
+    assert "every scan is predicted" not in part

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from datamodules.splits import Splits, cells, hold_out, make_splits, patients_of, read_splits
+from datamodules.splits import (
+    Splits,
+    cells,
+    hold_out,
+    make_splits,
+    patients_of,
+    protocol_of,
+    read_splits,
+)
 
 
 @st.composite
@@ -132,3 +140,14 @@ def test_about_the_wanted_share_of_patients_is_held_out(fraction):
 def test_a_missing_fold_is_named():
     with pytest.raises(ValueError, match=r"no repeat 0, fold 9: .* folds 0 to 4"):
         patients_of(make_splits(*_cohort(), Splits()), 0, 9)
+
+
+@pytest.mark.parametrize("protocol", ["nested", "paper"])
+def test_a_splits_table_tells_its_protocol(protocol):
+    table = make_splits(*_cohort(), Splits(num_folds=3, num_repeats=2, protocol=protocol))
+    assert protocol_of(table) == protocol
+
+
+def test_one_fold_without_validation_patients_makes_a_table_optimistic():
+    table = make_splits(*_cohort(), Splits(num_folds=3, num_repeats=1))
+    assert protocol_of(table[(table["fold"] != 1) | (table["part"] != "val")]) == "paper"
