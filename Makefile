@@ -14,12 +14,12 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo pretrain finetune rivals compare test test-fast check lock clean-cache
+.PHONY: help setup demo pretrain finetune rivals compare convert-medmnist test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
 	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -7
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
 setup: $(READY) ## Make .venv with the exact versions of requirements.lock
 
@@ -45,6 +45,9 @@ rivals: $(READY) ## Cross-validate classical methods on DATA; on INIT's features
 
 compare: $(READY) ## Compare RUNS="a b c" with the first or REFERENCE=a; ENSEMBLE="a b" adds votes
 	$(PY) main.py compare --runs="$(RUNS)" --run="$(RUN)" $(if $(REFERENCE),--reference="$(REFERENCE)") $(if $(ENSEMBLE),--ensemble="$(ENSEMBLE)") $(ARGS)
+
+convert-medmnist: $(READY) ## Make a cohort in OUT from the MedMNIST-3D file NPZ; CLASSES=a,b names the labels
+	$(PY) main.py convert_medmnist --npz="$(NPZ)" --out="$(OUT)" $(if $(CLASSES),--classes="$(CLASSES)") $(ARGS)
 
 test: $(READY) ## Run every test that this machine can run
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)

@@ -18,6 +18,7 @@ OWN_VERBS = {
     "rivals": "Cross-validate classical methods on the same folds.",
     "compare": "Compare finished runs on identical folds, with paired tests.",
     "synthesize": "Make a small cohort of synthetic brain volumes.",
+    "convert_medmnist": "Make a cohort, with its official split, from a MedMNIST-3D file.",
 }
 LIGHTNING_VERBS = {
     "fit": "Fit one fold with LightningCLI, without a run folder.",
@@ -82,7 +83,7 @@ def _keep_freed_memory() -> None:
 
 def _help() -> str:
     lines = ["usage: python main.py VERB [-c FILE.yaml …] [--KEY=VALUE …] [--debug]", ""]
-    lines += [f"  {verb:12}{words}" for verb, words in (OWN_VERBS | LIGHTNING_VERBS).items()]
+    lines += [f"  {verb:18}{words}" for verb, words in (OWN_VERBS | LIGHTNING_VERBS).items()]
     return "\n".join([*lines, "", "`python main.py VERB --help` lists a verb's settings."])
 
 
