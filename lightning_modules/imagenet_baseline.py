@@ -1,0 +1,306 @@
+"""The 2D rival: slices through a network pretrained on photographs, one prediction per scan."""
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from jaxtyping import Float
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override
+
+from lightning_modules.classifier import Prediction, ScanBatch
+from lightning_modules.transfer import load_encoder, refuse_overlap
+
+# Axes: B = batch; C = channels; K = classes; S = slices; F = features; W, H, D = voxels along
+# R, A, S; H', W' = rows and columns of a slice.
+
+logger = logging.getLogger(__name__)
+
+PLANES = {"sagittal": 2, "coronal": 3, "axial": 4}  # axis of (B, C, W, H, D) that is cut
+EPSILON = 1e-6
+
+
+class ImageNetBaseline(LightningModule):
+    """Classify scans by their slices with any backbone of timm.
+
+    Args:
+        num_classes: Number of classes; the command line takes it from the cohort.
+        spatial_shape: Voxels of a volume along R, A, S; taken from the cohort as well.
+        backbone: Name of a timm model.
+        weights: 'imagenet' downloads what timm has for the backbone; a local .safetensors or .pth
+            file; 'none' is untrained.
+        plane: Plane of the slices.
+        num_slices: Slices of a scan: every ⌊m/n⌋-th of the m that are not left out.
+        skip_first: Slices left out at the low end (right, posterior or inferior to left, anterior
+            or superior, in RAS order: the end with index 0).
+        skip_last: Slices left out at the other end.
+        aggregation: How slices become one prediction: the mean of their outputs, a majority vote,
+            or attention over their features, learned (Ilse et al. 2018).
+        image_size: Height and width that slices are resized to; None is what the weights saw.
+        dropout: Share of the head's inputs dropped while training.
+        init_ckpt: Checkpoint of this kind whose encoder is the starting point, after `weights`.
+        freeze_encoder: Train the head alone.
+        encoder_lr_factor: Learning rate of the backbone, as a multiple of `lr`.
+        lr: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        spatial_shape: tuple[int, int, int] | None = None,
+        backbone: str = "resnet18",
+        weights: str = "imagenet",
+        plane: Literal["axial", "coronal", "sagittal"] = "axial",
+        num_slices: int = 8,
+        skip_first: int = 0,
+        skip_last: int = 0,
+        aggregation: Literal["mean", "vote", "attention"] = "mean",
+        image_size: int | None = None,
+        dropout: float = 0.0,
+        init_ckpt: str | None = None,
+        freeze_encoder: bool = False,
+        encoder_lr_factor: float = 0.1,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if num_classes is None or spatial_shape is None:
+            raise ValueError("A classifier needs num_classes and spatial_shape.")
+        self.save_hyperparameters()
+        self.slices = choose_slices(
+            spatial_shape[PLANES[plane] - 2], num_slices, skip_first, skip_last
+        )
+        self.encoder, seen = build_backbone_2d(backbone, image_size)
+        self.image_size = (image_size, image_size) if image_size else tuple(seen["input_size"][1:])
+        self.register_buffer("mean", torch.tensor(seen["mean"])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(seen["std"])[:, None, None], persistent=False)
+        num_features = _count_features(self.encoder, (len(seen["mean"]), *self.image_size))
+        self.encoder.requires_grad_(not freeze_encoder)
+        self.attention = nn.Sequential(
+            nn.Linear(num_features, 64), nn.Tanh(), nn.Linear(64, 1, bias=False)
+        )
+        self.attention.requires_grad_(aggregation == "attention")
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_classes))
+        self.inherited_ledger: set[str] = set()
+        self.val_loss = MeanMetric()
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_balanced_accuracy = MulticlassAccuracy(num_classes, average="macro")
+
+    def images(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b s c h2 w2"]:
+        """Cut slices and dress them as the weights expect: size, channels, normalisation."""
+        low, high = volume.amin((1, 2, 3, 4), True), volume.amax((1, 2, 3, 4), True)
+        volume = (volume - low) / (high - low).clamp(min=EPSILON)
+        axis = PLANES[self.hparams["plane"]]
+        cut = volume.index_select(axis, torch.tensor(self.slices, device=volume.device))
+        cut = cut.movedim(axis, 1)  # (B, S, 1, H', W')
+        image = F.interpolate(
+            cut.flatten(0, 1), self.image_size, mode="bilinear", antialias=True, align_corners=False
+        )
+        return ((image - self.mean) / self.std).unflatten(0, cut.shape[:2])
+
+    def slice_features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b s f"]:
+        """Compute the backbone's features of every slice."""
+        image = self.images(volume)
+        return self.encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+
+    def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+        """Average the backbone's features over the slices."""
+        return self.slice_features(volume).mean(1)
+
+    def slice_logits(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b s k"]:
+        """Compute one logit per class and slice; attention has one slice left, the scan."""
+        features = self.slice_features(volume)
+        if self.hparams["aggregation"] == "attention":
+            share = self.attention(features).softmax(1)  # (B, S, 1)
+            features = (share * features).sum(1, keepdim=True)
+        return self.head(features)
+
+    def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b k"]:
+        """Compute one logit per class and scan."""
+        logits = self.slice_logits(volume).float()
+        if self.hparams["aggregation"] == "vote":
+            votes = F.one_hot(logits.argmax(2), logits.shape[2]).float()
+            return votes.mean(1).logit(EPSILON)
+        if logits.shape[1] == 1:
+            return logits[:, 0]
+        return logits.sigmoid().mean(1).logit(EPSILON)
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Binary cross-entropy of every output node against its class."""
+        target = F.one_hot(label, logits.shape[-1]).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, target)
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.inherited_ledger = self.load_start()
+            held_out = self.trainer.datamodule.held_out_patients  # type: ignore[attr-defined]
+            refuse_overlap(self.inherited_ledger, held_out, self.hparams["init_ckpt"] or "")
+
+    def load_start(self) -> set[str]:
+        """Load what training starts from; return the patients that these weights have seen."""
+        if self.hparams["weights"] != "none":
+            names = ("backbone", "weights", "image_size")
+            load_weights_2d(self.encoder, *(self.hparams[name] for name in names))
+        init_ckpt = self.hparams["init_ckpt"]
+        return load_encoder(self.encoder, init_ckpt) if init_ckpt else set()
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        self.encoder.train(not self.hparams["freeze_encoder"])  # frozen running means stay, too
+
+    @override
+    def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:
+        logits = self.slice_logits(batch["volume"])  # every slice answers for its scan
+        label = batch["label"][:, None].expand(logits.shape[:2])
+        loss = self.loss(logits, label)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(label))
+        return loss
+
+    @override
+    def validation_step(self, batch: ScanBatch, batch_idx: int) -> None:
+        logits, label = self(batch["volume"]), batch["label"]
+        self.val_loss.update(self.loss(logits, label), weight=len(label))
+        self.val_accuracy.update(logits, label)
+        self.val_balanced_accuracy.update(logits, label)
+        self.log("val/loss", self.val_loss)
+        self.log("val/accuracy", self.val_accuracy)
+        self.log("val/balanced_accuracy", self.val_balanced_accuracy)
+
+    @override
+    def predict_step(self, batch: ScanBatch, batch_idx: int) -> Prediction:
+        return {"row": batch["row"], "prob": self(batch["volume"]).float().sigmoid()}
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        lr = self.hparams["lr"]
+        return torch.optim.AdamW(
+            [
+                {"params": [*self.head.parameters(), *self.attention.parameters()]},
+                {"params": self.encoder.parameters(), "lr": lr * self.hparams["encoder_lr_factor"]},
+            ],
+            lr=lr,
+            weight_decay=self.hparams["weight_decay"],
+        )
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        seen = self.trainer.datamodule.training_patients | self.inherited_ledger  # type: ignore[attr-defined]
+        checkpoint["ledger"] = sorted(seen)
+
+
+def choose_slices(num_voxels: int, num_slices: int, skip_first: int, skip_last: int) -> list[int]:
+    """Choose every ⌊m/n⌋-th of the m slices between the ends that are left out.
+
+    Raises:
+        ValueError: If fewer slices remain than are wanted.
+    """
+    remaining = num_voxels - skip_first - skip_last
+    if not 0 < num_slices <= remaining or min(skip_first, skip_last) < 0:
+        raise ValueError(
+            f"num_slices is {num_slices}, but skip_first {skip_first} and skip_last {skip_last} "
+            f"leave {max(remaining, 0)} of {num_voxels} slices. Lower one of them."
+        )
+    step = remaining // num_slices
+    return list(range(skip_first, skip_first + step * num_slices, step))
+
+
+def build_backbone_2d(
+    name: str, image_size: int | None, *, pretrained: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a timm model without its last layer.
+
+    Args:
+        name: Name of the model.
+        image_size: Height and width of the images; only models of one fixed size need to know.
+        pretrained: Whether to download its weights.
+
+    Returns:
+        The model, (B, C, H', W') to (B, F), and timm's data configuration of its weights:
+        input_size (C, H', W'), mean, std.
+
+    Raises:
+        ValueError: If timm has no such model.
+    """
+    if not timm.is_model(name):
+        similar = timm.list_models(f"*{name}*")[:5] or timm.list_models("resnet*")[:5]
+        raise ValueError(f"timm has no backbone {name!r}; similar ones: {', '.join(similar)}.")
+    fixed = (timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).fixed_input_size
+    size: dict[str, Any] = {"img_size": image_size} if image_size and fixed else {}
+    model = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+    return model, timm.data.resolve_model_data_config(model)
+
+
+def load_weights_2d(
+    encoder: nn.Module, backbone: str, weights: str, image_size: int | None = None
+) -> None:
+    """Load ImageNet weights into a backbone, whole or not at all.
+
+    Args:
+        encoder: What `build_backbone_2d` built.
+        backbone: Its name.
+        weights: 'imagenet', or a .safetensors or .pth file.
+        image_size: What `build_backbone_2d` was given.
+
+    Raises:
+        ValueError: If they cannot be obtained, or do not fit.
+    """
+    wanted = encoder.state_dict()
+    if weights == "imagenet":
+        if not timm.is_model_pretrained(backbone):
+            raise ValueError(
+                f"timm has no ImageNet weights for {backbone}. Choose a backbone that has, give a "
+                "file, or say --model.weights=none to train without."
+            )
+        try:
+            found = build_backbone_2d(backbone, image_size, pretrained=True)[0].state_dict()
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"The ImageNet weights of {backbone} could not be obtained "
+                f"({type(error).__name__}). On a machine with a network, download "
+                f"model.safetensors of {_hub_name(backbone)} from the "
+                "Hugging Face Hub and say "
+                "--model.weights=FILE; --model.weights=none trains without them."
+            ) from error
+    else:
+        if not Path(weights).is_file():
+            raise ValueError(
+                f"There is no weights file {weights!r}. Give a .safetensors or .pth file of "
+                f"{backbone}, 'imagenet' to download one, or 'none' to train without."
+            )
+        try:
+            found = timm.models.load_state_dict(weights, use_ema=False, weights_only=True)
+        except Exception as error:
+            raise ValueError(f"Weights {weights} cannot be read: torn or not safe.") from error
+    for name, weight in wanted.items():
+        if name not in found or found[name].shape != weight.shape:
+            there = tuple(found[name].shape) if name in found else "absent"
+            raise ValueError(
+                f"Weight {name!r} of {backbone} is {tuple(weight.shape)}, but {there} in "
+                f"{weights}. Give weights of this very backbone and image_size."
+            )
+    encoder.load_state_dict({name: found[name] for name in wanted})
+    logger.info("Loaded %d weights of %s from %s", len(wanted), backbone, weights)
+
+
+@torch.no_grad()
+def _count_features(encoder: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """Features of one image; timm's `num_features` does not hold for every model."""
+    num_features = encoder.eval()(torch.zeros(1, *image_shape)).shape[1]
+    encoder.train()
+    return num_features
+
+
+def _hub_name(backbone: str) -> str:
+    config = timm.get_pretrained_cfg(backbone)
+    return config.hf_hub_id if config and config.hf_hub_id else f"timm/{backbone}"
