@@ -8,6 +8,7 @@ import timm
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
@@ -15,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from lightning_modules.classifier import Prediction, ScanBatch
+from lightning_modules.finetuning import Finetuning, configure_finetuning
 from lightning_modules.transfer import load_encoder, refuse_overlap
 
 # Axes: B = batch; C = channels; K = classes; S = slices; F = features; W, H, D = voxels along
@@ -46,6 +48,7 @@ class ImageNetBaseline(LightningModule):
         dropout: Share of the head's inputs dropped while training.
         init_ckpt: Checkpoint of this kind whose encoder is the starting point, after `weights`.
         freeze_encoder: Train the head alone.
+        finetuning: Which layers learn when, and how fast.
         encoder_lr_factor: Learning rate of the backbone, as a multiple of `lr`.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
@@ -69,6 +72,7 @@ class ImageNetBaseline(LightningModule):
         dropout: float = 0.0,
         init_ckpt: str | None = None,
         freeze_encoder: bool = False,
+        finetuning: Finetuning = Finetuning(),
         encoder_lr_factor: float = 0.1,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
@@ -76,7 +80,8 @@ class ImageNetBaseline(LightningModule):
         super().__init__()
         if num_classes is None or spatial_shape is None:
             raise ValueError("A classifier needs num_classes and spatial_shape.")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore="finetuning")  # a checkpoint holds plain values only
+        self.finetuning = finetuning
         self.slices = choose_slices(
             spatial_shape[PLANES[plane] - 2], num_slices, skip_first, skip_last
         )
@@ -182,15 +187,16 @@ class ImageNetBaseline(LightningModule):
         return {"row": batch["row"], "prob": self(batch["volume"]).float().sigmoid()}
 
     @override
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        lr = self.hparams["lr"]
-        return torch.optim.AdamW(
-            [
-                {"params": [*self.head.parameters(), *self.attention.parameters()]},
-                {"params": self.encoder.parameters(), "lr": lr * self.hparams["encoder_lr_factor"]},
-            ],
-            lr=lr,
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        return configure_finetuning(
+            [*self.head.parameters(), *self.attention.parameters()],
+            self.encoder,
+            self.finetuning,
+            lr=self.hparams["lr"],
+            encoder_lr_factor=self.hparams["encoder_lr_factor"],
             weight_decay=self.hparams["weight_decay"],
+            max_epochs=self.trainer.max_epochs or 0,
+            num_steps=int(self.trainer.estimated_stepping_batches),
         )
 
     @override

@@ -1,0 +1,125 @@
+"""How fast each layer learns, and when: one learning rate as a function of layer and time.
+
+Frozen features, the head first, gradual unfreezing, layer-wise rates, warm-up and a cosine are all
+factors of it. A frozen layer has the rate 0: its gradient is still computed, so that nothing
+changes for distributed runs, and a resumed run goes on exactly.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """Strategy of fine-tuning; the default trains everything at a constant rate.
+
+    Args:
+        head_epochs: Epochs in which the head learns alone (linear probing).
+        unfreeze_every: Epochs between the unfreezing of a layer of the encoder and of the next one
+            below, from the top; 0 unfreezes all at once after `head_epochs`.
+        layer_decay: Rate of a layer of the encoder as a multiple of that of the layer above.
+        schedule: Whether the rate stays, or falls to 0 along a cosine.
+        warmup_epochs: Epochs in which the rate rises linearly from 0.
+    """
+
+    head_epochs: int = 0
+    unfreeze_every: int = 0
+    layer_decay: float = 1.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: float = 0.0
+
+    def factor(self, depth: int, epoch: float, max_epochs: int) -> float:
+        """Multiple of the base rate.
+
+        Args:
+            depth: 0 for the head, 1 for the topmost layer of the encoder, 2 for the next, ….
+            epoch: Epochs since the start, with fractions.
+            max_epochs: Length of the training.
+        """
+        if depth and epoch < self.head_epochs + self.unfreeze_every * (depth - 1):
+            return 0.0
+        factor = self.layer_decay ** max(depth - 1, 0)
+        if epoch < self.warmup_epochs:
+            return factor * epoch / self.warmup_epochs
+        if self.schedule == "cosine":
+            done = (epoch - self.warmup_epochs) / max(max_epochs - self.warmup_epochs, 1e-9)
+            factor *= 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return factor
+
+
+def configure_finetuning(
+    head: Iterable[nn.Parameter],
+    encoder: nn.Module,
+    finetuning: Finetuning,
+    *,
+    lr: float,
+    encoder_lr_factor: float,
+    weight_decay: float,
+    max_epochs: int,
+    num_steps: int,
+) -> OptimizerLRSchedulerConfig:
+    """Make AdamW and its schedule, in the form that `configure_optimizers` returns.
+
+    Args:
+        head: Parameters of the head.
+        encoder: The encoder; its layers are those of `layers_of`.
+        finetuning: The strategy.
+        lr: Rate of the head.
+        encoder_lr_factor: Rate of the encoder's topmost layer, as a multiple of `lr`.
+        weight_decay: Weight decay of AdamW.
+        max_epochs: Length of the training in epochs.
+        num_steps: Length of the training in steps.
+
+    Raises:
+        ValueError: If the last layer would never learn, or a setting is out of range.
+    """
+    layers = layers_of(encoder)
+    begin = finetuning.head_epochs + finetuning.unfreeze_every * (len(layers) - 1)
+    if min(finetuning.head_epochs, finetuning.unfreeze_every, finetuning.warmup_epochs) < 0:
+        raise ValueError("head_epochs, unfreeze_every and warmup_epochs must not be negative.")
+    if max(begin, finetuning.warmup_epochs) >= max_epochs:
+        raise ValueError(
+            f"The lowest of {len(layers)} layers would begin to learn at epoch {begin}, and the "
+            f"warm-up ends at {finetuning.warmup_epochs:g}, but there are {max_epochs} epochs. "
+            "Lower head_epochs, unfreeze_every or warmup_epochs, or raise trainer.max_epochs."
+        )
+    groups: list[dict[str, Any]] = [{"params": list(head)}]
+    groups += [{"params": layer, "lr": lr * encoder_lr_factor} for layer in layers]
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+    steps_per_epoch = num_steps / max_epochs
+
+    def at_depth(depth: int) -> Callable[[int], float]:
+        return lambda step: finetuning.factor(depth, step / steps_per_epoch, max_epochs)
+
+    factors = [at_depth(depth) for depth in range(len(groups))]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def layers_of(encoder: nn.Module) -> list[list[nn.Parameter]]:
+    """Divide a network into layers, the topmost first; every parameter is in one of them.
+
+    Chains of modules are taken apart, anything else is one layer. Parameters that belong to no
+    part, such as a class token, go with the lowest layer.
+    """
+    layers = [list(part.parameters()) for part in _chain(encoder)]
+    layers = [layer for layer in layers if layer]
+    placed = {id(parameter) for layer in layers for parameter in layer}
+    loose = [parameter for parameter in encoder.parameters() if id(parameter) not in placed]
+    if loose:
+        layers = [loose + layers[0], *layers[1:]] if layers else [loose]
+    return layers[::-1]
+
+
+def _chain(module: nn.Module) -> list[nn.Module]:
+    parts: list[nn.Module] = []
+    for child in module.children():
+        chained = isinstance(child, (nn.Sequential, nn.ModuleList))
+        parts += _chain(child) if chained else [child]
+    return parts
