@@ -1,4 +1,7 @@
-"""Stage two of MCTL (§3.3): a small 3D CNN, its convolutions taken from the autoencoder."""
+"""Stage two of MCTL (§3.3): a small 3D CNN, its convolutions taken from the autoencoder.
+
+Other encoders take the place of the convolutions by name.
+"""
 
 from typing import Any, TypedDict
 
@@ -11,6 +14,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from lightning_modules.backbones import Backbone, build_backbone, load_weights
 from lightning_modules.encoder import Encoder, Norm
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
 from lightning_modules.transfer import load_encoder, refuse_overlap
@@ -59,6 +63,15 @@ class Classifier(LightningModule):
         focal_gamma: Exponent of the focal loss, at least 0.
         label_smoothing: Share of the target spread evenly over the classes, in [0, 1).
         mixup: MixUp of training batches: alpha of the Beta distribution; 0 is none.
+        backbone: 'mctl' is the paper's network; other names are 3D networks of MONAI: resnet18,
+            densenet121, efficientnet-b0, vit, … (lightning_modules/backbones.py). They have one
+            linear layer for a head; `depth`, `filters`, `nodes`, `pool` and `norm` are mctl's.
+        weights_path: File of pretrained weights of such a network, for instance MedicalNet's, to
+            start from. It has no ledger of patients: whether yours are among them is for you to
+            know.
+
+    Raises:
+        ValueError: If the settings do not fit each other or the volumes.
     """
 
     def __init__(
@@ -81,25 +94,39 @@ class Classifier(LightningModule):
         focal_gamma: float = 2.0,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
+        backbone: str = "mctl",
+        weights_path: str | None = None,
     ) -> None:
         super().__init__()
         if num_classes is None or spatial_shape is None:
             raise ValueError("A classifier needs num_classes and spatial_shape.")
         self.save_hyperparameters()
-        self.encoder = Encoder(depth, filters, pool, norm)
-        num_features = filters
-        for size in spatial_shape:
-            for _ in range(depth):
-                size = -(-size // pool)
-            num_features *= size
-        self.head = nn.Sequential(
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(num_features, nodes),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(nodes, num_classes),
-        )
+        if weights_path and (backbone == "mctl" or init_ckpt):
+            raise ValueError(
+                "weights_path is the start of a MONAI backbone: name the backbone, and give either "
+                "weights_path or a run to start from (INIT)."
+            )
+        self.encoder: Encoder | Backbone
+        if backbone == "mctl":
+            self.encoder = Encoder(depth, filters, pool, norm)
+            num_features = filters
+            for size in spatial_shape:
+                for _ in range(depth):
+                    size = -(-size // pool)
+                num_features *= size
+            self.head = nn.Sequential(
+                nn.Flatten(),
+                nn.Dropout(dropout),
+                nn.Linear(num_features, nodes),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                nn.Linear(nodes, num_classes),
+            )
+        else:
+            self.encoder = build_backbone(backbone, spatial_shape)
+            self.head = nn.Sequential(
+                nn.Dropout(dropout), nn.Linear(self.encoder.num_features, num_classes)
+            )
         self.encoder.requires_grad_(not freeze_encoder)
         self.loss = Objective(num_classes, loss, class_weights, focal_gamma, label_smoothing)
         self.inherited_ledger: set[str] = set()
@@ -121,6 +148,14 @@ class Classifier(LightningModule):
         if init_ckpt := self.hparams["init_ckpt"]:
             self.inherited_ledger = load_encoder(self.encoder, init_ckpt)
             refuse_overlap(self.inherited_ledger, data.held_out_patients, init_ckpt)
+        if weights_path := self.hparams["weights_path"]:
+            assert isinstance(self.encoder, Backbone)
+            load_weights(self.encoder, weights_path)
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        if self.hparams["freeze_encoder"]:
+            self.encoder.eval()  # the statistics of BatchNorm stay as well
 
     @override
     def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -32,23 +32,38 @@ def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> set[str]:
         for name, weight in checkpoint["state_dict"].items()
         if name.startswith("encoder.")
     }
+    fill_encoder(encoder, found, checkpoint_path)
+    logger.info("Loaded %d encoder weights from %s", len(encoder.state_dict()), checkpoint_path)
+    return set(checkpoint["ledger"])
+
+
+def fill_encoder(encoder: nn.Module, found: dict[str, Tensor], path: str | Path) -> None:
+    """Copy weights that were found in a file into `encoder`, strictly.
+
+    Args:
+        encoder: The module to fill.
+        found: Weights by their names in `encoder`; what is not asked for is left.
+        path: Where they were found.
+
+    Raises:
+        ValueError: If a weight of the encoder is missing or has another shape.
+    """
     wanted = encoder.state_dict()
     if not found.keys() & wanted.keys():
-        raise ValueError(f"Checkpoint {checkpoint_path} has no encoder in common with the model.")
+        raise ValueError(f"Checkpoint {path} has no encoder in common with the model.")
     for name, weight in wanted.items():
         if name not in found:
             raise ValueError(
-                f"Checkpoint {checkpoint_path} has no encoder weight {name!r}. Give the model the "
-                "depth and norm that the encoder was pretrained with."
+                f"Checkpoint {path} has no encoder weight {name!r}. Give the model the "
+                "backbone, depth and norm that the encoder was pretrained with."
             )
         if found[name].shape != weight.shape:
             raise ValueError(
-                f"Encoder weight {name!r} is {tuple(found[name].shape)} in {checkpoint_path}, but "
-                f"{tuple(weight.shape)} in the model. Give both the same filters."
+                f"Encoder weight {name!r} is {tuple(found[name].shape)} in {path}, but "
+                f"{tuple(weight.shape)} in the model. Give both the same backbone and filters, and "
+                "for vit the same spatial_shape."
             )
     encoder.load_state_dict({name: found[name] for name in wanted})
-    logger.info("Loaded %d encoder weights from %s", len(wanted), checkpoint_path)
-    return set(checkpoint["ledger"])
 
 
 def refuse_overlap(ledger: set[str], held_out: set[str], checkpoint_path: str | Path) -> None:

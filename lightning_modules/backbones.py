@@ -1,0 +1,172 @@
+"""3D networks of MONAI by name, in the place of the paper's encoder."""
+
+import copy
+import logging
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lightning_modules.transfer import fill_encoder
+
+logger = logging.getLogger(__name__)
+
+NUM_OUTPUTS = 2  # of the classification layer, which is taken off
+
+
+class Backbone(nn.Module):
+    """A network without its classification layer: one row of pooled features for each scan.
+
+    Args:
+        network: Returns (B, F), alone or as the first of several things.
+        num_features: F.
+    """
+
+    def __init__(self, network: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.network = network
+        self.num_features = num_features
+
+    def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+        """Compute the features of each scan.
+
+        While training, a batch of one scan is treated as in prediction: BatchNorm has no statistics
+        of a single scan whose maps have shrunk to one voxel, and takes the running ones.
+        """
+        if self.training:
+            self.network.train(len(volume) > 1)
+        features = self.network(volume)
+        return features[0] if isinstance(features, tuple) else features
+
+
+def build_backbone(name: str, spatial_shape: tuple[int, int, int]) -> Backbone:
+    """Build a network of `monai.networks.nets` with random weights, without its last layer.
+
+    Tried: resnet10 to resnet200 (built like MedicalNet's, so that its weights fit), densenet121 to
+    densenet264, efficientnet-b0 to -b8, seresnet50, and vit. Another network needs no code if it is
+    made from `spatial_dims`, `in_channels` and `num_classes`, and ends with one linear layer.
+
+    Args:
+        name: Name of the network, in upper or lower case.
+        spatial_shape: Voxels of a volume along R, A, S; 32 or more are enough for each network.
+            vit cuts each axis into patches of its greatest divisor up to 16.
+
+    Raises:
+        ValueError: If there is no such network, it is no classifier, or it needs larger volumes.
+    """
+    network = _classification_network(name.lower(), tuple(spatial_shape))
+    linear = [
+        (path, layer) for path, layer in network.named_modules() if isinstance(layer, nn.Linear)
+    ]
+    if not linear or linear[-1][1].out_features != NUM_OUTPUTS:
+        raise ValueError(
+            f"Backbone {name!r} does not end with a linear layer: choose a classifier."
+        )
+    path, layer = linear[-1]
+    network.set_submodule(path, nn.Identity())
+    backbone = Backbone(network, layer.in_features)
+    try:  # without weights or voxels, thus in no time
+        copy.deepcopy(backbone).to("meta").eval()(torch.empty(1, 1, *spatial_shape, device="meta"))
+    except RuntimeError as error:
+        raise ValueError(
+            f"Backbone {name!r} shrinks volumes of {tuple(spatial_shape)} voxels to nothing. Set "
+            "--data.preprocessing.spatial_shape to 32 or more along every axis, or use resnet18."
+        ) from error
+    return backbone
+
+
+def load_weights(backbone: Backbone, weights_path: str | Path) -> None:
+    """Fill a backbone from a file of other people's weights, such as MedicalNet's.
+
+    Every weight but those of the classification layer must be in the file and have its shape; what
+    else the file holds is logged and left. Such a file has no ledger: nobody can tell whether your
+    validation and test patients were among those that it was trained on.
+
+    Args:
+        backbone: The network to fill.
+        weights_path: A .safetensors or PyTorch file; its weights may lie under "state_dict" and
+            their names may begin with "module.".
+
+    Raises:
+        ValueError: If the file cannot be read, lacks a weight, or has one of another shape.
+    """
+    found = _read_weights(Path(weights_path))
+    fill_encoder(backbone.network, found, weights_path)
+    unused = sorted(found.keys() - backbone.network.state_dict().keys())
+    logger.info(
+        "Loaded %d encoder weights from %s, without a ledger; not used: %s",
+        len(found) - len(unused),
+        weights_path,
+        ", ".join(unused) or "none",
+    )
+
+
+def _classification_network(name: str, spatial_shape: tuple[int, ...]) -> nn.Module:
+    from monai.networks import nets  # takes seconds, and few runs need it
+
+    if name.startswith("efficientnet-"):
+        return nets.EfficientNetBN(
+            name, pretrained=False, spatial_dims=3, in_channels=1, num_classes=NUM_OUTPUTS
+        )
+    if name == "vit":
+        patch = [_patch_size(size) for size in spatial_shape]
+        vit = nets.ViT(
+            1,
+            spatial_shape,
+            patch,
+            classification=True,
+            num_classes=NUM_OUTPUTS,
+            post_activation="",
+        )
+        for block in vit.blocks:
+            block.norm_cross_attn = nn.Identity()  # never called: DDP would wait for its gradient
+        return vit
+    factories = [each for key, each in vars(nets).items() if key.lower() == name and callable(each)]
+    if not factories:
+        raise ValueError(
+            f"Backbone {name!r} is neither mctl nor a network of MONAI. Choose for instance "
+            "resnet18, densenet121, efficientnet-b0 or vit."
+        )
+    settings: dict[str, object] = {"spatial_dims": 3}
+    family = name.rstrip("0123456789")
+    if family == "resnet":
+        depth = int(name.removeprefix(family))
+        bias, shortcut = nets.get_medicalnet_pretrained_resnet_args(depth)
+        settings |= {"bias_downsample": bias, "shortcut_type": shortcut}
+        settings |= {"n_input_channels": 1, "num_classes": NUM_OUTPUTS}
+    elif family == "densenet":
+        settings |= {"in_channels": 1, "out_channels": NUM_OUTPUTS}
+    else:
+        settings |= {"in_channels": 1, "num_classes": NUM_OUTPUTS}
+    try:
+        return factories[0](**settings)
+    except TypeError as error:
+        raise ValueError(
+            f"Backbone {name!r} is not made from {', '.join(settings)}: choose a classifier."
+        ) from error
+
+
+def _patch_size(size: int) -> int:
+    patch = max(divisor for divisor in range(1, 17) if size % divisor == 0)
+    if patch < 4:
+        raise ValueError(
+            f"Backbone 'vit' cannot cut an axis of {size} voxels into patches of 4 to 16. Set "
+            "--data.preprocessing.spatial_shape to multiples of 16 or 8."
+        )
+    return patch
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"Weights {path} do not exist.")
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        weights: dict[str, Tensor] = content.get("state_dict", content)  # type: ignore[assignment]
+        return {name.removeprefix("module."): weight for name, weight in weights.items()}
+    except Exception as error:
+        raise ValueError(f"Weights {path} cannot be read: no table of weights, or torn.") from error
