@@ -14,7 +14,7 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo pretrain finetune rivals compare convert-medmnist test test-fast check lock clean-cache
+.PHONY: help setup demo pretrain finetune baseline rivals compare convert-medmnist test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -39,6 +39,9 @@ pretrain: $(READY) ## Train an autoencoder on patches of DATA (fold by fold with
 
 finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random weights
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+baseline: $(READY) ## Cross-validate a 2D network on slices of DATA, pretrained on ImageNet
+	$(PY) main.py finetune -c configs/finetune.yaml $(common) -c configs/baseline.yaml $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
 
 rivals: $(READY) ## Cross-validate classical methods on DATA; on INIT's features as well
 	$(PY) main.py rivals -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning import LightningModule
-from torch import nn
 from tqdm import tqdm
 
 from commands.command_line import CommandLine
@@ -22,7 +21,8 @@ from datamodules.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table, write_table
 from lightning_modules.classical import RIVALS, fit_rival, predict_probs
-from lightning_modules.transfer import load_encoder, refuse_overlap
+from lightning_modules.classifier import Classifier
+from lightning_modules.imagenet_baseline import ImageNetBaseline
 
 COVARIATE_NAMES = ("age", "sex", "gender", "volume")
 BATCH_SIZE = 16
@@ -35,7 +35,8 @@ class RivalOptions:
     Args:
         methods: Names of the methods, from lightning_modules/classical.py.
         features: What they see: 'voxels' of the preprocessed scans, 'encoder' for the outputs of
-            INIT's encoder; None is voxels, and encoder where INIT is given.
+            the model's pretrained encoder: INIT's, or a 2D network's with -c configs/baseline.yaml;
+            None is voxels, and encoder where it is pretrained.
         covariates: Columns of the cohort table for the method 'covariates'; None takes those whose
             name has age, sex, gender or volume in it.
     """
@@ -64,7 +65,7 @@ def rivals(args: list[str]) -> None:
     cli = CommandLine("rivals", args, options=RivalOptions)
     if cli.config.fold is not None or cli.config.repeat is not None:
         raise ValueError("Rivals are quick: they do every fold. Drop FOLD and REPEAT.")
-    logging.getLogger("lightning_modules.transfer").setLevel(logging.WARNING)  # else for each fold
+    logging.getLogger("lightning_modules").setLevel(logging.WARNING)  # else a line for each fold
     cli.config.data.init_args.augmentation.mode = "none"  # they are fitted on the scans alone
     cli.before_instantiate_classes()
     covariates = _covariates(cli)
@@ -101,15 +102,16 @@ def _cross_validate(
     tables = []
     for repeat, fold in tqdm(cli.data.cells(), desc=contest.name, leave=False):
         init = cli.config.init if contest.features == "encoder" else None
-        _, model, data = cli.build(repeat, fold, None)
+        checkpoint = str(init_checkpoint(init, repeat, fold)) if init else None
+        _, model, data = cli.build(repeat, fold, checkpoint)
         assert isinstance(data, ScanDataModule)
         data.setup("fit")
         if contest.features == "covariates":
             features: Any = covariates
-        elif init is None:
+        elif contest.features == "voxels":
             features = np.asarray(data.cohort.volumes.data, np.float32).reshape(len(covariates), -1)
         else:
-            features = _encode(model, data, init_checkpoint(init, repeat, fold))
+            features = _encode(model, data)
         tables.append(_predict_fold(contest, features, data))
     predictions = pd.concat(tables, ignore_index=True)
     protocol, wall_time_s = cli.data.splits.protocol, time.monotonic() - started
@@ -136,27 +138,26 @@ def _predict_fold(contest: Contest, features: Any, data: ScanDataModule) -> pd.D
 
 
 @torch.no_grad()
-def _encode(model: LightningModule, data: ScanDataModule, checkpoint: Path) -> np.ndarray:
-    """Outputs of a pretrained encoder for every scan, (N, F)."""
-    encoder = model.encoder
-    assert isinstance(encoder, nn.Module)
-    refuse_overlap(load_encoder(encoder, checkpoint), data.held_out_patients, checkpoint)
+def _encode(model: LightningModule, data: ScanDataModule) -> np.ndarray:
+    """What the model's encoder makes of every scan, (N, F)."""
+    assert isinstance(model, Classifier | ImageNetBaseline)
+    model.eval().load_start(data.held_out_patients)
     assert data.intensity is not None
     volumes, outputs = data.cohort.volumes.data, []
     for start in range(0, len(volumes), BATCH_SIZE):
         volume = volume_tensor(volumes[start : start + BATCH_SIZE].copy())
-        outputs.append(encoder.eval()(data.intensity.scale(volume)).flatten(1))
+        outputs.append(model.features(data.intensity.scale(volume)))
     return torch.cat(outputs).numpy()
 
 
 def _contests(cli: CommandLine, covariates: pd.DataFrame) -> list[Contest]:
-    options, init = cli.config, cli.config.init
+    options = cli.config
     if unknown := sorted(set(options.methods) - set(RIVALS)):
         raise ValueError(f"There is no rival {unknown[0]!r}; choose from {', '.join(RIVALS)}.")
-    kinds = options.features or ["voxels", *(["encoder"] if init else [])]
+    kinds = options.features or ["voxels", *(["encoder"] if _is_pretrained(cli) else [])]
     if unknown := sorted(set(kinds) - {"voxels", "encoder"}):
         raise ValueError(f"There are no features {unknown[0]!r}; choose from voxels, encoder.")
-    if "encoder" in kinds and not init:
+    if "encoder" in kinds and not _is_pretrained(cli):
         raise ValueError("The features 'encoder' need a pretrained run: say INIT=.")
     contests = []
     for method in options.methods:
@@ -168,6 +169,15 @@ def _contests(cli: CommandLine, covariates: pd.DataFrame) -> list[Contest]:
         else:
             contests += [Contest(method, kind) for kind in kinds]
     return contests
+
+
+def _is_pretrained(cli: CommandLine) -> bool:
+    settings = cli.config.model.init_args
+    return bool(
+        cli.config.init
+        or settings.get("weights_path")
+        or settings.get("weights", "none") != "none"  # of the 2D baseline
+    )
 
 
 def _covariates(cli: CommandLine) -> pd.DataFrame:

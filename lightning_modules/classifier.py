@@ -5,9 +5,9 @@ Other encoders take the place of the convolutions by name.
 
 from typing import Any, TypedDict
 
-import torch
 from jaxtyping import Float
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from lightning_modules.backbones import Backbone, build_backbone, load_weights
 from lightning_modules.encoder import Encoder, Norm
+from lightning_modules.finetuning import Finetuning, configure_finetuning
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
 from lightning_modules.transfer import load_encoder, refuse_overlap
 
@@ -54,6 +55,7 @@ class Classifier(LightningModule):
         dropout: Share of the head's inputs dropped while training.
         init_ckpt: Checkpoint whose encoder is the starting point; None is random weights.
         freeze_encoder: Train the head alone.
+        finetuning: Which layers learn when, and how fast.
         encoder_lr_factor: Learning rate of the encoder, as a multiple of `lr`.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
@@ -86,6 +88,7 @@ class Classifier(LightningModule):
         dropout: float = 0.0,
         init_ckpt: str | None = None,
         freeze_encoder: bool = False,
+        finetuning: Finetuning = Finetuning(),
         encoder_lr_factor: float = 1.0,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
@@ -100,7 +103,8 @@ class Classifier(LightningModule):
         super().__init__()
         if num_classes is None or spatial_shape is None:
             raise ValueError("A classifier needs num_classes and spatial_shape.")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore="finetuning")  # a checkpoint holds plain values only
+        self.finetuning = finetuning
         if weights_path and (backbone == "mctl" or init_ckpt):
             raise ValueError(
                 "weights_path is the start of a MONAI backbone: name the backbone, and give either "
@@ -138,6 +142,23 @@ class Classifier(LightningModule):
         """Compute one logit per class."""
         return self.head(self.encoder(volume))
 
+    def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+        """Compute the encoder's outputs as one row for each scan."""
+        return self.encoder(volume).flatten(1)
+
+    def load_start(self, held_out_patients: set[str]) -> None:
+        """Load the weights that training starts from.
+
+        Raises:
+            ValueError: If they do not fit, or have met a patient that is held out.
+        """
+        if init_ckpt := self.hparams["init_ckpt"]:
+            self.inherited_ledger = load_encoder(self.encoder, init_ckpt)
+            refuse_overlap(self.inherited_ledger, held_out_patients, init_ckpt)
+        if weights_path := self.hparams["weights_path"]:
+            assert isinstance(self.encoder, Backbone)
+            load_weights(self.encoder, weights_path)
+
     @override
     def setup(self, stage: str) -> None:
         if stage != "fit":
@@ -145,12 +166,7 @@ class Classifier(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.hparams["class_weights"] == "balanced":
             self.loss.balance(data.training_label_counts)
-        if init_ckpt := self.hparams["init_ckpt"]:
-            self.inherited_ledger = load_encoder(self.encoder, init_ckpt)
-            refuse_overlap(self.inherited_ledger, data.held_out_patients, init_ckpt)
-        if weights_path := self.hparams["weights_path"]:
-            assert isinstance(self.encoder, Backbone)
-            load_weights(self.encoder, weights_path)
+        self.load_start(data.held_out_patients)
 
     @override
     def on_train_epoch_start(self) -> None:
@@ -180,16 +196,16 @@ class Classifier(LightningModule):
         return {"row": batch["row"], "prob": self(batch["volume"]).float().sigmoid()}
 
     @override
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        lr = self.hparams["lr"]
-        encoder_lr = lr * self.hparams["encoder_lr_factor"]
-        return torch.optim.AdamW(
-            [
-                {"params": self.head.parameters()},
-                {"params": self.encoder.parameters(), "lr": encoder_lr},
-            ],
-            lr=lr,
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        return configure_finetuning(
+            self.head.parameters(),
+            self.encoder,
+            self.finetuning,
+            lr=self.hparams["lr"],
+            encoder_lr_factor=self.hparams["encoder_lr_factor"],
             weight_decay=self.hparams["weight_decay"],
+            max_epochs=self.trainer.max_epochs or 0,
+            num_steps=int(self.trainer.estimated_stepping_batches),
         )
 
     @override

@@ -105,11 +105,13 @@ def configure_finetuning(
 def layers_of(encoder: nn.Module) -> list[list[nn.Parameter]]:
     """Divide a network into layers, the topmost first; every parameter is in one of them.
 
-    Chains of modules are taken apart, anything else is one layer. Parameters that belong to no
-    part, such as a class token, go with the lowest layer.
+    Chains of blocks and wrappers are taken apart, anything else is one layer. Parameters that
+    belong to no part, such as a class token, go with the lowest layer.
     """
-    layers = [list(part.parameters()) for part in _chain(encoder)]
-    layers = [layer for layer in layers if layer]
+    parts = [encoder]
+    while len(parts) == 1 and any(list(child.children()) for child in parts[0].children()):
+        parts = [part for child in parts[0].children() for part in _parts(child)]
+    layers = [layer for part in parts if (layer := list(part.parameters()))]
     placed = {id(parameter) for layer in layers for parameter in layer}
     loose = [parameter for parameter in encoder.parameters() if id(parameter) not in placed]
     if loose:
@@ -117,9 +119,9 @@ def layers_of(encoder: nn.Module) -> list[list[nn.Parameter]]:
     return layers[::-1]
 
 
-def _chain(module: nn.Module) -> list[nn.Module]:
-    parts: list[nn.Module] = []
-    for child in module.children():
-        chained = isinstance(child, (nn.Sequential, nn.ModuleList))
-        parts += _chain(child) if chained else [child]
-    return parts
+def _parts(module: nn.Module) -> list[nn.Module]:
+    children = list(module.children())
+    chained = isinstance(module, nn.Sequential | nn.ModuleList) or len(children) == 1
+    if not chained or not any(list(child.children()) for child in children):
+        return [module]  # a block
+    return [part for child in children for part in _parts(child)]

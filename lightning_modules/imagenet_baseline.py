@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from lightning_modules.classifier import Prediction, ScanBatch
 from lightning_modules.finetuning import Finetuning, configure_finetuning
+from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
 from lightning_modules.transfer import load_encoder, refuse_overlap
 
 # Axes: B = batch; C = channels; K = classes; S = slices; F = features; W, H, D = voxels along
@@ -52,6 +53,12 @@ class ImageNetBaseline(LightningModule):
         encoder_lr_factor: Learning rate of the backbone, as a multiple of `lr`.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
+        loss: Binary cross-entropy of every output, or focal loss.
+        class_weights: 'balanced' weights a scan inversely to its class's share of the fold's
+            training scans.
+        focal_gamma: Exponent of the focal loss, at least 0.
+        label_smoothing: Share of the target spread evenly over the classes, in [0, 1).
+        mixup: MixUp of training batches: alpha of the Beta distribution; 0 is none.
     """
 
     mean: Tensor
@@ -76,6 +83,11 @@ class ImageNetBaseline(LightningModule):
         encoder_lr_factor: float = 0.1,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
+        loss: LossName = "bce",
+        class_weights: ClassWeights = "none",
+        focal_gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         if num_classes is None or spatial_shape is None:
@@ -96,6 +108,7 @@ class ImageNetBaseline(LightningModule):
         )
         self.attention.requires_grad_(aggregation == "attention")
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_classes))
+        self.loss = Objective(num_classes, loss, class_weights, focal_gamma, label_smoothing)
         self.inherited_ledger: set[str] = set()
         self.val_loss = MeanMetric()
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -140,25 +153,28 @@ class ImageNetBaseline(LightningModule):
             return logits[:, 0]
         return logits.sigmoid().mean(1).logit(EPSILON)
 
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Binary cross-entropy of every output node against its class."""
-        target = F.one_hot(label, logits.shape[-1]).to(logits.dtype)
-        return F.binary_cross_entropy_with_logits(logits, target)
+    def load_start(self, held_out_patients: set[str]) -> None:
+        """Load the weights that training starts from.
 
-    @override
-    def setup(self, stage: str) -> None:
-        if stage == "fit":
-            self.inherited_ledger = self.load_start()
-            held_out = self.trainer.datamodule.held_out_patients  # type: ignore[attr-defined]
-            refuse_overlap(self.inherited_ledger, held_out, self.hparams["init_ckpt"] or "")
-
-    def load_start(self) -> set[str]:
-        """Load what training starts from; return the patients that these weights have seen."""
+        Raises:
+            ValueError: If they cannot be obtained, do not fit, or have met a patient that is held
+                out.
+        """
         if self.hparams["weights"] != "none":
             names = ("backbone", "weights", "image_size")
             load_weights_2d(self.encoder, *(self.hparams[name] for name in names))
-        init_ckpt = self.hparams["init_ckpt"]
-        return load_encoder(self.encoder, init_ckpt) if init_ckpt else set()
+        if init_ckpt := self.hparams["init_ckpt"]:
+            self.inherited_ledger = load_encoder(self.encoder, init_ckpt)
+            refuse_overlap(self.inherited_ledger, held_out_patients, init_ckpt)
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.hparams["class_weights"] == "balanced":
+            self.loss.balance(data.training_label_counts)
+        self.load_start(data.held_out_patients)
 
     @override
     def on_train_epoch_start(self) -> None:
@@ -166,10 +182,12 @@ class ImageNetBaseline(LightningModule):
 
     @override
     def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:
-        logits = self.slice_logits(batch["volume"])  # every slice answers for its scan
-        label = batch["label"][:, None].expand(logits.shape[:2])
-        loss = self.loss(logits, label)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(label))
+        target = F.one_hot(batch["label"], self.hparams["num_classes"])
+        volume, target = mix_up(batch["volume"], target, self.hparams["mixup"])
+        logits = self.slice_logits(volume)  # every slice answers for its scan
+        target = target[:, None].expand(logits.shape)
+        loss = self.loss(logits.flatten(0, 1), target.flatten(0, 1))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(volume))
         return loss
 
     @override

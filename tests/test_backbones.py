@@ -1,6 +1,7 @@
 import logging
 import subprocess
 import sys
+from typing import ClassVar
 
 import pytest
 import torch
@@ -34,8 +35,8 @@ def _classifier(name="resnet18", **settings):
 class Scans(LightningDataModule):
     """Two batches, the last of them of a single scan."""
 
-    training_patients = frozenset({"p1"})
-    held_out_patients = frozenset()
+    training_patients: ClassVar = {"p1"}
+    held_out_patients: ClassVar = set()
 
     def train_dataloader(self):
         generator = torch.Generator().manual_seed(0)

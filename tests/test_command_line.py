@@ -23,10 +23,14 @@ def test_every_shipped_config_parses_and_says_how_it_is_run(path, write_cohort):
     assert header.startswith(("# make demo", f"# make {verb} DATA="))
     assert "minutes" in header
     assert re.search(r"(AUROC|val/loss) 0\.\d", header)
-    base = [f"-cconfigs/{verb}.yaml"] if path.parent.name != "configs" else []
-    table = write_cohort(6)
-    cli = CommandLine(verb, [*base, f"-c{path}", f"--data.table={table}"])
+    verb = verb.replace("baseline", "finetune")
+    base = [f"-cconfigs/{verb}.yaml"] if path.stem != verb or path.parent.name != "configs" else []
     settings = yaml.safe_load(path.read_text())
+    table = write_cohort(6)
+    classes = settings.get("data", {}).get("classes", ["healthy", "unhealthy"])
+    for label, name in zip((",healthy", ",unhealthy"), classes, strict=True):
+        table.write_text(table.read_text().replace(f"{label}\n", f",{name}\n"))
+    cli = CommandLine(verb, [*base, f"-c{path}", f"--data.table={table}"])
     for part in ("model", "data"):
         if "class_path" in settings.get(part, {}):
             assert cli.config[part].class_path == settings[part]["class_path"]

@@ -99,3 +99,18 @@ def test_layers_hold_every_parameter_once_the_topmost_first(name):
     assert owner[id(layers[0][0])].split(".")[0] in ("layer4", "features", "norm")
     assert len(layers) >= 5
     assert id(next(encoder.parameters())) in {id(parameter) for parameter in layers[-1]}
+
+
+@pytest.mark.parametrize(("norm", "depth"), [("none", 3), ("batch", 3), ("batch", 1)])
+def test_a_convolution_of_the_paper_is_one_layer_with_its_norm(norm, depth):
+    layers = layers_of(Encoder(depth, 4, norm=norm))
+    assert len(layers) == depth
+    assert {len(layer) for layer in layers} == {2 if norm == "none" else 4}
+
+
+def test_a_wrapper_is_not_a_layer():
+    network = timm.create_model("resnet18", num_classes=0)
+    wrapped = nn.ModuleDict({"network": network})
+    sizes = [len(layer) for layer in layers_of(wrapped)]
+    assert sizes == [len(layer) for layer in layers_of(network)]
+    assert len(sizes) == 10  # 8 blocks, the first convolution and its norm

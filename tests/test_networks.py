@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,6 +11,11 @@ from lightning_modules.encoder import Encoder
 
 def _classifier(**settings):
     return Classifier(**{"num_classes": 2, "spatial_shape": (9, 10, 5), "filters": 4, **settings})
+
+
+def _optimizer(model):
+    model._trainer = SimpleNamespace(max_epochs=1, estimated_stepping_batches=1)
+    return model.configure_optimizers()["optimizer"]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -80,7 +87,7 @@ def test_the_loss_is_binary_cross_entropy_over_the_output_nodes():
 def test_a_frozen_encoder_stays_and_the_head_moves():
     model = _classifier(freeze_encoder=True, lr=0.1)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    optimizer = model.configure_optimizers()
+    optimizer = _optimizer(model)
     model.loss(model(torch.rand(3, 1, 9, 10, 5)), torch.tensor([0, 1, 0])).backward()
     optimizer.step()
     for name, weight in model.named_parameters():
@@ -89,9 +96,11 @@ def test_a_frozen_encoder_stays_and_the_head_moves():
 
 def test_the_encoder_can_learn_more_slowly():
     model = _classifier(lr=0.01, encoder_lr_factor=0.1)
-    head, encoder = model.configure_optimizers().param_groups
-    assert (head["lr"], encoder["lr"]) == (0.01, pytest.approx(0.001))
-    assert len(encoder["params"]) == len(list(model.encoder.parameters()))
+    head, *layers = _optimizer(model).param_groups
+    assert head["lr"] == 0.01
+    assert [layer["lr"] for layer in layers] == [pytest.approx(0.001)] * 3
+    num_params = sum(len(layer["params"]) for layer in layers)
+    assert num_params == len(list(model.encoder.parameters()))
 
 
 def test_a_classifier_without_its_shape_is_refused():
