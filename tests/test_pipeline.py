@@ -127,6 +127,8 @@ def test_an_interrupted_finetune_continues_to_the_same_predictions(
     table = write_cohort(12)
     settings = ["--model.dropout=0.3", "--model.mixup=0.4", "--model.class_weights=balanced"]
     settings += ["--data.sampling=balanced", "--trainer.deterministic=true"]
+    strategy = {"head_epochs": 1, "layer_decay": 0.5, "schedule": "cosine", "warmup_epochs": 0.5}
+    settings += [f"--model.finetuning.{name}={value}" for name, value in strategy.items()]
     assert run_verb("finetune", table, "whole", *settings, epochs=4) == 0
     with monkeypatch.context() as patch:
         _kill_at(patch, cell, epoch, hook)
@@ -136,6 +138,20 @@ def test_an_interrupted_finetune_continues_to_the_same_predictions(
     assert run_verb("finetune", table, "broken", *settings, epochs=4) == 0
     whole = (tmp_path / "whole/predictions.csv").read_bytes()
     assert (tmp_path / "broken/predictions.csv").read_bytes() == whole
+
+
+def test_early_stopping_of_a_users_yaml_ends_a_fold_before_its_last_epoch(
+    write_cohort, run_verb, tmp_path
+):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "trainer:\n  callbacks+:\n    - class_path: lightning.pytorch.callbacks.EarlyStopping\n"
+        "      init_args: {monitor: val/loss, patience: 1, min_delta: 10}\n"
+    )
+    assert run_verb("finetune", write_cohort(12), "run", f"-c{own}", "--fold=0", epochs=9) == 0
+    (log,) = tmp_path.glob("run/repeat0_fold0/logs/*/metrics.csv")
+    assert pd.read_csv(log)["epoch"].max() == 1
+    assert (tmp_path / "run/repeat0_fold0/predictions.csv").is_file()
 
 
 def test_an_interrupted_pretraining_ends_with_the_same_weights(
