@@ -1,10 +1,7 @@
 """The 2D rival: slices through a network pretrained on photographs, one prediction per scan."""
 
-import logging
-from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
@@ -15,6 +12,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from lightning_modules.backbones_2d import build_backbone_2d, load_weights_2d
 from lightning_modules.classifier import Prediction, ScanBatch
 from lightning_modules.finetuning import Finetuning, configure_finetuning
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
@@ -22,8 +20,6 @@ from lightning_modules.transfer import load_encoder, refuse_overlap
 
 # Axes: B = batch; C = channels; K = classes; S = slices; F = features; W, H, D = voxels along
 # R, A, S; H', W' = rows and columns of a slice.
-
-logger = logging.getLogger(__name__)
 
 PLANES = {"sagittal": 2, "coronal": 3, "axial": 4}  # axis of (B, C, W, H, D) that is cut
 EPSILON = 1e-6
@@ -239,92 +235,9 @@ def choose_slices(num_voxels: int, num_slices: int, skip_first: int, skip_last: 
     return list(range(skip_first, skip_first + step * num_slices, step))
 
 
-def build_backbone_2d(
-    name: str, image_size: int | None, *, pretrained: bool = False
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a timm model without its last layer.
-
-    Args:
-        name: Name of the model.
-        image_size: Height and width of the images; only models of one fixed size need to know.
-        pretrained: Whether to download its weights.
-
-    Returns:
-        The model, (B, C, H', W') to (B, F), and timm's data configuration of its weights:
-        input_size (C, H', W'), mean, std.
-
-    Raises:
-        ValueError: If timm has no such model.
-    """
-    if not timm.is_model(name):
-        similar = timm.list_models(f"*{name}*")[:5] or timm.list_models("resnet*")[:5]
-        raise ValueError(f"timm has no backbone {name!r}; similar ones: {', '.join(similar)}.")
-    fixed = (timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).fixed_input_size
-    size: dict[str, Any] = {"img_size": image_size} if image_size and fixed else {}
-    model = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
-    return model, timm.data.resolve_model_data_config(model)
-
-
-def load_weights_2d(
-    encoder: nn.Module, backbone: str, weights: str, image_size: int | None = None
-) -> None:
-    """Load ImageNet weights into a backbone, whole or not at all.
-
-    Args:
-        encoder: What `build_backbone_2d` built.
-        backbone: Its name.
-        weights: 'imagenet', or a .safetensors or .pth file.
-        image_size: What `build_backbone_2d` was given.
-
-    Raises:
-        ValueError: If they cannot be obtained, or do not fit.
-    """
-    wanted = encoder.state_dict()
-    if weights == "imagenet":
-        if not timm.is_model_pretrained(backbone):
-            raise ValueError(
-                f"timm has no ImageNet weights for {backbone}. Choose a backbone that has, give a "
-                "file, or say --model.weights=none to train without."
-            )
-        try:
-            found = build_backbone_2d(backbone, image_size, pretrained=True)[0].state_dict()
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"The ImageNet weights of {backbone} could not be obtained "
-                f"({type(error).__name__}). On a machine with a network, download "
-                f"model.safetensors of {_hub_name(backbone)} from the "
-                "Hugging Face Hub and say "
-                "--model.weights=FILE; --model.weights=none trains without them."
-            ) from error
-    else:
-        if not Path(weights).is_file():
-            raise ValueError(
-                f"There is no weights file {weights!r}. Give a .safetensors or .pth file of "
-                f"{backbone}, 'imagenet' to download one, or 'none' to train without."
-            )
-        try:
-            found = timm.models.load_state_dict(weights, use_ema=False, weights_only=True)
-        except Exception as error:
-            raise ValueError(f"Weights {weights} cannot be read: torn or not safe.") from error
-    for name, weight in wanted.items():
-        if name not in found or found[name].shape != weight.shape:
-            there = tuple(found[name].shape) if name in found else "absent"
-            raise ValueError(
-                f"Weight {name!r} of {backbone} is {tuple(weight.shape)}, but {there} in "
-                f"{weights}. Give weights of this very backbone and image_size."
-            )
-    encoder.load_state_dict({name: found[name] for name in wanted})
-    logger.info("Loaded %d weights of %s from %s", len(wanted), backbone, weights)
-
-
 @torch.no_grad()
 def _count_features(encoder: nn.Module, image_shape: tuple[int, ...]) -> int:
     """Features of one image; timm's `num_features` does not hold for every model."""
     num_features = encoder.eval()(torch.zeros(1, *image_shape)).shape[1]
     encoder.train()
     return num_features
-
-
-def _hub_name(backbone: str) -> str:
-    config = timm.get_pretrained_cfg(backbone)
-    return config.hf_hub_id if config and config.hf_hub_id else f"timm/{backbone}"

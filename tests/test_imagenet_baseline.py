@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 import main
 from evaluation.predictions import read_predictions
-from lightning_modules.imagenet_baseline import ImageNetBaseline, choose_slices, load_weights_2d
+from lightning_modules.backbones_2d import load_weights_2d
+from lightning_modules.imagenet_baseline import ImageNetBaseline, choose_slices
 
 TINY = "mobilenetv3_small_050"
 BACKBONES = [
