@@ -89,7 +89,7 @@ def draw_performance(comparison: pd.DataFrame, path: Path) -> None:
         axis.axvline(0.5, linestyle=":", color="0.5")
         axis.set(xlabel=title, xlim=(min(0.4, float(comparison[f"{measure}_low"].min())), 1))
     axes[0].set_yticks(places, comparison.index)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(comparison) - 0.4, -0.6)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     _save(figure, path)
 
