@@ -72,8 +72,8 @@ def _compare(
     num_repeats = first.splits["repeat"].nunique()
     facts = [
         f"{first.predictions['image'].nunique()} scans of "
-        f"{first.predictions['patient_id'].nunique()} patients, {num_repeats} repeats of "
-        f"{len(first.splits.groupby(['repeat', 'fold'])) // num_repeats} folds, the same for all.",
+        f"{first.predictions['patient_id'].nunique()} patients; repeats: {num_repeats}, folds: "
+        f"{len(first.splits.groupby(['repeat', 'fold'])) // num_repeats}, the same for all.",
         *([f"The votes are those of {', '.join(members)}."] if members else []),
     ]
     report = write_comparison(comparison, reference, inits, facts, has_curves=len(curves) > 0)
