@@ -59,8 +59,8 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(
 
 
 def _comparison(gain):
-    low = draw_predictions(200, signal=0.5, num_repeats=4)
-    high = draw_predictions(200, signal=0.5 + gain, num_repeats=4, seed=1)
+    low = draw_predictions(100, signal=0.5, num_repeats=3)
+    high = draw_predictions(100, signal=0.5 + gain, num_repeats=3, seed=1)
     return compare_runs({"random": low, "transfer": high}, "random")
 
 

@@ -14,20 +14,20 @@ from lightning_modules.backbones_2d import load_weights_2d
 from lightning_modules.imagenet_baseline import ImageNetBaseline, choose_slices
 
 TINY = "mobilenetv3_small_050"
-BACKBONES = [
-    "resnet18",
+FAST_BACKBONES = ["resnet18", "efficientnet_b0", "mobilenetv3_small_100", "vit_tiny_patch16_224"]
+SLOW_BACKBONES = [
+    "vgg16",
     "densenet121",
     "inception_v3",
-    "efficientnet_b0",
+    "legacy_xception",
     "tf_efficientnetv2_b0",
-    "mobilenetv3_small_100",
     "convnext_atto",
-    "vit_tiny_patch16_224",
     "deit_tiny_patch16_224",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("vgg16", "legacy_xception", "swin_tiny_patch4_window7_224")
-    ),
+    "swin_tiny_patch4_window7_224",
+]
+BACKBONES = [
+    *FAST_BACKBONES,
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_BACKBONES),
 ]
 
 

@@ -154,6 +154,7 @@ def test_early_stopping_of_a_users_yaml_ends_a_fold_before_its_last_epoch(
     assert (tmp_path / "run/repeat0_fold0/predictions.csv").is_file()
 
 
+@pytest.mark.slow
 def test_an_interrupted_pretraining_ends_with_the_same_weights(
     write_cohort, run_verb, tmp_path, monkeypatch
 ):
@@ -246,6 +247,7 @@ def test_three_classes_and_leave_one_patient_out(write_cohort, run_verb, tmp_pat
     assert set(metrics["repeats"][0]["per_class"]) == {"grade0", "grade1", "grade2"}
 
 
+@pytest.mark.slow
 def test_without_a_plan_the_fingerprint_makes_one_that_can_be_pinned(
     write_cohort, run_verb, tmp_path
 ):

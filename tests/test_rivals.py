@@ -135,6 +135,7 @@ def test_what_rivals_cannot_do_is_said_in_one_line(write_cohort, run_verb, capsy
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_rival_is_added_in_one_line(monkeypatch, write_cohort, run_verb, tmp_path):
     boosting = Rival(HistGradientBoostingClassifier(), {"learning_rate": [0.03, 0.1]})
     monkeypatch.setitem(RIVALS, "boosting", boosting)
