@@ -44,9 +44,9 @@ class Backbone(nn.Module):
 def build_backbone(name: str, spatial_shape: tuple[int, int, int]) -> Backbone:
     """Build a network of `monai.networks.nets` with random weights, without its last layer.
 
-    Tried: resnet10 to resnet200 (built like MedicalNet's, so that its weights fit), densenet121 to
-    densenet264, efficientnet-b0 to -b8, seresnet50, and vit. Another network needs no code if it is
-    made from `spatial_dims`, `in_channels` and `num_classes`, and ends with one linear layer.
+    Tried: resnet10, resnet18 and resnet50 (built like MedicalNet's, so that its weights fit),
+    densenet121, efficientnet-b0 and -b4, seresnet50, and vit. Another network needs no code if it
+    is made from `spatial_dims`, `in_channels` and `num_classes`, and ends with one linear layer.
 
     Args:
         name: Name of the network, in upper or lower case.
