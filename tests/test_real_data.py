@@ -3,6 +3,7 @@
 import json
 import math
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +11,9 @@ import pytest
 import main
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns, class_names, read_cohort_table, scans_by_patient
+from datamodules.medmnist import write_medmnist_cohort
 from datamodules.preprocessing import Preprocessing
-from datamodules.splits import Splits, cells, make_splits, patients_of
+from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
 
 pytestmark = pytest.mark.real_data
 
@@ -109,3 +111,19 @@ def test_a_classical_rival_tells_women_from_men_and_the_dummy_does_not(shared_da
     assert table.loc["dummy", "auroc_low"] < 0.5 < table.loc["dummy", "auroc_high"]
     assert table.loc["linear-svm", "auroc_low"] > 0.6
     assert table.loc["linear-svm", "p_obuchowski_rockette_holm"] < 0.05
+
+
+def test_the_official_split_of_vesselmnist_is_kept(shared_data, tmp_path):
+    npz = shared_data / "medmnist3d_vessel/vesselmnist3d.npz"
+    table = write_medmnist_cohort(npz, tmp_path, ["vessel", "aneurysm"])
+    scans = read_cohort_table(table)
+    parts = patients_of(read_splits(tmp_path), 0, 0)
+    assert {part: len(who) for part, who in parts.items()} == {
+        "train": 1335,
+        "val": 191,
+        "test": 382,
+    }
+    positive = {scan.patient_id for scan in scans if scan.label == "aneurysm"}
+    assert [len(parts[part] & positive) for part in ("train", "val", "test")] == [150, 22, 43]
+    last = nib.load(scans[-1].path)
+    np.testing.assert_array_equal(last.dataobj, np.load(npz)["test_images"][-1])
