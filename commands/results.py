@@ -10,10 +10,11 @@ from commands.run_folder import Cell, read_json, write_json, write_text
 from commands.train_cells import learning_curves, say
 from datamodules.splits import read_splits
 from evaluation import pictures
+from evaluation.intervals import bootstrap_intervals
 from evaluation.metrics import summarise
 from evaluation.predictions import ranking_table, write_table
 from evaluation.report import write_report
-from evaluation.uncertainty import bootstrap, interval_95
+from evaluation.uncertainty import bootstrap
 
 
 def write_results(
@@ -38,7 +39,7 @@ def write_results(
     write_table(predictions, folder / "predictions.csv")
     ranking = ranking_table(predictions)
     write_table(ranking, folder / "ranking.csv")
-    intervals = {name: interval_95(draws) for name, draws in bootstrap(predictions).items()}
+    intervals = bootstrap_intervals(predictions, bootstrap(predictions))
     untested = set(read_splits(folder)["patient_id"]) - set(predictions["patient_id"])
     metrics = summarise(predictions) | {
         "num_untested_patients": len(untested),

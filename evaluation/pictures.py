@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import RocCurveDisplay, confusion_matrix
 
-from evaluation.metrics import accuracy_by_coverage
+from evaluation.confidence import accuracy_by_coverage
 from evaluation.predictions import class_names_of, probs_of
 
 matplotlib.use("Agg")

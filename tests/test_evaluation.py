@@ -4,12 +4,9 @@ import pytest
 from predictions import draw_predictions
 from sklearn import metrics as sk
 
-from evaluation.metrics import (
-    NAMES,
-    accuracy_by_coverage,
-    classification_metrics,
-    summarise,
-)
+from evaluation.confidence import accuracy_by_coverage
+from evaluation.intervals import bootstrap_intervals
+from evaluation.metrics import NAMES, classification_metrics, summarise
 from evaluation.predictions import (
     prediction_table,
     ranking_table,
@@ -18,7 +15,7 @@ from evaluation.predictions import (
     write_table,
 )
 from evaluation.report import write_report
-from evaluation.uncertainty import MEASURES, bootstrap, estimates, interval_95
+from evaluation.uncertainty import MEASURES, bootstrap, estimates
 
 
 def test_binary_measures_equal_scikit_learns():
@@ -131,7 +128,7 @@ def _report(signal, protocol="nested", num_cells=5, num_untested_patients=0):
     metrics = summarise(table) | {
         "num_untested_patients": num_untested_patients,
         "protocol": protocol,
-        "interval_95": {"auroc": interval_95(bootstrap(table)["auroc"])},
+        "interval_95": bootstrap_intervals(table, bootstrap(table)),
     }
     run = {"name": "x", "init": None, "preprocessing": "Resized.", "command": "c"}
     run |= {
