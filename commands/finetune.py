@@ -1,5 +1,7 @@
 """`finetune`: every test patient gets an out-of-fold prediction, split at patient level."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from commands.command_line import CommandLine
@@ -39,10 +41,16 @@ def finetune(args: list[str]) -> None:
         if missing := [cell for cell in folds if not cell.finished]:
             say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
         elif is_main_process():
-            files = [cell.folder / "predictions.csv" for cell in folds]
-            predictions = pd.concat(map(read_predictions, files), ignore_index=True)
+            predictions = _gather(folds, "predictions.csv")
+            if all((cell.folder / "validation.csv").is_file() for cell in folds):
+                write_table(_gather(folds, "validation.csv"), folder / "validation.csv")
             times = [read_json(cell.folder / "finished.json")["wall_time_s"] for cell in folds]
             protocol = protocol_of(data.splits_table)
             metrics = write_results(folder, predictions, protocol, sum(times), trained=folds)
             if tracker is not None:
                 tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
+
+
+def _gather(cells: Sequence[Cell], name: str) -> pd.DataFrame:
+    tables = [read_predictions(cell.folder / name) for cell in cells]
+    return pd.concat(tables, ignore_index=True)
