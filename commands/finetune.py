@@ -15,7 +15,6 @@ from commands.train_cells import (
     unfinished_cells,
 )
 from commands.wandb_run import wandb_run
-from datamodules.splits import protocol_of
 from evaluation.predictions import read_predictions, write_table
 
 
@@ -42,11 +41,10 @@ def finetune(args: list[str]) -> None:
             say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
         elif is_main_process():
             predictions = _gather(folds, "predictions.csv")
-            if all((cell.folder / "validation.csv").is_file() for cell in folds):
-                write_table(_gather(folds, "validation.csv"), folder / "validation.csv")
+            has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
+            validation = _gather(folds, "validation.csv") if has_validation else None
             times = [read_json(cell.folder / "finished.json")["wall_time_s"] for cell in folds]
-            protocol = protocol_of(data.splits_table)
-            metrics = write_results(folder, predictions, protocol, sum(times), trained=folds)
+            metrics = write_results(folder, data.cohort, predictions, sum(times), validation)
             if tracker is not None:
                 tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
 
