@@ -10,6 +10,7 @@ from evaluation.sentences import (
     confidence_sentences,
     count,
     dummy_sentence,
+    headline_sentence,
     optimism_sentence,
     start_sentence,
     verdict,
@@ -59,12 +60,7 @@ def write_report(
         "## Performance",
         _measures_table(metrics),
         "Intervals are over patients: standard error by bootstrap, Student's t on the logit scale. "
-        + (
-            f"Sensitivity, specificity, PPV, NPV, F1 and AUPRC are those of the class "
-            f"`{metrics['positive_class']}`."
-            if metrics["positive_class"]
-            else "One-against-rest figures are averaged over the classes."
-        ),
+        + headline_sentence(metrics),
         metrics["sample"]["sentence"],
         dummy_sentence(metrics),
         "![ROC](roc.png) ![Confusion matrix](confusion.png)",

@@ -16,6 +16,16 @@ def verdict(metrics: dict[str, Any]) -> str:
     return f"{words}: AUROC {auroc:.3f} (95 % interval {low:.3f} to {high:.3f})."
 
 
+def headline_sentence(metrics: dict[str, Any]) -> str:
+    """Say which class the one-against-rest figures are about."""
+    if metrics["positive_class"]:
+        return (
+            "Sensitivity, specificity, PPV, NPV, F1 and AUPRC are those of the class "
+            f"`{metrics['positive_class']}`."
+        )
+    return "One-against-rest figures are averaged over the classes."
+
+
 def optimism_sentence(metrics: dict[str, Any]) -> str:
     """Say what protocol `paper` does to the figures, and by how much here."""
     words = (
