@@ -1,12 +1,15 @@
 """`finetune`: every test patient gets an out-of-fold prediction, split at patient level."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pandas as pd
 
 from commands.command_line import CommandLine
+from commands.ensemble import training_reference
+from commands.report import write_page
 from commands.results import write_results
-from commands.run_folder import Cell, cell_folder, read_json
+from commands.run_folder import Cell, cell_folder, read_json, write_json
 from commands.train_cells import (
     is_main_process,
     open_run,
@@ -15,6 +18,7 @@ from commands.train_cells import (
     unfinished_cells,
 )
 from commands.wandb_run import wandb_run
+from datamodules.scans import ScanDataModule
 from evaluation.predictions import read_predictions, write_table
 
 
@@ -37,6 +41,10 @@ def finetune(args: list[str]) -> None:
                 return_predictions=False,
                 weights_only=True,
             )
+            if trainer.is_global_zero and isinstance(fold_data, ScanDataModule):
+                device = trainer.strategy.root_device
+                reference = training_reference(trainer.lightning_module, fold_data, device)
+                write_json(asdict(reference), cell.folder / "reference.json")
         if missing := [cell for cell in folds if not cell.finished]:
             say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
         elif is_main_process():
@@ -45,6 +53,7 @@ def finetune(args: list[str]) -> None:
             validation = _gather(folds, "validation.csv") if has_validation else None
             times = [read_json(cell.folder / "finished.json")["wall_time_s"] for cell in folds]
             metrics = write_results(folder, data.cohort, predictions, sum(times), validation)
+            write_page(folder)
             if tracker is not None:
                 tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
 

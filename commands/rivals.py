@@ -13,6 +13,7 @@ from lightning import LightningModule
 from tqdm import tqdm
 
 from commands.command_line import CommandLine
+from commands.report import write_page
 from commands.results import write_results
 from commands.run_folder import claim, init_checkpoint, run_path
 from commands.train_cells import resolved_config, say
@@ -117,6 +118,7 @@ def _cross_validate(
     wall_time_s = time.monotonic() - started
     print(f"{what}: ", end="")
     write_results(folder, cli.data.cohort, predictions, wall_time_s)
+    write_page(folder)
 
 
 def _predict_fold(contest: Contest, features: Any, data: ScanDataModule) -> pd.DataFrame:

@@ -37,11 +37,11 @@ def class_map(
             heat = camera(volume, class_idx=k, layer_idx=-1)[0, 0]
     else:
         size = [max(2, -(-length // NUM_BLOCKS)) for length in volume.shape[2:]]
-        camera = OcclusionSensitivity(
+        blind = OcclusionSensitivity(
             model, mask_size=size, n_batch=8, overlap=0.0, activate=False, verbose=False
         )
         with torch.no_grad():
-            heat = model(volume)[0, k] - camera(volume)[0][0, k]
+            heat = model(volume)[0, k] - blind(volume)[0][0, k]
     positive = heat.detach().clamp(min=0)
     return (positive / positive.max().clamp(min=1e-12)).numpy()
 
