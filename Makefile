@@ -14,7 +14,7 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo pretrain finetune baseline rivals report compare predict export convert-medmnist test test-fast check lock clean-cache
+.PHONY: help setup demo pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -48,6 +48,12 @@ rivals: $(READY) ## Cross-validate classical methods on DATA; on INIT's features
 
 report: $(READY) ## Write report.html of RUN anew; BESIDE="a b" shows other runs
 	$(PY) main.py report --run="$(RUN)" $(if $(BESIDE),--beside="$(BESIDE)") $(ARGS)
+
+canary: $(READY) ## Ask of RUN: random labels at chance? label in the headers? site in the features?
+	$(PY) main.py canary --run="$(RUN)" $(ARGS)
+
+verify: $(READY) ## Recompute every figure of RUN from its tables and files
+	$(PY) main.py verify --run="$(RUN)" $(ARGS)
 
 compare: $(READY) ## Compare RUNS="a b c" with the first or REFERENCE=a; ENSEMBLE="a b" adds votes
 	$(PY) main.py compare --runs="$(RUNS)" --run="$(RUN)" $(if $(REFERENCE),--reference="$(REFERENCE)") $(if $(ENSEMBLE),--ensemble="$(ENSEMBLE)") $(ARGS)

@@ -17,6 +17,8 @@ OWN_VERBS = {
     "finetune": "Cross-validate a classifier, from random or pretrained weights.",
     "rivals": "Cross-validate classical methods on the same folds.",
     "report": "Write a run's report.html anew, beside other runs if asked.",
+    "canary": "Ask a run what should not work: random labels, headers alone, the site.",
+    "verify": "Recompute every figure of a run from its tables and files.",
     "compare": "Compare finished runs on identical folds, with paired tests.",
     "predict_scans": "Predict new scans with all folds of a finished run.",
     "export": "Write a finished run as a bundle: safetensors, ONNX and a model card.",

@@ -77,8 +77,20 @@ def write_page(
     return path
 
 
-def compose(folder: Path, *, beside: str = "", anonymous: bool = False) -> Page:
+def compose(
+    folder: Path,
+    *,
+    beside: str = "",
+    anonymous: bool = False,
+    metrics: dict[str, Any] | None = None,
+) -> Page:
     """Gather what a report says, without its pictures.
+
+    Args:
+        folder: Folder of a finished run.
+        beside: Names of other runs.
+        anonymous: Whether to hide names.
+        metrics: The run's figures; None takes those of metrics.json.
 
     Raises:
         ValueError: If the run is not finished.
@@ -87,7 +99,7 @@ def compose(folder: Path, *, beside: str = "", anonymous: bool = False) -> Page:
     canaries = folder / "canary.json"
     return Page(
         tables=tables,
-        metrics=read_json(folder / "metrics.json"),
+        metrics=metrics or read_json(folder / "metrics.json"),
         run=read_json(folder / "run.json"),
         config=yaml.safe_load((folder / "config.yaml").read_text()),
         ranking=ranking_table(tables.predictions),
@@ -144,7 +156,7 @@ def _views(
     """Draw the most doubtful scans, and those whose label is in doubt."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     try:
-        cohort = _cohort(config)
+        cohort = open_cohort(config)
         volumes = cohort.volumes
     except ValueError as error:
         return {}, f"No pictures of the scans: {error}"
@@ -176,7 +188,8 @@ def _views(
     return views, note
 
 
-def _cohort(config: dict[str, Any]) -> Cohort:
+def open_cohort(config: dict[str, Any]) -> Cohort:
+    """Open the cohort that a run's config.yaml names."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     return parser.instantiate(parser.parse_object({"data": config["data"]})).data.cohort

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from commands.run_folder import Cell, cell_folder, read_json, write_json, write_text
+from commands.run_folder import Cell, cell_folder, plain, read_json, write_json, write_text
 from commands.train_cells import learning_curves, say
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import read_other_columns
@@ -95,7 +95,7 @@ def write_results(
     ranking = ranking_table(predictions)
     write_table(ranking, folder / "ranking.csv")
     write_table(suspected_labels(predictions), folder / "suspected_labels.csv")
-    metrics = summarise_run(tables, protocol_of(tables.splits))
+    metrics = plain(summarise_run(tables, protocol_of(tables.splits)))
     if tables.curves is not None:
         pictures.draw_learning_curves(tables.curves, folder / "learning_curves.png")
     pictures.draw_roc(predictions, folder / "roc.png")
