@@ -15,7 +15,7 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo pretrain finetune baseline rivals compare predict export convert-medmnist test test-fast check lock clean-cache
+.PHONY: help setup demo pretrain finetune baseline rivals report compare predict export convert-medmnist test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -46,6 +46,9 @@ baseline: $(READY) ## Cross-validate a 2D network on slices of DATA, pretrained 
 
 rivals: $(READY) ## Cross-validate classical methods on DATA; on INIT's features as well
 	$(PY) main.py rivals -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+report: $(READY) ## Write report.html of RUN anew; BESIDE="a b" shows other runs
+	$(PY) main.py report --run="$(RUN)" $(if $(BESIDE),--beside="$(BESIDE)") $(ARGS)
 
 compare: $(READY) ## Compare RUNS="a b c" with the first or REFERENCE=a; ENSEMBLE="a b" adds votes
 	$(PY) main.py compare --runs="$(RUNS)" --run="$(RUN)" $(if $(REFERENCE),--reference="$(REFERENCE)") $(if $(ENSEMBLE),--ensemble="$(ENSEMBLE)") $(ARGS)

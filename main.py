@@ -16,6 +16,7 @@ OWN_VERBS = {
     "pretrain": "Train an autoencoder on 3D patches of a cohort.",
     "finetune": "Cross-validate a classifier, from random or pretrained weights.",
     "rivals": "Cross-validate classical methods on the same folds.",
+    "report": "Write a run's report.html anew, beside other runs if asked.",
     "compare": "Compare finished runs on identical folds, with paired tests.",
     "predict_scans": "Predict new scans with all folds of a finished run.",
     "export": "Write a finished run as a bundle: safetensors, ONNX and a model card.",

@@ -7,6 +7,7 @@ import pandas as pd
 
 from commands.command_line import CommandLine
 from commands.ensemble import training_reference
+from commands.report import write_page
 from commands.results import write_results
 from commands.run_folder import Cell, cell_folder, read_json, write_json
 from commands.train_cells import (
@@ -18,7 +19,6 @@ from commands.train_cells import (
 )
 from commands.wandb_run import wandb_run
 from datamodules.scans import ScanDataModule
-from datamodules.splits import protocol_of
 from evaluation.predictions import read_predictions, write_table
 
 
@@ -49,11 +49,11 @@ def finetune(args: list[str]) -> None:
             say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
         elif is_main_process():
             predictions = _gather(folds, "predictions.csv")
-            if all((cell.folder / "validation.csv").is_file() for cell in folds):
-                write_table(_gather(folds, "validation.csv"), folder / "validation.csv")
+            has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
+            validation = _gather(folds, "validation.csv") if has_validation else None
             times = [read_json(cell.folder / "finished.json")["wall_time_s"] for cell in folds]
-            protocol = protocol_of(data.splits_table)
-            metrics = write_results(folder, predictions, protocol, sum(times), trained=folds)
+            metrics = write_results(folder, data.cohort, predictions, sum(times), validation)
+            write_page(folder)
             if tracker is not None:
                 tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
 

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
+from evaluation.intervals import share_interval
 from evaluation.predictions import PROB, class_names_of, probs_of, with_decision
-from evaluation.uncertainty import counts_of_draws, interval_95
+from evaluation.uncertainty import counts_of_draws
 
 SMALLEST = 1e-6  # outputs nearer to 0 or 1 are taken as this near
 NUM_BINS = 5
@@ -97,11 +98,13 @@ def reliability(predictions: pd.DataFrame, num_bins: int = NUM_BINS) -> pd.DataF
         cases = np.bincount(patient[inside], minlength=counts.shape[1])
         hits = np.bincount(patient[inside], weights=outcome[inside], minlength=counts.shape[1])
         with np.errstate(invalid="ignore"):
-            low, high = interval_95((counts @ hits) / (counts @ cases))
+            draws = (counts @ hits) / (counts @ cases)
+        observed = float(outcome[inside].mean())
+        low, high = share_interval(observed, draws, int((cases > 0).sum()))
         rows.append(
             {
                 "prob": prob[inside].mean(),
-                "observed": outcome[inside].mean(),
+                "observed": observed,
                 "low": low,
                 "high": high,
                 "num_scans": inside.sum() / predictions["repeat"].nunique(),
@@ -137,7 +140,7 @@ def calibration_summary(predictions: pd.DataFrame, seed: int = 0) -> dict[str, A
     return {
         "brier": float(np.mean([np.mean((prob - outcome) ** 2) for prob, outcome in repeats])),
         "ece": float(np.mean([_error(p, outcome, _bins(p, NUM_BINS)) for p, outcome in repeats])),
-        "ece_if_perfect": interval_95(perfect),
+        "ece_if_perfect": [float(edge) for edge in np.percentile(perfect, [2.5, 97.5])],
     }
 
 

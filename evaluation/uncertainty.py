@@ -63,14 +63,6 @@ def counts_of_draws(
     return np.random.default_rng(seed).multinomial(num_patients, shares, size=num_draws)
 
 
-def interval_95(draws: Float[np.ndarray, " draws"]) -> tuple[float, float]:
-    """Percentile interval of bootstrap draws; NaN if no draw has a figure."""
-    if np.isnan(draws).all():
-        return float("nan"), float("nan")
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def auroc_influence(predictions: pd.DataFrame) -> Float[np.ndarray, "repeats patients"]:
     """How far each patient moves the AUROC of each repeat; squares add up to its variance.
 

@@ -1,15 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from predictions import draw_predictions
+from predictions import as_run, draw_predictions
 from sklearn import metrics as sk
 
-from evaluation.metrics import (
-    NAMES,
-    accuracy_by_coverage,
-    classification_metrics,
-    summarise,
-)
+from evaluation.confidence import accuracy_by_coverage
+from evaluation.metrics import NAMES, classification_metrics, summarise
 from evaluation.predictions import (
     prediction_table,
     ranking_table,
@@ -18,7 +14,8 @@ from evaluation.predictions import (
     write_table,
 )
 from evaluation.report import write_report
-from evaluation.uncertainty import MEASURES, bootstrap, estimates, interval_95
+from evaluation.summary import summarise_run
+from evaluation.uncertainty import MEASURES, estimates
 
 
 def test_binary_measures_equal_scikit_learns():
@@ -128,11 +125,8 @@ def test_accuracy_by_coverage_ends_at_the_accuracy():
 
 def _report(signal, protocol="nested", num_cells=5, num_untested_patients=0):
     table = draw_predictions(signal=signal)
-    metrics = summarise(table) | {
-        "num_untested_patients": num_untested_patients,
-        "protocol": protocol,
-        "interval_95": {"auroc": interval_95(bootstrap(table)["auroc"])},
-    }
+    metrics = summarise_run(as_run(table), protocol)
+    metrics["num_untested_patients"] = num_untested_patients
     run = {"name": "x", "init": None, "preprocessing": "Resized.", "command": "c"}
     run |= {
         "num_cells": num_cells,
