@@ -4,6 +4,7 @@
 #   RUN, INIT    name of a run, or its folder; RUNS: several, or a folder of runs
 #   SPLITS       splits.csv, or a run that has one
 #   FOLD, REPEAT do one of them alone
+#   OUT          folder for results (predict, export, convert-medmnist)
 #   ARGS         more settings, as they are
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +19,7 @@ common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --r
 .DEFAULT_GOAL := help
 
 help: ## List every target
-	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -7
+	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -8
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
 setup: $(READY) ## Make .venv with the exact versions of requirements.lock

@@ -126,7 +126,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def training_reference(
     model: LightningModule, data: ScanDataModule, device: torch.device
 ) -> Reference:
-    """Describe the training scans of a fold, with the validation scans as what may be expected.
+    """Describe the training scans of a fold, with the other scans as what may be expected.
 
     Args:
         model: The fold's network with its best weights.
@@ -140,7 +140,7 @@ def training_reference(
         np.concatenate(
             [fold.features(batch).cpu().numpy() for batch in volume_batches(volumes, part, device)]
         )
-        for part in (rows["train"], rows["val"])
+        for part in (rows["train"], np.union1d(rows["val"], rows["test"]))
     )
     facts = read_facts(data.cohort.scans, volumes)
     return describe([facts[row] for row in rows["train"]], features, held_out)

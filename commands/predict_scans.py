@@ -111,7 +111,7 @@ def _distance_warning(num_far: int, num_models: int) -> list[str]:
         return []
     return [
         f"for {num_far} of {num_models} models farther from the training scans in feature space "
-        "than any validation scan"
+        "than any scan that was held out"
     ]
 
 

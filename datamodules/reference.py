@@ -12,7 +12,7 @@ import numpy as np
 from datamodules.cohort_table import Scan
 from datamodules.volumes import Volumes
 
-Range = tuple[float, float]
+Range = list[float]  # lowest and highest, as JSON has it
 SPACING_FACTOR = 1.1  # a voxel may be this much larger or smaller than those seen
 RAW_FACTOR = 2.0  # raw intensities are in arbitrary units
 PREPROCESSED_SHARE = 0.5  # of the range seen, beyond either end
@@ -153,11 +153,11 @@ def _distances(features: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.nda
 
 
 def _range(values: Sequence[float] | np.ndarray) -> Range:
-    return float(np.min(values)), float(np.max(values))
+    return [float(np.min(values)), float(np.max(values))]
 
 
 def _joint(ranges: Sequence[Range]) -> Range:
-    return min(low for low, _ in ranges), max(high for _, high in ranges)
+    return [min(low for low, _ in ranges), max(high for _, high in ranges)]
 
 
 def _words(low: float, high: float) -> str:

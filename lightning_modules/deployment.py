@@ -1,21 +1,22 @@
 """A trained fold as one function from preprocessed volume to probabilities, in torch and ONNX."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.imagenet_baseline import ImageNetBaseline
 
-# Axes: B = batch; K = classes; F = features; W, H, D = voxels along R, A, S.
+# Axes: B = batch; K = classes; W, H, D = voxels along R, A, S.
 
-LARGEST_LOGIT = 13.8  # of a probability of 1e-6 or 1 - 1e-6, the limits of calibration
+LARGEST_LOGIT = math.log((1 - 1e-6) / 1e-6)  # calibration takes no probability as more certain
 
 
 class FoldModel(nn.Module):
@@ -48,12 +49,15 @@ class FoldModel(nn.Module):
         return (volume.float() - self.mean) / self.divisor
 
     def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
-        """Average the encoder's features over space; none of a model that has no encoder."""
+        """Average the encoder's features over each octant of the volume, or over the slices.
+
+        A model of another kind has none, (B, 0).
+        """
         if isinstance(self.model, ImageNetBaseline):
             return self.model.features(self.scale(volume))
         if isinstance(self.model, Classifier):
             maps = self.model.encoder(self.scale(volume))
-            return maps.flatten(2).mean(2) if maps.ndim > 2 else maps
+            return F.adaptive_avg_pool3d(maps, 2).flatten(1) if maps.ndim == 5 else maps
         return torch.empty(len(volume), 0)
 
 
@@ -103,6 +107,8 @@ def onnx_difference(fold: FoldModel, path: Path, volume: Float[Tensor, "b 1 w h 
         path: Its ONNX graph.
         volume: Preprocessed volumes to try.
     """
+    import onnxruntime  # training needs none of it
+
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (prob,) = session.run(["prob"], {"volume": volume.float().numpy()})
     return float(np.abs(np.asarray(prob) - fold(volume).numpy()).max())

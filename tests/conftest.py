@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from people import write_people
 
 import main
 
@@ -93,3 +94,29 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip("the real cohorts are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A run of three folds on twelve people; tests must not change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = {
+        "data.table": write_people(folder / "data", range(12), labelled=True),
+        "data.cache_dir": folder / "cache",
+        "data.preprocessing.spatial_shape": "[12,12,12]",
+        "data.preprocessing.spacing_mm": "[1,1,2]",
+        "data.augmentation.mode": "none",
+        "data.splits.num_folds": 3,
+        "data.splits.num_repeats": 1,
+        "data.batch_size": 4,
+        "model.filters": 4,
+        "model.depth": 2,
+        "model.lr": 0.01,
+        "trainer.max_epochs": 3,
+        "trainer.accelerator": "cpu",
+        "wandb": "disabled",
+        "run": folder / "run",
+    }
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    assert main.main(["finetune", "-cconfigs/finetune.yaml", *flags]) == 0
+    return folder / "run"

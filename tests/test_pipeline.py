@@ -141,7 +141,7 @@ def test_an_interrupted_finetune_continues_to_the_same_predictions(
             run_verb("finetune", table, "broken", *settings, epochs=4)
     assert not (tmp_path / "broken/predictions.csv").exists()
     assert run_verb("finetune", table, "broken", *settings, epochs=4) == 0
-    for name in ("predictions.csv", "validation.csv"):
+    for name in ("predictions.csv", "validation.csv", "repeat0_fold1/reference.json"):
         whole = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "broken" / name).read_bytes() == whole
 
