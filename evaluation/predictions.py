@@ -21,9 +21,12 @@ PROB = "prob_"
 class Scan(Protocol):
     """What a row needs to know of a scan."""
 
-    patient_id: str
-    image: str
-    label: str
+    @property
+    def patient_id(self) -> str: ...  # noqa: D102
+    @property
+    def image(self) -> str: ...  # noqa: D102
+    @property
+    def label(self) -> str: ...  # noqa: D102
 
 
 def prediction_table(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from evaluation.predictions import PROB
 from evaluation.report import LABELS
@@ -84,6 +85,8 @@ class Page:
 def render_report(page: Page) -> str:
     """Compose report.html."""
     metrics, run = page.metrics, page.run
+    if page.anonymous and run["init"]:
+        run = run | {"init": "another run"}
     names = _names(page)
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
@@ -93,6 +96,7 @@ def render_report(page: Page) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["code"] = _code
     return environment.get_template("report_template.html").render(
         kind="Cross-validation" if run["num_cells"] > metrics["num_repeats"] else "Held-out test",
         run=run,
@@ -165,12 +169,12 @@ class _Text(HTMLParser):
         if tag == "h2":
             self.section = dict(attrs)["id"] or ""
             self.sections[self.section] = ""
-        elif tag in ("script", "style", "nav"):
+        elif tag in ("script", "style", "nav", "aside"):
             self.silent += 1
 
     def handle_endtag(self, tag: str) -> None:
         """End what is not read: after a summary the picture follows."""
-        if tag in ("script", "style", "nav", "details"):
+        if tag in ("script", "style", "nav", "aside", "details"):
             self.silent -= 1
         elif tag == "summary":
             self.silent += 1
@@ -179,6 +183,11 @@ class _Text(HTMLParser):
         """Collect the text."""
         if not self.silent:
             self.sections[self.section] += data + " "
+
+
+def _code(words: str) -> Markup:
+    """Turn `words` in backticks into code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(words))))
 
 
 def _names(page: Page) -> dict[tuple[str, str], tuple[str, str]]:
@@ -250,7 +259,9 @@ def _subgroup(row: dict[str, Any]) -> dict[str, Any]:
 def _ranking(page: Page, names: Mapping[tuple[str, str], tuple[str, str]]) -> dict[str, Any]:
     ranking = page.ranking
     probs = [column for column in ranking.columns if column.startswith(PROB)]
-    figures = [*probs, "confidence", "confidence_sd", "flips"]
+    figures = [*probs, "confidence"]
+    if page.metrics["num_repeats"] > 1:
+        figures += ["confidence_sd", "flips"]
     columns = ["rank", "patient", "scan", "label", "predicted", *figures]
     rows = []
     for row in ranking.to_dict("records"):
@@ -261,6 +272,7 @@ def _ranking(page: Page, names: Mapping[tuple[str, str], tuple[str, str]]) -> di
         wrong = row["label"] != row["predicted"]
         rows.append({"cells": cells, "view": view, "alt": alt, "wrong": wrong})
     titles = [name.removeprefix(PROB) if name in probs else name for name in columns]
+    titles = ["sd" if name == "confidence_sd" else name for name in titles]
     return {"columns": titles, "numbers": [0, *range(5, len(columns))], "rows": rows}
 
 

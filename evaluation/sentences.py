@@ -80,6 +80,11 @@ def confidence_sentences(metrics: dict[str, Any]) -> list[str]:
             f"patients held it in {conformal['coverage']:.0%} (95 % interval {low:.0%} to "
             f"{high:.0%}); {conformal['share_single']:.0%} of the sets name one class alone."
         )
+        if conformal["mean_size"] == len(metrics["classes"]):
+            sentences[-1] += (
+                " The validation parts are too small for such a promise: every class is in every "
+                "set."
+            )
     if number := metrics["num_suspected_labels"]:
         sentences.append(
             f"{count(number, 'scan')} contradicted with confidence by nearly every repeat: look "

@@ -18,7 +18,7 @@ def view(
     spacing_mm: tuple[float, float, float],
     heat: Float[np.ndarray, "w h d"] | None = None,
 ) -> tuple[str, str]:
-    """Draw three orthogonal slices, through the heat map's strongest voxel or the middle.
+    """Draw three orthogonal slices, through the heat map's strongest bright voxel or the middle.
 
     The patient's right is on the left, anterior on the left of the sagittal slice, superior up.
 
@@ -30,12 +30,12 @@ def view(
     Returns:
         A WebP picture as data URI, and words for those who cannot see it.
     """
-    if heat is not None and heat.max() > 0:
-        centre = np.unravel_index(int(heat.argmax()), heat.shape)
-    else:
-        heat, centre = None, tuple(size // 2 for size in volume.shape)
     low, high = np.percentile(volume, [1, 99])
     grey = np.clip((volume - low) / max(high - low, 1e-6), 0, 1)
+    if heat is not None and heat.max() > 0:
+        centre = np.unravel_index(int((heat * grey).argmax()), heat.shape)  # not in the dark
+    else:
+        heat, centre = None, tuple(size // 2 for size in volume.shape)
     rows = [np.repeat(grey[..., None], 3, axis=-1)]
     if heat is not None:
         colour = colormaps["inferno"](heat)[..., :3]

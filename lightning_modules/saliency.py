@@ -1,5 +1,6 @@
-"""Where a 3D network looks: class activation and occlusion maps, by MONAI."""
+"""Where a 3D network looks: class activation maps by MONAI, and occlusion maps."""
 
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -28,20 +29,8 @@ def class_map(
     Returns:
         Values from 0 (nothing, or against) to 1 (most); all 0 where nothing speaks for the class.
     """
-    from monai.visualize import GradCAM, OcclusionSensitivity  # takes seconds, few commands need it
-
     model = model.eval()
-    if kind == "gradcam":
-        camera = GradCAM(model, _last_convolution(model), postprocessing=_as_it_is)
-        with torch.enable_grad():
-            heat = camera(volume, class_idx=k, layer_idx=-1)[0, 0]
-    else:
-        size = [max(2, -(-length // NUM_BLOCKS)) for length in volume.shape[2:]]
-        blind = OcclusionSensitivity(
-            model, mask_size=size, n_batch=8, overlap=0.0, activate=False, verbose=False
-        )
-        with torch.no_grad():
-            heat = model(volume)[0, k] - blind(volume)[0][0, k]
+    heat = _gradcam(model, volume, k) if kind == "gradcam" else _occlusion(model, volume, k)
     positive = heat.detach().clamp(min=0)
     return (positive / positive.max().clamp(min=1e-12)).numpy()
 
@@ -52,6 +41,31 @@ def _last_convolution(model: LightningModule) -> str:
     if not names:
         raise ValueError("The model has no 3D convolution: use occlusion maps.")
     return f"encoder.{names[-1]}"
+
+
+def _gradcam(model: LightningModule, volume: Tensor, k: int) -> Tensor:
+    from monai.visualize import GradCAM  # takes seconds, few commands need it
+
+    camera = GradCAM(model, _last_convolution(model), postprocessing=_as_it_is)
+    with torch.enable_grad():
+        return camera(volume.clone().requires_grad_(), class_idx=k, layer_idx=-1)[0, 0]
+
+
+@torch.no_grad()
+def _occlusion(model: LightningModule, volume: Tensor, k: int) -> Tensor:
+    """How far the logit falls when a block takes the volume's mean."""
+    shape = volume.shape[2:]
+    steps = [max(2, -(-length // NUM_BLOCKS)) for length in shape]
+    logit, heat = model(volume)[0, k], torch.zeros(shape)
+    cuts = [
+        [slice(at, at + step) for at in range(0, length, step)]
+        for length, step in zip(shape, steps, strict=True)
+    ]
+    for right, front, up in product(*cuts):
+        blanked = volume.clone()
+        blanked[0, 0, right, front, up] = volume.mean()
+        heat[right, front, up] = logit - model(blanked)[0, k]
+    return heat
 
 
 def _as_it_is(heat: Tensor) -> Tensor:
