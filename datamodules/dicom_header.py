@@ -30,7 +30,12 @@ KEYWORDS = [
     *("NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("RescaleSlope", "RescaleIntercept", "EchoTime", "RepetitionTime", "InversionTime"),
     *("TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "TriggerTime"),
-    *("FlipAngle", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(
+        "FlipAngle",
+        "SpacingBetweenSlices",
+        "SharedFunctionalGroupsSequence",
+        "PerFrameFunctionalGroupsSequence",
+    ),
 ]
 VOLUME_KEYWORDS = [  # what tells the volumes of one series apart, the likeliest first
     *("EchoTime", "InversionTime", "DiffusionBValue", "TemporalPositionIdentifier"),
@@ -40,6 +45,7 @@ FRAME_SEQUENCES = {  # where an enhanced file keeps what a classic one has at it
     "ImagePositionPatient": ("PlanePositionSequence", "ImagePositionPatient"),
     "ImageOrientationPatient": ("PlaneOrientationSequence", "ImageOrientationPatient"),
     "PixelSpacing": ("PixelMeasuresSequence", "PixelSpacing"),
+    "SpacingBetweenSlices": ("PixelMeasuresSequence", "SpacingBetweenSlices"),
     "RescaleSlope": ("PixelValueTransformationSequence", "RescaleSlope"),
     "RescaleIntercept": ("PixelValueTransformationSequence", "RescaleIntercept"),
     "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
@@ -74,6 +80,7 @@ class Picture:
         position: Centre of the first voxel in mm, LPS (left, posterior, superior); None if absent.
         orientation: Directions of a row and of a column, LPS; None if absent.
         spacing: Distance in mm between rows and between columns; None if absent.
+        step: Distance in mm to the next slice, as the header says it; None if absent.
         slope: RescaleSlope, 1 if absent.
         intercept: RescaleIntercept, 0 if absent.
         volume: What may tell this slice's volume from others of its series, by DICOM keyword.
@@ -98,6 +105,7 @@ class Picture:
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     spacing: tuple[float, ...] | None
+    step: float | None
     slope: float
     intercept: float
     volume: dict[str, str]
@@ -212,6 +220,7 @@ def _picture(path: Path, number: int, dataset: Dataset, frame: Dataset) -> Pictu
         position=numbers("ImagePositionPatient", 3),
         orientation=numbers("ImageOrientationPatient", 6),
         spacing=numbers("PixelSpacing", 2),
+        step=number_or("SpacingBetweenSlices", None),
         slope=slope,
         intercept=intercept,
         volume={keyword: text(keyword) for keyword in VOLUME_KEYWORDS},

@@ -157,7 +157,7 @@ def _write(
         }
         done.rows.append(who | facts(slices))
         private.append(who | private_facts(first, source))
-        done.remarks += [f"{name}: {remark}" for remark in _remarks(slices.pictures)]
+        done.remarks += [f"{name}: {remark}" for remark in _remarks(slices)]
     if done.rows:
         write_table(table, COLUMNS, done.rows, mode=0o666)
         if mapping is not None:
@@ -201,8 +201,17 @@ def _save(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _remarks(pictures: Sequence[Picture]) -> list[str]:
+def _remarks(slices: Stack) -> list[str]:
+    """What a geometry without a gap may hide: slices that are missing at its end or throughout."""
+    remarks, pictures = [], slices.pictures
     numbers = [int(picture.instance) for picture in pictures if picture.instance.isdecimal()]
     if len(numbers) == len(pictures) and min(numbers) > 1:
-        return [f"its first picture is number {min(numbers)}: are slices missing before it?"]
-    return []
+        remarks.append(
+            f"its lowest InstanceNumber is {min(numbers)}. Are slices missing before it?"
+        )
+    measured, said = float(np.linalg.norm(slices.affine[:3, 2])), pictures[0].step
+    if said and said > 0 and measured > 1.9 * said:
+        remarks.append(
+            f"slices are {measured:.4g} mm apart, its header says {said:g}. Are some missing?"
+        )
+    return remarks

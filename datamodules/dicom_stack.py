@@ -15,6 +15,8 @@ from datamodules.dicom_header import VOLUME_KEYWORDS, Picture
 MIN_SLICES = 3
 STEP_TOLERANCE = 0.02  # of the distance between slices
 MIN_TOLERANCE_MM = 0.01  # headers round positions
+MIN_SPACING_MM, MAX_SPACING_MM = 0.01, 100.0
+MAX_DISTANCE_MM = 1e5
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Stack:
 
 def why_skipped(pictures: Sequence[Picture]) -> str | None:
     """Say why a sound series is not worth importing; None if it is."""
-    if any("LOCALIZER" in picture.image_type for picture in pictures):
+    if all("LOCALIZER" in picture.image_type for picture in pictures):
         return "a localiser"
     if len(pictures) < MIN_SLICES:
         return f"fewer than {MIN_SLICES} slices"
@@ -117,13 +119,17 @@ def _check_picture(picture: Picture) -> None:
     ):
         if getattr(picture, what) is None:
             raise ValueError(f"{keyword} is missing or not a number in {name}. Export it anew")
+    assert picture.position is not None
     assert picture.orientation is not None
     assert picture.spacing is not None
     axes = np.array(picture.orientation).reshape(2, 3)
     if not np.allclose(axes @ axes.T, np.eye(2), atol=1e-3):
         raise ValueError(f"rows and columns are not at right angles in {name}. Export it anew")
-    if min(picture.spacing) <= 0:
-        raise ValueError(f"PixelSpacing {picture.spacing} in {name} is not above 0. Export it anew")
+    if not all(MIN_SPACING_MM <= size <= MAX_SPACING_MM for size in picture.spacing):
+        sizes = "absurd ({:g} × {:g} mm)".format(*picture.spacing)
+        raise ValueError(f"PixelSpacing in {name} is {sizes}. Export it anew")
+    if np.abs(picture.position).max() > MAX_DISTANCE_MM:
+        raise ValueError(f"ImagePositionPatient in {name} is absurd. Export it anew")
     if min(picture.size) < 1:
         raise ValueError(f"the picture {name} is {_by(picture.size)}. Export it anew")
     if not np.isfinite([picture.slope, picture.intercept]).all() or picture.slope == 0:
@@ -140,6 +146,8 @@ def _check_steps(ordered: Sequence[Picture], heights: np.ndarray) -> None:
             or f"two slices at one position ({_names(*ordered[first : first + 2])}). "
             "Delete the one that is too many"
         )
+    if usual > MAX_SPACING_MM:
+        raise ValueError(f"slices {usual:g} mm apart ({_names(*ordered[:2])}). Export it anew")
     tolerance = max(MIN_TOLERANCE_MM, STEP_TOLERANCE * usual)
     for index, step in enumerate(steps):
         if abs(step - usual) <= tolerance:
@@ -149,7 +157,9 @@ def _check_steps(ordered: Sequence[Picture], heights: np.ndarray) -> None:
         )
         missing = round(step / usual) - 1
         if missing > 0 and abs(step - (missing + 1) * usual) <= 2 * tolerance:
-            raise ValueError(f"{missing} missing between two slices {where}. Export it anew")
+            raise ValueError(
+                f"{missing} slice{'s' * (missing > 1)} missing in between {where}. Export it anew"
+            )
         raise ValueError(f"unevenly spaced slices {where}. Resample it with a tool made for it")
 
 
@@ -176,8 +186,8 @@ def _check_line(
     if sideways > 0.005:
         angle = float(np.degrees(np.arcsin(min(1.0, float(sideways)))))
         raise ValueError(
-            f"a sheared stack, by {angle:.1f}° (tilted gantry), from {_names(ordered[0], ordered[-1])}. "
-            "Resample it with a tool made for it, such as dcm2niix"
+            f"a sheared stack, by {angle:.1f}° (tilted gantry), from "
+            f"{_names(ordered[0], ordered[-1])}. Resample it with a tool made for it"
         )
     line = positions[0] + np.outer(np.arange(len(ordered)), step)
     away = np.linalg.norm(positions - line, axis=1)
@@ -190,8 +200,10 @@ def _check_line(
 
 def _names(*pictures: Picture) -> str:
     names = [repr(picture.path.name) for picture in pictures]
-    if names[0] == names[-1]:
-        names = [f"{names[0]}, frames {' and '.join(str(p.frame + 1) for p in pictures)}"]
+    if len({picture.path for picture in pictures}) == 1:
+        return f"frames {' and '.join(str(p.frame + 1) for p in pictures)} of {names[0]}"
+    if len(set(names)) == 1:
+        names = [repr(f"{picture.path.parent.name}/{picture.path.name}") for picture in pictures]
     return " and ".join(names)
 
 
