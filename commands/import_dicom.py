@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-import SimpleITK as sitk
 from jsonargparse import auto_cli
 
 from datamodules.dicom_import import Import, import_series
@@ -29,7 +28,6 @@ def _import(
     if not src or not out:
         raise ValueError("Say which folder to import, and where to: SRC=folder OUT=folder.")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes headers
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     source, folder = Path(src).expanduser(), Path(out).expanduser()
     key_path = Path(key).expanduser() if key else Path(f"{folder.resolve()}.key")
     private = Path(mapping).expanduser() if mapping else None

@@ -107,11 +107,14 @@ def _series(done: Import, source: Path) -> dict[str, list[Picture]]:
     for picture in done.found.pictures:
         series[picture.series_uid].append(picture)
         in_folder[picture.path.parent].add(picture.series_uid)
+    alike: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path, reason in done.found.broken.items():
-        line = f"File {str(path.relative_to(source))!r} {reason}. Copy it again, or delete it"
-        beside = in_folder[path.parent]
-        if len(beside) == 1:
-            series.pop(next(iter(beside)), None)
+        alike[path.parent, reason].append(path)
+    for (folder, reason), (path, *others) in alike.items():
+        more = f" (and {len(others)} beside it)" if others else ""
+        line = f"File {str(path.relative_to(source))!r}{more} {reason}. Copy it again, or delete it"
+        if len(in_folder[folder]) == 1:
+            series.pop(next(iter(in_folder[folder])), None)
             line += "; the series beside it may lack this slice and is held back"
         done.refused.append(f"{line}.")
     for picture in series.pop("", [])[:1]:

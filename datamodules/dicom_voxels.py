@@ -1,7 +1,12 @@
 """Read the voxels of a DICOM stack: pydicom where nothing or little is packed, else SimpleITK."""
 
+import os
+import resource
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,6 +28,7 @@ OF_PYDICOM = (
     DeflatedExplicitVRLittleEndian,
     RLELossless,
 )
+MAX_UNPACKING_BYTES = 2**29
 KEYWORDS = [
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "PixelData"),
@@ -41,21 +47,22 @@ def read_voxels(ordered: Sequence[Picture]) -> np.ndarray:
     rows, columns = ordered[0].size
     voxels = np.zeros((columns, rows, len(ordered)), np.int16, order="F")
     path, frames, scaled = None, np.empty(0), False
-    for index, picture in enumerate(ordered):
-        if picture.path != path:
-            path, (frames, scaled) = picture.path, _decode(picture)
-        plane = frames[picture.frame].T.astype(np.float64)  # (columns, rows)
-        if not scaled:
-            plane = plane * picture.slope + picture.intercept
-        if not np.isfinite(plane).all():
-            raise ValueError(f"voxels that are not finite in {picture.path.name!r}")
-        if voxels.dtype == np.int16 and not _fits_int16(plane):
-            voxels = voxels.astype(np.float32)
-        voxels[..., index] = plane
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_fence_in) as fenced:
+        for index, picture in enumerate(ordered):
+            if picture.path != path:
+                path, (frames, scaled) = picture.path, _decode(picture, fenced)
+            plane = frames[picture.frame].T.astype(np.float64)  # (columns, rows)
+            if not scaled:
+                plane = plane * picture.slope + picture.intercept
+            if not np.isfinite(plane).all():
+                raise ValueError(f"voxels that are not finite in {picture.path.name!r}")
+            if voxels.dtype == np.int16 and not _fits_int16(plane):
+                voxels = voxels.astype(np.float32)
+            voxels[..., index] = plane
     return voxels
 
 
-def _decode(picture: Picture) -> tuple[np.ndarray, bool]:
+def _decode(picture: Picture, fenced: ProcessPoolExecutor) -> tuple[np.ndarray, bool]:
     """Voxels of one file, (frames, rows, columns), and whether they are rescaled already."""
     name = repr(picture.path.name)
     try:
@@ -76,17 +83,25 @@ def _decode(picture: Picture) -> tuple[np.ndarray, bool]:
     if not stored.rstrip(b"\0").endswith(b"\xff\xd9"):  # the end mark of all kinds of JPEG
         raise ValueError(f"the voxels of {name} are cut off or torn. Copy it again")
     try:
-        frames = sitk.GetArrayFromImage(sitk.ReadImage(picture.path))
-    except RuntimeError as error:
+        frames = fenced.submit(_unpack, picture.path).result()
+    except (RuntimeError, MemoryError) as error:  # or the process broke down
         raise ValueError(
-            f"{name} is packed as {syntax.name[:60]!r}, which cannot be unpacked here. Install "
+            f"{name} is torn, or packed ({syntax.name[:60]!r}) as nothing here unpacks. Install "
             "dcmtk or gdcm and unpack the series first: dcmdjpeg IN OUT, or gdcmconv --raw IN OUT"
         ) from error
     if frames.shape != (1, *picture.size):
-        raise ValueError(
-            f"{name} is packed, and holds no single picture. Unpack it: gdcmconv --raw"
-        )
+        raise ValueError(f"{name} is packed, and not one picture. Install gdcm: gdcmconv --raw")
     return frames, True
+
+
+def _fence_in() -> None:
+    """Let no torn JPEG take the memory, fill the terminal, or (in a process apart) end the run."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_UNPACKING_BYTES, MAX_UNPACKING_BYTES))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _unpack(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(path))
 
 
 def _fits_int16(plane: np.ndarray) -> bool:
