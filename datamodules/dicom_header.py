@@ -119,14 +119,15 @@ def read_pictures(path: Path) -> list[Picture]:
         ValueError: If the header is cut off, or promises more than the file holds.
     """
     dataset = read_dataset(path, KEYWORDS)
-    if "SOPClassUID" not in dataset and "Rows" not in dataset:
-        raise ValueError("its header is cut off or empty")
-    if "Rows" not in dataset and dataset.get("Modality") not in ("MR", "CT", "PT"):
+    kind = UID(_text(dataset.file_meta, "MediaStorageSOPClassUID") or _text(dataset, "SOPClassUID"))
+    if "Rows" not in dataset:
+        if not kind or "Image Storage" in kind.name:
+            raise ValueError("its header is cut off or empty")
         return []
     frames = _frames(dataset)
     _check_size(path, dataset, len(frames))
     pictures = [_picture(path, number, dataset, frame) for number, frame in enumerate(frames)]
-    screenshot = "Secondary Capture" in UID(_text(dataset, "SOPClassUID")).name
+    screenshot = "Secondary Capture" in kind.name
     return [] if screenshot and not any(picture.position for picture in pictures) else pictures
 
 

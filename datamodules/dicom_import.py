@@ -6,6 +6,7 @@ nobody but its owner may read.
 """
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -109,8 +110,9 @@ def _series(done: Import, source: Path) -> dict[str, list[Picture]]:
         in_folder[picture.path.parent].add(picture.series_uid)
     alike: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path, reason in done.found.broken.items():
-        alike[path.parent, reason].append(path)
-    for (folder, reason), (path, *others) in alike.items():
+        alike[path.parent, re.sub(r"\d+", "", reason)].append(path)
+    for (folder, _), (path, *others) in alike.items():
+        reason = done.found.broken[path]
         more = f" (and {len(others)} beside it)" if others else ""
         line = f"File {str(path.relative_to(source))!r}{more} {reason}. Copy it again, or delete it"
         if len(in_folder[folder]) == 1:
