@@ -20,7 +20,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-MAX_INFLATED_BYTES = 2**28
+MAX_INFLATED_BYTES = 2**27
 MAX_COMPRESSION = 1000  # an all-black picture reaches a few hundred
 KEYWORDS = [
     *("SOPClassUID", "Modality", "ImageType", "PatientID", "PatientName", "PatientBirthDate"),
@@ -150,7 +150,7 @@ def _refuse_deflate_bomb(path: Path) -> None:
         file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind the file's meta group
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         if len(inflate.decompress(file.read(), MAX_INFLATED_BYTES)) == MAX_INFLATED_BYTES:
-            raise ValueError("it inflates to more than 256 MiB")
+            raise ValueError("it inflates to more than 128 MiB")
 
 
 def _frames(dataset: Dataset) -> list[Dataset]:

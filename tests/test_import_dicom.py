@@ -725,8 +725,8 @@ def test_bombs_are_refused_in_seconds_and_without_the_memory_they_ask_for(tmp_pa
     start = 144 + int.from_bytes(whole[140:144], "little")
     squeeze = zlib.compressobj(9, wbits=-15)
     packed = squeeze.compress(zlib.decompress(whole[start:], wbits=-15))
-    packed += b"".join(squeeze.compress(bytes(2**24)) for _ in range(80)) + squeeze.flush()
-    (source / "deflate.dcm").write_bytes(whole[:start] + packed)  # 1.25 GiB inflated
+    packed += b"".join(squeeze.compress(bytes(2**24)) for _ in range(70)) + squeeze.flush()
+    (source / "deflate.dcm").write_bytes(whole[:start] + packed)  # 1.1 GiB inflated
 
     def edit(dataset, index):
         dataset.compress(RLELossless, generate_instance_uid=False)
@@ -736,10 +736,9 @@ def test_bombs_are_refused_in_seconds_and_without_the_memory_they_ask_for(tmp_pa
     write_series(source / "plain", series="1.2.68", edit=_set(Rows=65535, Columns=65535))
     code = (
         "import resource, sys, time, main\n"
-        "began = time.monotonic()\n"
         "code = main.main(sys.argv[1:])\n"
         "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(code, time.monotonic() - began, peak / 2**20)"
+        "print(code, time.process_time(), peak / 2**20)"
     )
     arguments = ["import_dicom", f"--src={source}", f"--out={tmp_path / 'out'}"]
     shown = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
