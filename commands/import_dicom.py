@@ -35,10 +35,11 @@ def _import(
     _tell(done, folder, key_path, private)
     if done.refused:
         faults = done.refused
-        heading = f"{len(faults)} faults under {src}, {len(done.rows)} series imported."
+        heading = f"{len(faults)} faults under {src!r}, {len(done.rows)} series imported."
         raise ValueError("\n  ".join([heading, *faults]) if len(faults) > 1 else faults[0])
     if not done.rows:
-        raise ValueError(f"Nothing to import under {src!r}: {_passed_over(done) or 'it is empty'}.")
+        why = "; ".join([*done.skipped[:1], *_passed_over(done)]) or "it is empty"
+        raise ValueError(f"Nothing to import under {src!r}: {why}.")
 
 
 def _tell(done: Import, folder: Path, key_path: Path, private: Path | None) -> None:
@@ -46,8 +47,8 @@ def _tell(done: Import, folder: Path, key_path: Path, private: Path | None) -> N
         print(f"skipped: {line}")
     for line in done.remarks:
         print(f"look at: {line}")
-    if passed_over := _passed_over(done):
-        print(f"passed over: {passed_over}")
+    for line in _passed_over(done):
+        print(f"passed over: {line}")
     if not done.rows:
         return
     patients = len({row["patient_id"] for row in done.rows})
@@ -57,6 +58,5 @@ def _tell(done: Import, folder: Path, key_path: Path, private: Path | None) -> N
         print(f"Who is who: {private}. Join your labels by it, and keep it private.")
 
 
-def _passed_over(done: Import) -> str:
-    counts = [f"{number} {what}" for what, number in done.found.passed_over.items() if number]
-    return ", ".join([*counts, *([f"{len(done.skipped)} series skipped"] if done.skipped else [])])
+def _passed_over(done: Import) -> list[str]:
+    return [f"{number} {what}" for what, number in done.found.passed_over.items() if number]

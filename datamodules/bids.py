@@ -63,7 +63,9 @@ def import_bids_tree(tree: Path, out: Path, suffix: str = "T1w", label: str = ""
     try:
         _write(cohort, scans, tree, table, may_copy=table != out)
     except OSError as error:
-        raise ValueError(f"Cannot write {error.filename or table}: {error.strerror}.") from error
+        raise ValueError(
+            f"Cannot write {str(error.filename or table)!r}: {error.strerror}."
+        ) from error
     return cohort
 
 

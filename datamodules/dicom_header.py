@@ -57,7 +57,7 @@ FRAME_SEQUENCES = {  # where an enhanced file keeps what a classic one has at it
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class Picture:
     """One slice: a classic file, or a frame of an enhanced one. Texts are '' where absent.
 
@@ -127,6 +127,8 @@ def read_pictures(path: Path) -> list[Picture]:
     frames = _frames(dataset)
     _check_size(path, dataset, len(frames))
     pictures = [_picture(path, number, dataset, frame) for number, frame in enumerate(frames)]
+    if "SeriesInstanceUID" not in dataset:
+        raise ValueError("it has no SeriesInstanceUID")
     screenshot = "Secondary Capture" in kind.name
     return [] if screenshot and not any(picture.position for picture in pictures) else pictures
 
@@ -144,7 +146,7 @@ def read_dataset(path: Path, keywords: Sequence[str]) -> FileDataset:
 
 def _refuse_deflate_bomb(path: Path) -> None:
     with path.open("rb") as file:
-        head = file.read(2**12)
+        head = file.read(2**16)
         if DeflatedExplicitVRLittleEndian.encode() not in head:
             return
         file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind the file's meta group

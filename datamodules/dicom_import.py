@@ -80,7 +80,9 @@ def import_series(
     try:
         return _write(done, stacks, source, folder, key_path, mapping)
     except OSError as error:
-        raise ValueError(f"Cannot write {error.filename or folder}: {error.strerror}.") from error
+        raise ValueError(
+            f"Cannot write {str(error.filename or folder)!r}: {error.strerror}."
+        ) from error
 
 
 def _stacks(done: Import, source: Path, wanted: str) -> dict[str, Stack]:
@@ -119,9 +121,6 @@ def _series(done: Import, source: Path) -> dict[str, list[Picture]]:
             series.pop(next(iter(in_folder[folder])), None)
             line += "; the series beside it may lack this slice and is held back"
         done.refused.append(f"{line}.")
-    for picture in series.pop("", [])[:1]:
-        name = str(picture.path.relative_to(source))
-        done.refused.append(f"File {name!r} and perhaps others: no SeriesInstanceUID. Export anew.")
     return series
 
 
@@ -151,7 +150,7 @@ def _write(
         name = _series_name(uid, [picture.path for picture in slices.pictures], source)
         try:
             voxels = read_voxels(slices.pictures)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             done.refused.append(f"{name}: {error}.")
             continue
         _save(voxels, slices.affine, folder / images[uid])

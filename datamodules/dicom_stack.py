@@ -17,6 +17,7 @@ STEP_TOLERANCE = 0.02  # of the distance between slices
 MIN_TOLERANCE_MM = 0.01  # headers round positions
 MIN_SPACING_MM, MAX_SPACING_MM = 0.01, 100.0
 MAX_DISTANCE_MM = 1e5
+MAX_SIZE = 32767  # of NIfTI-1
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _check_picture(picture: Picture) -> None:
         raise ValueError(f"PixelSpacing in {name} is {sizes}. Export it anew")
     if np.abs(picture.position).max() > MAX_DISTANCE_MM:
         raise ValueError(f"ImagePositionPatient in {name} is absurd. Export it anew")
-    if min(picture.size) < 1:
+    if min(picture.size) < 1 or max(picture.size) > MAX_SIZE:
         raise ValueError(f"the picture {name} is {_by(picture.size)}. Export it anew")
     if not np.isfinite([picture.slope, picture.intercept]).all() or picture.slope == 0:
         raise ValueError(f"RescaleSlope or RescaleIntercept in {name} is 0 or not a number")

@@ -102,17 +102,10 @@ def test_without_participants_there_are_ids_and_images(tree, importing):
         assert next(csv.reader(file)) == ["patient_id", "image"]
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("sub-04\t1\tF\tpatient", "1 rows of participants.tsv have no scan here (first: 'sub-04')"),
-        ("", "look at"),
-    ],
-)
-def test_rows_without_scans_are_remarked_on(content, words, tree, importing):
-    (tree / "participants.tsv").write_text(PARTICIPANTS + content)
+def test_rows_without_scans_are_remarked_on(tree, importing):
+    (tree / "participants.tsv").write_text(f"{PARTICIPANTS}sub-04\t1\tF\tpatient\n")
     assert importing(tree) == (0, [])
-    assert words in importing.out
+    assert "1 rows of participants.tsv have no scan here (first: 'sub-04')" in importing.out
 
 
 def test_windows_lines_a_bom_and_ids_without_sub_are_read(tree, importing):

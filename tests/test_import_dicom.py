@@ -189,6 +189,13 @@ def _signed_12_bit_with_an_overlay(folder):
     return write_series(folder, edit=edit).astype(int) - 1000
 
 
+def test_an_enhanced_file_has_the_geometry_of_its_frames(importing, tmp_path):
+    _enhanced(tmp_path / "src")
+    assert importing() == (0, [])
+    expected = np.diag([-SPACING[1], -SPACING[0], 3.0, 1.0])
+    np.testing.assert_allclose(_only_scan(tmp_path).affine, expected, atol=1e-6)
+
+
 def _slope_per_slice(folder):
     def edit(dataset, index):
         dataset.RescaleSlope, dataset.RescaleIntercept = 0.5 * (index + 1), index
@@ -414,6 +421,10 @@ FAULTS = {
         _edited(_set(Rows=4)),
         "'im000.dcm' holds 32 bytes more than Rows × Columns",
     ),
+    "too_wide": (
+        _edited(_set(Rows=1, Columns=40000, PixelData=bytes(80000))),
+        "the picture 'im000.dcm' is 1 × 40000",
+    ),
     "too_few_voxels": (
         _edited(_set(Rows=60000, Columns=60000)),
         "promises 7200000000 bytes of voxels",
@@ -440,7 +451,6 @@ FAULTS = {
         _enhanced_at(0, 3, 3, 6),
         "two slices at one position (frames 2 and 3 of 'one.dcm'",
     ),
-    "unknown_packing": (_unknown_packing, "is torn, or packed ('High-Throughput JPEG 2000"),
 }
 
 
@@ -535,6 +545,30 @@ def test_one_patient_id_with_two_birth_dates_is_remarked_on(importing, tmp_path)
     assert importing() == (0, [])
     assert "One PatientID has two dates of birth ('im000.dcm' and 'im000.dcm')" in importing.out
     assert "1999" not in importing.out
+
+
+def test_a_name_that_would_break_the_line_is_escaped(importing, tmp_path):
+    write_series(tmp_path / "src", edit=_skip(2))
+    (tmp_path / "src/im000.dcm").rename(tmp_path / "src" / os.fsdecode(b"a\n\x1b[31m\xff"))
+    code, lines = importing()
+    assert (code, len(lines)) == (2, 1)
+    assert r"first file 'a\n\x1b[31m\udcff'" in lines[0]
+
+
+def test_an_output_folder_below_the_source_is_not_read(importing, tmp_path):
+    write_series(tmp_path / "src")
+    for num_others in (0, 1):  # the key lies beside the output
+        assert importing(f"--out={tmp_path / 'src/out'}") == (0, [])
+        assert ("1 files that are not DICOM" in importing.out) == (num_others == 1)
+        assert "2 files that are not DICOM" not in importing.out
+
+
+def test_a_folder_of_localisers_alone_says_so(importing, tmp_path):
+    write_series(tmp_path / "src", edit=_set(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    code, (line,) = importing()
+    assert code == 2
+    assert "Nothing to import under" in line
+    assert "first file 'im000.dcm'): a localiser" in line
 
 
 def test_sessions_are_numbered_in_time_within_a_patient(importing, tmp_path):
@@ -750,6 +784,15 @@ def test_bombs_are_refused_in_seconds_and_without_the_memory_they_ask_for(tmp_pa
     assert len(lines) == 4
     for name in ("'deflate.dcm'", "'rle/im000.dcm' (and 4 beside it)", "'plain/im000.dcm' (and 4"):
         assert sum(name in line for line in lines) == 1
+
+
+@pytest.mark.slow
+def test_an_unknown_packing_is_named_with_what_to_install(importing, tmp_path):
+    _unknown_packing(tmp_path / "src")
+    code, (line,) = importing()
+    assert code == 2
+    assert "'im000.dcm' is torn, or packed ('High-Throughput JPEG 2000" in line
+    assert "Install dcmtk or gdcm" in line
 
 
 @pytest.mark.slow
