@@ -21,6 +21,7 @@ from pydicom.uid import (
 )
 
 MAX_INFLATED_BYTES = 2**27
+MAX_FRAMES = 100_000
 MAX_COMPRESSION = 1000  # an all-black picture reaches a few hundred
 KEYWORDS = [
     *("SOPClassUID", "Modality", "ImageType", "PatientID", "PatientName", "PatientBirthDate"),
@@ -124,13 +125,14 @@ def read_pictures(path: Path) -> list[Picture]:
         if not kind or "Image Storage" in kind.name:
             raise ValueError("its header is cut off or empty")
         return []
+    screenshot = "Secondary Capture" in kind.name and "ImagePositionPatient" not in dataset
+    if screenshot and "PerFrameFunctionalGroupsSequence" not in dataset:
+        return []
+    if not _text(dataset, "SeriesInstanceUID"):
+        raise ValueError("it has no SeriesInstanceUID")
     frames = _frames(dataset)
     _check_size(path, dataset, len(frames))
-    pictures = [_picture(path, number, dataset, frame) for number, frame in enumerate(frames)]
-    if "SeriesInstanceUID" not in dataset:
-        raise ValueError("it has no SeriesInstanceUID")
-    screenshot = "Secondary Capture" in kind.name
-    return [] if screenshot and not any(picture.position for picture in pictures) else pictures
+    return [_picture(path, number, dataset, frame) for number, frame in enumerate(frames)]
 
 
 def read_dataset(path: Path, keywords: Sequence[str]) -> FileDataset:
@@ -156,14 +158,12 @@ def _refuse_deflate_bomb(path: Path) -> None:
 
 
 def _frames(dataset: Dataset) -> list[Dataset]:
-    """The functional groups of each frame; one empty group for a classic file."""
+    """The functional groups of each frame; an empty one where there are none."""
     number = int(dataset.get("NumberOfFrames") or 1)
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    if not groups and number == 1:
-        return [Dataset()]
-    if len(groups) != number:
+    if not 1 <= number <= MAX_FRAMES or (groups and len(groups) != number):
         raise ValueError(f"it has {number} frames, and positions of {len(groups)} frames")
-    return list(groups)
+    return list(groups) or [Dataset()] * number
 
 
 def _check_size(path: Path, dataset: FileDataset, num_frames: int) -> None:

@@ -91,10 +91,11 @@ def _stacks(done: Import, source: Path, wanted: str) -> dict[str, Stack]:
     for uid, pictures in _series(done, source).items():
         name = _series_name(uid, [picture.path for picture in pictures], source)
         try:
-            refuse_mixture(pictures)
             if not fnmatchcase(pictures[0].description.lower(), wanted.lower()):
                 done.skipped.append(f"{name}: its description does not match SERIES={wanted}")
-            elif reason := why_skipped(pictures):
+                continue
+            refuse_mixture(pictures)
+            if reason := why_skipped(pictures):
                 done.skipped.append(f"{name}: {reason}")
             else:
                 stacks[uid] = stack(pictures)

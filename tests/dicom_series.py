@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
+
+from datamodules.cohort_table import read_cohort_table
 
 ROWS, COLUMNS, SPACING, STEP = 6, 8, (1.5, 0.75), 2.5
 PERSON = {
@@ -111,3 +114,36 @@ def _set_voxels(dataset, voxels):
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
     dataset.PixelRepresentation = 0
     dataset.PixelData = voxels.astype("<u2").tobytes()
+
+
+def only_scan(tmp_path):
+    (scan,) = read_cohort_table(tmp_path / "out/cohort.csv")
+    return nib.load(scan.path)
+
+
+def set_to(**elements):
+    return lambda dataset, index: [setattr(dataset, *element) for element in elements.items()]
+
+
+def on_slice(position, edit):
+    return lambda dataset, index: edit(dataset, index) if index == position else None
+
+
+def drop(*keywords):
+    return lambda dataset, index: [delattr(dataset, keyword) for keyword in keywords] and None
+
+
+def shift(**by):
+    axes = {"x": 0, "y": 1, "z": 2}
+
+    def edit(dataset, index):
+        for axis, amount in by.items():
+            dataset.ImagePositionPatient[axes[axis]] += (
+                amount(index) if callable(amount) else amount
+            )
+
+    return edit
+
+
+def leave_out(*indices):
+    return lambda dataset, index: index not in indices
