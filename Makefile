@@ -15,7 +15,7 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist test test-fast check lock clean-cache
+.PHONY: help setup demo pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -67,6 +67,12 @@ export: $(READY) ## Write RUN as a bundle into OUT: safetensors, ONNX and a mode
 
 convert-medmnist: $(READY) ## Make a cohort in OUT from the MedMNIST-3D file NPZ; CLASSES=a,b names the labels
 	$(PY) main.py convert_medmnist --npz="$(NPZ)" --out="$(OUT)" $(if $(CLASSES),--classes="$(CLASSES)") $(ARGS)
+
+import-dicom: $(READY) ## Import the DICOM series under SRC into OUT; SERIES=pattern, MAPPING=who.csv, KEY=file
+	$(PY) main.py import_dicom --src="$(SRC)" --out="$(OUT)" $(if $(SERIES),--series="$(SERIES)") $(if $(MAPPING),--mapping="$(MAPPING)") $(if $(KEY),--key="$(KEY)") $(ARGS)
+
+import-bids: $(READY) ## Make the cohort table OUT of the BIDS tree SRC; SUFFIX=T1w, LABEL=column
+	$(PY) main.py import_bids --src="$(SRC)" --out="$(OUT)" $(if $(SUFFIX),--suffix="$(SUFFIX)") $(if $(LABEL),--label="$(LABEL)") $(ARGS)
 
 test: $(READY) ## Run every test that this machine can run
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)

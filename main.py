@@ -24,6 +24,8 @@ OWN_VERBS = {
     "export": "Write a finished run as a bundle: safetensors, ONNX and a model card.",
     "synthesize": "Make a small cohort of synthetic brain volumes.",
     "convert_medmnist": "Make a cohort, with its official split, from a MedMNIST-3D file.",
+    "import_dicom": "Import DICOM series as NIfTI, with a cohort table without names.",
+    "import_bids": "Make the cohort table of a BIDS tree.",
 }
 LIGHTNING_VERBS = {
     "fit": "Fit one fold with LightningCLI, without a run folder.",

@@ -87,6 +87,20 @@ def run_verb(tmp_path):
     return run
 
 
+@pytest.fixture
+def importing(tmp_path, capsys):
+    """Return a function that imports the DICOM files in src into out: exit code, error lines."""
+
+    def run(*arguments):
+        places = [f"--src={tmp_path / 'src'}", f"--out={tmp_path / 'out'}"]
+        code = main.main(["import_dicom", *places, *arguments])
+        said = capsys.readouterr()
+        run.out = said.out
+        return code, said.err.splitlines()
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Folder of the real cohorts."""
