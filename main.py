@@ -13,6 +13,7 @@ from importlib import import_module
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 OWN_VERBS = {
+    "check_data": "List what is wrong with a cohort, or what two cohorts share.",
     "pretrain": "Train an autoencoder on 3D patches of a cohort.",
     "finetune": "Cross-validate a classifier, from random or pretrained weights.",
     "rivals": "Cross-validate classical methods on the same folds.",

@@ -11,7 +11,8 @@ from datamodules.cohort_table import Columns, Scan, read_cohort_table
 from datamodules.fingerprint import plan_preprocessing, read_fingerprint
 from datamodules.preprocessing import Preprocessing
 from datamodules.row_cache import digest
-from datamodules.volumes import Intensity, Volumes, file_hash, fit_intensity, load_volumes
+from datamodules.scan_check import file_hash
+from datamodules.volumes import Intensity, Volumes, fit_intensity, load_volumes
 
 
 class Cohort:
