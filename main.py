@@ -62,6 +62,11 @@ def _run(verb: str, arguments: list[str]) -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
+    if os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None) is not None:
+        print(
+            "warning: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD lets checkpoints run code; it is ignored.",
+            file=sys.stderr,
+        )
     command = import_module(f"commands.{verb if verb in OWN_VERBS else 'command_line'}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for name in ("lightning.pytorch", "lightning.fabric"):

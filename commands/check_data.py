@@ -1,4 +1,4 @@
-"""`check_data`: everything that is wrong with a cohort, one line each, before anything is trained."""
+"""`check_data`: everything that is wrong with a cohort, one line each, before any training."""
 
 import argparse
 import json
@@ -32,7 +32,9 @@ def check_data(args: list[str]) -> None:
     data = options.data
     tables = [table for table in (data.table, options.a, options.b) if table]
     if len(tables) != (1 if data.table else 2):
-        raise ValueError("Say which cohort to check, DATA=table.csv, or two, A=one.csv B=other.csv.")
+        raise ValueError(
+            "Say which cohort to check, DATA=table.csv, or two, A=one.csv B=other.csv."
+        )
     expected = Expectations(
         labels_per=data.labels_per,
         classes=data.classes,
@@ -42,10 +44,10 @@ def check_data(args: list[str]) -> None:
     columns = Columns(**vars(data.columns))
     cache_dir = Path(data.cache_dir)
     cohorts = {table: _check(table, columns, expected, cache_dir) for table in tables}
-    shared = []
-    if len(cohorts) == 2:
-        orientation = data.preprocessing.assume_orientation
-        shared = compare_cohorts(*cohorts.values(), orientation, cache_dir)
+    shared: list[Problem] = []
+    if len(tables) == 2:
+        one, other = (cohorts[table] for table in tables)
+        shared = compare_cohorts(one, other, expected.assume_orientation, cache_dir)
     page = run_path(options.run) / "contact_sheet.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(contact_sheet(list(cohorts.values())), encoding="utf-8")
@@ -54,12 +56,14 @@ def check_data(args: list[str]) -> None:
     else:
         for table, cohort in cohorts.items():
             print(_as_text(table, cohort))
-        if len(cohorts) == 2:
-            print("\n".join(["A and B:", *map(str, shared or ["nothing shared"])]))
+        if len(tables) == 2:
+            print("\n".join(["A and B:", *(map(str, shared) if shared else ["nothing shared"])]))
         print(f"Contact sheet: {page}")
     problems = [*shared, *(problem for cohort in cohorts.values() for problem in cohort.problems)]
     if num_errors := sum(problem.severity == "error" for problem in problems):
-        raise ValueError(f"{num_errors} error{'s' * (num_errors > 1)} to mend in {', '.join(tables)}.")
+        raise ValueError(
+            f"{num_errors} error{'s' * (num_errors > 1)} to mend in {', '.join(tables)}."
+        )
 
 
 def _check(table: str, columns: Columns, expected: Expectations, cache_dir: Path) -> CohortCheck:

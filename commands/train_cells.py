@@ -37,6 +37,8 @@ def open_run(cli: CommandLine) -> Path:
         }
         claim(folder, resolved_config(cli), facts)
     num_patients = len(set(cohort.patients))
+    if warnings := cli.check.warnings_in_brief():
+        say(warnings)
     say(f"Run {folder}: {len(cohort.scans)} scans of {num_patients} patients. {cli.plan}")
     return folder
 

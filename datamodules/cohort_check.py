@@ -326,7 +326,11 @@ def _outliers(scans: Sequence[Scan], checks: Sequence[ScanCheck]) -> Iterator[Pr
         return
     order = [np.argsort(["RLAPSI".index(letter) for letter in each.orientation]) for each in facts]
     looks: tuple[tuple[str, list[Any], float], ...] = (
-        ("voxel size in mm", [np.take(f.spacing_mm, o) for f, o in zip(facts, order, strict=True)], 2),
+        (
+            "voxel size in mm",
+            [np.take(f.spacing_mm, o) for f, o in zip(facts, order, strict=True)],
+            2,
+        ),
         ("shape", [np.take(f.shape, o) for f, o in zip(facts, order, strict=True)], 2),
         ("intensity range", [[max(f.percentiles[3] - f.percentiles[1], 1e-9)] for f in facts], 10),
     )

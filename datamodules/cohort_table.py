@@ -83,9 +83,7 @@ def read_cohort_table(table: str | Path, columns: Columns = Columns()) -> list[S
     return scans
 
 
-def read_rows(
-    table: str | Path, columns: Columns = Columns()
-) -> tuple[list[Scan], list[RowFault]]:
+def read_rows(table: str | Path, columns: Columns = Columns()) -> tuple[list[Scan], list[RowFault]]:
     """Read a cohort table as `read_cohort_table` does, but return the faults of its rows.
 
     Returns:
@@ -113,10 +111,10 @@ def read_rows(
             path = _find_image(table.parent, row["patient_id"], row["image"])
             file = os.stat(header_file(path) if header_file(path).exists() else path)
             if (earlier := seen.setdefault((file.st_dev, file.st_ino), line_number)) != line_number:
-                raise _Unusable(
+                raise _RowError(
                     f"is listed already in row {earlier}, perhaps by another name", "Drop one row"
                 )
-        except _Unusable as fault:
+        except _RowError as fault:
             who = row["patient_id"], row["image"]
             faults.append(RowFault(line_number, *who, fault.what, fault.mend))
         else:
@@ -233,7 +231,7 @@ def _column_positions(table: Path, header: list[str], columns: Columns) -> dict[
     return positions
 
 
-class _Unusable(Exception):
+class _RowError(Exception):
     def __init__(self, what: str, mend: str) -> None:
         super().__init__(what)
         self.what = what
@@ -243,26 +241,26 @@ class _Unusable(Exception):
 def _find_image(folder: Path, patient_id: str, image: str) -> Path:
     """Make an image's path absolute, following links."""
     if not patient_id:
-        raise _Unusable("patient_id is empty", "Name the patient")
+        raise _RowError("patient_id is empty", "Name the patient")
     if not image:
-        raise _Unusable("image is empty", "Name a file or drop the row")
+        raise _RowError("image is empty", "Name a file or drop the row")
     outside = os.path.normpath(image).split(os.sep)[0] == os.pardir
     if outside and not os.path.isabs(image):
-        raise _Unusable(
+        raise _RowError(
             "climbs out of the table's folder", "Move the table, or write an absolute path"
         )
     try:
         path = (folder / image).resolve(strict=True)
         if not path.is_file():
-            raise _Unusable("is not a file", "Name a file")
+            raise _RowError("is not a file", "Name a file")
     except (FileNotFoundError, NotADirectoryError) as error:
         mend = "Write / instead of \\" if "\\" in image else "Correct its path"
-        raise _Unusable(f"does not exist (looked for {folder / image})", mend) from error
+        raise _RowError(f"does not exist (looked for {folder / image})", mend) from error
     except (RuntimeError, OSError, ValueError) as error:  # a loop of links, too long, a zero byte
         reason = "is a link that leads back to itself" if _loops(error) else f"has no path: {error}"
-        raise _Unusable(reason, "Name a file") from error
+        raise _RowError(reason, "Name a file") from error
     if not image.lower().endswith(SUFFIXES):
-        raise _Unusable("is not a NIfTI file (.nii, .nii.gz, .hdr and .img)", "Convert it")
+        raise _RowError("is not a NIfTI file (.nii, .nii.gz, .hdr and .img)", "Convert it")
     return Path(os.path.abspath(folder / image))
 
 

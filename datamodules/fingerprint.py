@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from datamodules.nifti import ScanFault, read_geometry
+from datamodules.nifti import ScanError, read_geometry
 from datamodules.preprocessing import Preprocessing
 
 
@@ -40,7 +40,7 @@ def read_fingerprint(paths: Sequence[Path], assume_orientation: str | None = Non
     for path in paths:
         try:
             geometry = read_geometry(path, assume_orientation)
-        except ScanFault as fault:
+        except ScanError as fault:
             faults.append(f"{path} {fault}")
             continue
         order = np.argsort(nib.orientations.io_orientation(geometry.affine)[:, 0])

@@ -12,10 +12,9 @@ import numpy as np
 from datamodules.nifti_bytes import (
     MAX_BYTES,
     ByteSource,
-    ScanFault,
+    ScanError,
     header_file,
     parse_header,
-    printable,
     voxel_file,
 )
 
@@ -104,7 +103,7 @@ def read_geometry(path: Path, assume_orientation: str | None = None) -> Geometry
         assume_orientation: Where the axes point to if the header does not say.
 
     Raises:
-        ScanFault: If the header cannot be used.
+        ScanError: If the header cannot be used.
     """
     main = header_file(path)
     with ByteSource(main) as source:
@@ -121,7 +120,7 @@ def read_volume(path: Path, assume_orientation: str | None = None) -> Volume:
         assume_orientation: Where the axes point to if the header does not say.
 
     Raises:
-        ScanFault: If the file or its header lies or is damaged, or its voxels cannot be used.
+        ScanError: If the file or its header lies or is damaged, or its voxels cannot be used.
     """
     main, other = header_file(path), voxel_file(path)
     with ByteSource(main) as source:
@@ -153,7 +152,7 @@ def _stored_type(header: Any) -> np.dtype:
     code = int(header["datatype"])
     if code not in NUMBERS:
         kind = OTHER_KINDS.get(code, f"an unknown type of voxel (code {code})")
-        raise ScanFault(f"holds {kind}, not one number a voxel", "Convert it to float32")
+        raise ScanError(f"holds {kind}, not one number a voxel", "Convert it to float32")
     return header.get_data_dtype()
 
 
@@ -163,7 +162,7 @@ def _geometry(header: Any, assume_orientation: str | None) -> Geometry:
     unit = int(header["xyzt_units"]) & 7
     zooms = np.asarray(header["pixdim"][1:4], dtype=np.float64)
     if not np.isfinite(zooms).all() or (zooms <= 0).any():
-        raise ScanFault(
+        raise ScanError(
             f"has the voxel size {_triplet(zooms)}, which must be positive",
             "Correct pixdim in its header",
         )
@@ -175,10 +174,10 @@ def _geometry(header: Any, assume_orientation: str | None) -> Geometry:
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         volume = abs(np.linalg.det(affine[:3, :3] / lengths)) if lengths.all() else 0.0
     if not volume >= 1e-3:  # nor if it is not a number
-        raise ScanFault("has a singular affine", "Correct sform or qform in its header")
+        raise ScanError("has a singular affine", "Correct sform or qform in its header")
     for sizes in (spacing, lengths):
         if sizes.min() < SMALLEST_MM or sizes.max() > LARGEST_MM:
-            raise ScanFault(
+            raise ScanError(
                 f"has the absurd voxel size {_triplet(sizes)} mm",
                 f"Correct its header; {SMALLEST_MM} to {LARGEST_MM:g} mm are allowed",
             )
@@ -208,18 +207,18 @@ def _geometry(header: Any, assume_orientation: str | None) -> Geometry:
 def _shape(header: Any) -> tuple[int, int, int]:
     num_axes = int(header["dim"][0])
     if not 1 <= num_axes <= 7:
-        raise ScanFault(f"has {num_axes} axes in its header", "Export it again")
+        raise ScanError(f"has {num_axes} axes in its header", "Export it again")
     sizes = [int(size) for size in header["dim"][1 : num_axes + 1]]
     written = " × ".join(map(str, sizes))
     if min(sizes) < 1:
-        raise ScanFault(f"has the shape {written}", "Export it again")
+        raise ScanError(f"has the shape {written}", "Export it again")
     if any(size > 1 for size in sizes[3:]):
-        raise ScanFault(
+        raise ScanError(
             f"has the shape {written}, not that of one 3D volume", "Save one volume as a 3D file"
         )
     width, height, depth = [*sizes, 1, 1][:3]
     if min(width, height, depth) < 3:
-        raise ScanFault(f"has the shape {written}: an axis of fewer than 3 voxels", "Leave it out")
+        raise ScanError(f"has the shape {written}: an axis of fewer than 3 voxels", "Leave it out")
     return width, height, depth
 
 
@@ -234,7 +233,7 @@ def _affine(
     has_sform, has_qform = (1 <= int(header[f"{form}_code"]) <= 5 for form in ("sform", "qform"))
     if not has_sform and not has_qform:
         if assume_orientation is None:
-            raise ScanFault(
+            raise ScanError(
                 "does not say its orientation (sform_code and qform_code are 0 or unknown)",
                 "Find out and set --data.preprocessing.assume_orientation, e.g. to LPS",
             )
@@ -255,11 +254,11 @@ def _affine(
                 )
             )
     elif qform is None:
-        raise ScanFault("has no valid quaternion in its qform", "Correct its header")
+        raise ScanError("has no valid quaternion in its qform", "Correct its header")
     else:
         affine = qform
     if not np.isfinite(affine).all():
-        raise ScanFault("has an affine that is not finite", "Correct sform or qform in its header")
+        raise ScanError("has an affine that is not finite", "Correct sform or qform in its header")
     return affine
 
 
@@ -292,9 +291,9 @@ def _places(
         offset = raw or first
     length = math.prod(shape) * dtype.itemsize
     if not first <= offset <= first + MAX_EXTENSION_BYTES or offset != int(offset):
-        raise ScanFault(f"says that its voxels begin at byte {raw:g}", "Export it again")
+        raise ScanError(f"says that its voxels begin at byte {raw:g}", "Export it again")
     if (needed := length + 4 * math.prod(shape)) > MAX_BYTES:
-        raise ScanFault(
+        raise ScanError(
             f"promises {' × '.join(map(str, shape))} voxels of {dtype.itemsize} bytes, which take "
             f"{needed / 2**20:,.0f} MiB; {MAX_BYTES // 2**20} are allowed",
             "Crop or resample it, or correct its header",
@@ -305,7 +304,7 @@ def _places(
 def _refuse_wrong_size(source: ByteSource, offset: int, length: int) -> None:
     if not source.is_gzip and source.size != offset + length:
         fault = "is truncated" if source.size < offset + length else "is too long"
-        raise ScanFault(
+        raise ScanError(
             f"{fault}: {source.size} bytes where its header promises {offset + length}",
             "Copy or export it again",
         )
@@ -313,7 +312,7 @@ def _refuse_wrong_size(source: ByteSource, offset: int, length: int) -> None:
 
 def _refuse_short(stored: bytearray, length: int) -> None:
     if len(stored) < length:
-        raise ScanFault(
+        raise ScanError(
             f"is truncated: {len(stored)} bytes of voxels where its header promises {length}",
             "Copy or export it again",
         )
@@ -327,7 +326,7 @@ def _scaling(header: Any, warnings: Warnings) -> tuple[float, float]:
     if slope == 0:
         return 1.0, 0.0
     if not np.isfinite([slope, intercept]).all():
-        raise ScanFault(
+        raise ScanError(
             f"has the slope {slope:g} and intercept {intercept:g}", "Correct its header"
         )
     return slope, intercept
@@ -335,7 +334,7 @@ def _scaling(header: Any, warnings: Warnings) -> tuple[float, float]:
 
 def _scaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     if stored.min() == stored.max():
-        raise ScanFault(f"is constant ({stored.flat[0] * slope + intercept:g})", "Leave it out")
+        raise ScanError(f"is constant ({stored.flat[0] * slope + intercept:g})", "Leave it out")
     voxels = np.empty(stored.shape, dtype=np.float32, order="F")
     low, high = np.inf, -np.inf
     for index in range(stored.shape[2]):  # a slice at a time: float64 costs memory
@@ -347,10 +346,10 @@ def _scaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         if not np.isfinite(voxels[..., index]).all():
             beyond = np.isfinite(plane).all()
             what = "numbers beyond float32" if beyond else "NaN or infinite voxels"
-            raise ScanFault(f"holds {what} (slice {index})", "Repair it or leave it out")
+            raise ScanError(f"holds {what} (slice {index})", "Repair it or leave it out")
         low, high = min(low, voxels[..., index].min()), max(high, voxels[..., index].max())
     if low == high:
-        raise ScanFault(f"is constant ({low:g})", "Leave it out")
+        raise ScanError(f"is constant ({low:g})", "Leave it out")
     return voxels
 
 

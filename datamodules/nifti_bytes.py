@@ -16,7 +16,9 @@ SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 MAX_BYTES = 768 * 2**20  # of one volume as stored and as float32: 512 × 512 × 512 voxels of 16 bits
 CHUNK = 2**17
 MAX_MEMBERS = 20_000  # of a gzip file; bgzip begins one every 64 KiB
-HEADER_SIZES = {struct.pack(f"{order}i", size): (order, size) for order in "<>" for size in (348, 540)}
+HEADER_SIZES = {
+    struct.pack(f"{order}i", size): (order, size) for order in "<>" for size in (348, 540)
+}
 OTHER_TYPES = {
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
@@ -40,7 +42,7 @@ OTHER_TYPES = {
 }
 
 
-class ScanFault(ValueError):
+class ScanError(ValueError):
     """What is wrong with a scan, as a predicate without its subject, and how to mend it."""
 
     def __init__(self, what: str, mend: str) -> None:
@@ -122,7 +124,7 @@ class ByteSource:
     def refuse_more(self, promised: int) -> None:
         """Raise if the file goes on; reaching the end of gzip data compares their checksum."""
         if self.take(1):
-            raise ScanFault(
+            raise ScanError(
                 f"goes on after the {promised} bytes that its header promises",
                 "Its header or its voxels are wrong: export it again",
             )
@@ -138,20 +140,20 @@ class ByteSource:
                     rest = more.lstrip(b"\0")
                 self._members += 1
                 if not rest.startswith(b"\x1f") or self._members > MAX_MEMBERS:
-                    raise ScanFault("has garbage after its gzip data", "Replace the file")
+                    raise ScanError("has garbage after its gzip data", "Replace the file")
                 self._inflater, self._pending = zlib.decompressobj(31), rest
             source = self._pending or self.file.read(CHUNK)
             try:
                 piece = self._inflater.decompress(source, room)
             except zlib.error as error:
-                raise ScanFault(
+                raise ScanError(
                     f"is damaged gzip data ({str(error).split(': ')[-1]})", "Copy it again"
                 ) from error
             self._pending = self._inflater.unconsumed_tail
             if piece:
                 return piece
             if not source and not self._inflater.eof:
-                raise ScanFault("is truncated: its gzip data stop short", "Copy it again")
+                raise ScanError("is truncated: its gzip data stop short", "Copy it again")
 
 
 def parse_header(source: ByteSource, *, single: bool) -> tuple[Any, bytearray]:
@@ -166,9 +168,9 @@ def parse_header(source: ByteSource, *, single: bool) -> tuple[Any, bytearray]:
     """
     start = source.take(348)
     if not start:
-        raise ScanFault("is empty", "Export it again")
+        raise ScanError("is empty", "Export it again")
     if bytes(start[:4]) not in HEADER_SIZES:
-        raise ScanFault(f"is no NIfTI file: {_describe(start)}", "Convert or replace it")
+        raise ScanError(f"is no NIfTI file: {_describe(start)}", "Convert or replace it")
     order, size = HEADER_SIZES[bytes(start[:4])]
     kind, magic = {
         348: (nib.Nifti1Header, slice(344, 348)),
@@ -176,19 +178,19 @@ def parse_header(source: ByteSource, *, single: bool) -> tuple[Any, bytearray]:
     }[size]
     start += source.take(size - 348)
     if len(start) < size:
-        raise ScanFault("is truncated inside its header", "Copy it again")
+        raise ScanError("is truncated inside its header", "Copy it again")
     _refuse_magic(bytes(start[magic]), single=single)
     return kind(bytes(start), endianness=order, check=False), start
 
 
 def _refuse_name(start: bytes) -> None:
     if not start:
-        raise ScanFault("is empty", "Export it again")
+        raise ScanError("is empty", "Export it again")
     if start.startswith(b"\x1f\x8b"):
-        raise ScanFault("is gzip data, but its name does not end in .gz", "Rename it")
+        raise ScanError("is gzip data, but its name does not end in .gz", "Rename it")
     if start[:4] in HEADER_SIZES:
-        raise ScanFault("is not compressed, but its name ends in .gz", "Rename it")
-    raise ScanFault(f"is no NIfTI file: {_describe(start)}", "Convert or replace it")
+        raise ScanError("is not compressed, but its name ends in .gz", "Rename it")
+    raise ScanError(f"is no NIfTI file: {_describe(start)}", "Convert or replace it")
 
 
 def _refuse_magic(magic: bytes, *, single: bool) -> None:
@@ -196,14 +198,14 @@ def _refuse_magic(magic: bytes, *, single: bool) -> None:
         b"\0",
         b"\0\r\n\x1a\n",
     ):
-        raise ScanFault(
+        raise ScanError(
             f"has no NIfTI magic but {printable(magic.decode('latin-1'))!r}, as an Analyze 7.5 "
             "file does, which knows no orientation",
             "Convert it to NIfTI",
         )
     if (magic[1:2] == b"+") != single:
         where = "in the same file" if not single else "in an .img file"
-        raise ScanFault(f"says that its voxels are {where}, unlike its name", "Export it again")
+        raise ScanError(f"says that its voxels are {where}, unlike its name", "Export it again")
 
 
 def _describe(start: bytes | bytearray) -> str:
@@ -221,9 +223,9 @@ def _open(path: Path) -> BinaryIO:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ScanFault("is no regular file", "List a file")
+            raise ScanError("is no regular file", "List a file")
         return path.open("rb")
     except FileNotFoundError as error:
-        raise ScanFault(f"lacks {printable(path.name)!r}", "Copy both files of a pair") from error
+        raise ScanError(f"lacks {printable(path.name)!r}", "Copy both files of a pair") from error
     except OSError as error:
-        raise ScanFault(f"cannot be opened ({error.strerror})", "Check its permissions") from error
+        raise ScanError(f"cannot be opened ({error.strerror})", "Check its permissions") from error

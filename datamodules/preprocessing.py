@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torchio as tio
 
-from datamodules.nifti import ScanFault, read_volume
+from datamodules.nifti import ScanError, read_volume
 
 Triplet = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -105,7 +105,7 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, Tr
 def _read(path: Path, assume_orientation: str | None) -> tio.ScalarImage:
     try:
         volume = read_volume(path, assume_orientation)
-    except ScanFault as fault:
+    except ScanError as fault:
         raise ValueError(f"Scan {path} {fault}") from fault
     return tio.ScalarImage(tensor=volume.voxels[np.newaxis], affine=volume.geometry.affine)
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from datamodules.leakage import Signature, shrink, sign
 from datamodules.nifti import Volume, read_volume
-from datamodules.nifti_bytes import MAX_BYTES, ScanFault, header_file, suffix_of, voxel_file
+from datamodules.nifti_bytes import MAX_BYTES, ScanError, header_file, suffix_of, voxel_file
 from datamodules.row_cache import digest
 
 VERSION = 1  # of what is found; raise it when checks change
@@ -98,12 +98,12 @@ def check_scan(path: Path, assume_orientation: str | None) -> ScanCheck:
     """Read and check one scan; never raises for what a file may hold."""
     try:
         volume = read_volume(path, assume_orientation)
-    except ScanFault as fault:
+    except ScanError as fault:
         return ScanCheck((fault.what, fault.mend), [])
     except MemoryError:
         return ScanCheck(("does not fit into memory", "Crop or resample it"), [])
     sample = volume.voxels.ravel(order="K")[:: 1 + volume.voxels.size // 2**20]
-    middle = np.percentile(sample, [1, 50, 99])
+    low, median, high = (float(value) for value in np.percentile(sample, [1, 50, 99]))
     ends = float(volume.voxels.min()), float(volume.voxels.max())
     geometry = volume.geometry
     facts = ScanFacts(
@@ -111,7 +111,7 @@ def check_scan(path: Path, assume_orientation: str | None) -> ScanCheck:
         geometry.spacing_mm,
         geometry.orientation,
         volume.dtype,
-        (ends[0], *(float(value) for value in middle), ends[1]),
+        (ends[0], low, median, high, ends[1]),
     )
     return ScanCheck(None, geometry.warnings, facts, sign(volume), _middle_slices(volume))
 
@@ -178,7 +178,8 @@ def _size(path: Path) -> int:
 
 
 def _save(check: ScanCheck, file: Path) -> None:
-    signature, arrays = check.signature, {}
+    signature = check.signature
+    arrays: dict[str, Any] = {}
     facts: dict[str, Any] = {"fault": check.fault, "warnings": check.warnings}
     if signature is not None and check.facts is not None:
         facts |= {"facts": asdict(check.facts), "shape": signature.shape}
@@ -212,5 +213,8 @@ def _load(file: Path) -> ScanCheck | None:
             slices = tuple(arrays[f"slice{axis}"] for axis in range(3))
     except Exception:  # whatever a damaged file may cause: the scan is checked anew
         return None
-    kept = {name: tuple(v) if isinstance(v, list) else v for name, v in facts["facts"].items()}
+    lists: dict[str, Any] = facts["facts"]
+    kept: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in lists.items()
+    }
     return ScanCheck(fault, warnings, ScanFacts(**kept), signature, slices)

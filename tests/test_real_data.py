@@ -43,7 +43,7 @@ def test_every_cohort_gets_a_plan_within_its_budget(shared_data, name, num_scans
 
 def test_both_halves_of_a_brain_stay_on_one_side(shared_data):
     scans = read_cohort_table(shared_data / "lgg_hemispheres.csv")
-    assert class_names(scans) == ["healthy", "unhealthy"]
+    assert class_names(scans, labels_per="scan") == ["healthy", "unhealthy"]
     patients = [scan.patient_id for scan in scans]
     table = make_splits(patients, [scan.label for scan in scans], Splits(num_repeats=10))
     for repeat, fold in cells(table):
