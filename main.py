@@ -95,6 +95,8 @@ def _help() -> str:
 
 def _shorten(message: str) -> str:
     """Drop from a parser's message what it says about types that were not meant."""
+    if "Unsupported interpolation type" in message:
+        return f"{' '.join(message.split())}: give the value itself."
     if "Does not validate against any of the Union subtypes" not in message:
         return message
     noise = re.compile(

@@ -36,7 +36,7 @@ DIRECTIONS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1),
 TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name")
 ABOUT_SOFTWARE = re.compile(  # a version, or a program's name and what it writes after it
     r"none|v?[\d.]+(:[\da-f]+)?|TE=[\w.]+(;[\w.=]+)*"
-    r"|(FSL|SPM|FreeSurfer|ANTs|ITK|AFNI|NiftyReg|nibabel|dcm2nii\w*|MRtrix|c3d)\b[\w .,:;/-]*",
+    r"|(FSL|SPM|FreeSurfer|ANTs|ITK|AFNI|NiftyReg|nibabel|dcm2nii\w*|MRtrix|c3d)[\w .,:;/-]*",
     re.IGNORECASE,
 )
 Warnings = list[tuple[str, str]]
@@ -284,14 +284,11 @@ def _places(
     header: Any, shape: tuple[int, int, int], dtype: np.dtype, header_size: int, *, single: bool
 ) -> tuple[int, int]:
     """Offset and length of the voxels in their file, in bytes."""
-    raw = float(header["vox_offset"])
-    offset, first = raw, 0
-    if single:
-        first = header_size + 4
-        offset = raw or first
+    offset = float(header["vox_offset"])
+    first = header_size + 4 if single else 0
     length = math.prod(shape) * dtype.itemsize
     if not first <= offset <= first + MAX_EXTENSION_BYTES or offset != int(offset):
-        raise ScanError(f"says that its voxels begin at byte {raw:g}", "Export it again")
+        raise ScanError(f"says that its voxels begin at byte {offset:g}", "Export it again")
     if (needed := length + 4 * math.prod(shape)) > MAX_BYTES:
         raise ScanError(
             f"promises {' × '.join(map(str, shape))} voxels of {dtype.itemsize} bytes, which take "

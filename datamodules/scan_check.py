@@ -196,7 +196,7 @@ def _save(check: ScanCheck, file: Path) -> None:
 def _load(file: Path) -> ScanCheck | None:
     """Open a kept check; None if there is none that can be read."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             facts = json.loads(str(arrays["facts"]))
             fault = tuple(facts["fault"]) if facts["fault"] else None
             warnings = [(what, mend) for what, mend in facts["warnings"]]
