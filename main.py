@@ -9,6 +9,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from importlib import import_module
+from pickle import UnpicklingError
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -53,6 +54,11 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         print(f"error: {_shorten(str(error))}", file=sys.stderr)
+        return 2
+    except UnpicklingError:
+        if debug:
+            raise
+        print("error: The checkpoint is torn or would run code: give another.", file=sys.stderr)
         return 2
     return 0
 
