@@ -18,7 +18,7 @@ from datamodules.leakage import Leak, find_leaks
 from datamodules.nifti import read_volume, refuse_other_orientation
 from datamodules.nifti_bytes import printable
 from datamodules.row_cache import digest
-from datamodules.scan_check import ScanCheck, check_scans, file_hash
+from datamodules.scan_check import ScanCheck, ScanFacts, check_scans, file_hash
 
 Severity = Literal["error", "warning"]
 FEW_SCANS = 5  # below this there is no cohort to stand out from
@@ -332,7 +332,7 @@ def _outliers(scans: Sequence[Scan], checks: Sequence[ScanCheck]) -> Iterator[Pr
             2,
         ),
         ("shape", [np.take(f.shape, o) for f, o in zip(facts, order, strict=True)], 2),
-        ("intensity range", [[max(f.percentiles[3] - f.percentiles[1], 1e-9)] for f in facts], 10),
+        ("intensity range", [[_intensity_range(f)] for f in facts], 10),
     )
     for name, values, factor in looks:
         logs = np.log(np.array(values, dtype=np.float64))
@@ -349,6 +349,12 @@ def _outliers(scans: Sequence[Scan], checks: Sequence[ScanCheck]) -> Iterator[Pr
             sizes = " × ".join(f"{size:.4g}" for size in values[position])
             what = f"has the {name} {sizes}, the cohort {usual} (median)"
             yield Problem("warning", scan.patient_id, scan.image, what, "See that it belongs here")
+
+
+def _intensity_range(facts: ScanFacts) -> float:
+    """From the 1st to the 99th percentile, or all of it where these are equal."""
+    lowest, low, _, high, highest = facts.percentiles
+    return high - low or highest - lowest
 
 
 def _count(number: int, thing: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from datamodules.row_cache import digest
 VERSION = 1  # of what is found; raise it when checks change
 SLICE_SIZE = 96
 BYTES_PER_WORKER = 16 * 2**20  # starting a process takes as long as reading this much
-MAX_WORKERS = 8  # a scan may take up to 2 GiB
+BYTES_OF_WORKER = 2 * 2**30  # what the largest scan allowed may take
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,14 @@ def check_scans(
     found = {index: _load(file) for index, file in enumerate(files) if file is not None}
     todo = [index for index in range(len(paths)) if found.get(index) is None]
     work = sum(_size(paths[index]) for index in todo)
-    num_workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS, 1 + work // BYTES_PER_WORKER)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    bounds = len(os.sched_getaffinity(0)), 1 + work // BYTES_PER_WORKER, free // BYTES_OF_WORKER
+    num_workers = max(1, min(bounds))
     arguments = [(paths[index], assume_orientation) for index in todo]
-    with tqdm(total=len(todo), desc="Checking scans", disable=len(todo) < 10, leave=False) as bar:
+    pause = 0.5 if sys.stderr.isatty() else 30  # in a log file, a line now and then
+    with tqdm(
+        total=len(todo), desc="Checking scans", disable=len(todo) < 10, mininterval=pause
+    ) as bar:
         for index, check in zip(todo, _map(arguments, num_workers), strict=True):
             found[index] = check
             file = files[index]
