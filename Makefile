@@ -4,6 +4,7 @@
 #   RUN, INIT    name of a run, or its folder; RUNS: several, or a folder of runs
 #   SPLITS       splits.csv, or a run that has one
 #   FOLD, REPEAT do one of them alone
+#   OUT          folder for results (predict, export, convert-medmnist)
 #   ARGS         more settings, as they are
 PYTHON ?= python3
 VENV := .venv
@@ -14,11 +15,11 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo check-data pretrain finetune baseline rivals compare convert-medmnist test test-fast check lock clean-cache
+.PHONY: help setup demo check-data pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
-	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -7
+	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -8
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
 setup: $(READY) ## Make .venv with the exact versions of requirements.lock
@@ -49,11 +50,32 @@ baseline: $(READY) ## Cross-validate a 2D network on slices of DATA, pretrained 
 rivals: $(READY) ## Cross-validate classical methods on DATA; on INIT's features as well
 	$(PY) main.py rivals -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
 
+report: $(READY) ## Write report.html of RUN anew; BESIDE="a b" shows other runs
+	$(PY) main.py report --run="$(RUN)" $(if $(BESIDE),--beside="$(BESIDE)") $(ARGS)
+
+canary: $(READY) ## Ask of RUN: random labels at chance? label in the headers? site in the features?
+	$(PY) main.py canary --run="$(RUN)" $(ARGS)
+
+verify: $(READY) ## Recompute every figure of RUN from its tables and files
+	$(PY) main.py verify --run="$(RUN)" $(ARGS)
+
 compare: $(READY) ## Compare RUNS="a b c" with the first or REFERENCE=a; ENSEMBLE="a b" adds votes
 	$(PY) main.py compare --runs="$(RUNS)" --run="$(RUN)" $(if $(REFERENCE),--reference="$(REFERENCE)") $(if $(ENSEMBLE),--ensemble="$(ENSEMBLE)") $(ARGS)
 
+predict: $(READY) ## Predict the scans of DATA with all folds of RUN; ranked by confidence in OUT
+	$(PY) main.py predict_scans --run="$(RUN)" --data="$(DATA)" --out="$(OUT)" $(ARGS)
+
+export: $(READY) ## Write RUN as a bundle into OUT: safetensors, ONNX and a model card
+	$(PY) main.py export --run="$(RUN)" $(if $(OUT),--out="$(OUT)") $(ARGS)
+
 convert-medmnist: $(READY) ## Make a cohort in OUT from the MedMNIST-3D file NPZ; CLASSES=a,b names the labels
 	$(PY) main.py convert_medmnist --npz="$(NPZ)" --out="$(OUT)" $(if $(CLASSES),--classes="$(CLASSES)") $(ARGS)
+
+import-dicom: $(READY) ## Import the DICOM series under SRC into OUT; SERIES=pattern, MAPPING=who.csv, KEY=file
+	$(PY) main.py import_dicom --src="$(SRC)" --out="$(OUT)" $(if $(SERIES),--series="$(SERIES)") $(if $(MAPPING),--mapping="$(MAPPING)") $(if $(KEY),--key="$(KEY)") $(ARGS)
+
+import-bids: $(READY) ## Make the cohort table OUT of the BIDS tree SRC; SUFFIX=T1w, LABEL=column
+	$(PY) main.py import_bids --src="$(SRC)" --out="$(OUT)" $(if $(SUFFIX),--suffix="$(SUFFIX)") $(if $(LABEL),--label="$(LABEL)") $(ARGS)
 
 test: $(READY) ## Run every test that this machine can run
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)

@@ -18,9 +18,16 @@ OWN_VERBS = {
     "pretrain": "Train an autoencoder on 3D patches of a cohort.",
     "finetune": "Cross-validate a classifier, from random or pretrained weights.",
     "rivals": "Cross-validate classical methods on the same folds.",
+    "report": "Write a run's report.html anew, beside other runs if asked.",
+    "canary": "Ask a run what should not work: random labels, headers alone, the site.",
+    "verify": "Recompute every figure of a run from its tables and files.",
     "compare": "Compare finished runs on identical folds, with paired tests.",
+    "predict_scans": "Predict new scans with all folds of a finished run.",
+    "export": "Write a finished run as a bundle: safetensors, ONNX and a model card.",
     "synthesize": "Make a small cohort of synthetic brain volumes.",
     "convert_medmnist": "Make a cohort, with its official split, from a MedMNIST-3D file.",
+    "import_dicom": "Import DICOM series as NIfTI, with a cohort table without names.",
+    "import_bids": "Make the cohort table of a BIDS tree.",
 }
 LIGHTNING_VERBS = {
     "fit": "Fit one fold with LightningCLI, without a run folder.",

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -14,7 +15,8 @@ from evaluation.predictions import prediction_table, ranking_table, write_table
 class ConfidenceRanking(Callback):
     """Write predictions.csv and ranking.csv of a fold into the trainer's `default_root_dir`.
 
-    Each scan is written once, whatever the number of devices.
+    Those are the test scans. What was predicted for other scans, the validation part, goes to
+    validation.csv. Each scan is written once, whatever the number of devices.
     """
 
     def __init__(self) -> None:
@@ -43,17 +45,23 @@ class ConfidenceRanking(Callback):
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        rows = sorted(outputs)
-        predictions = prediction_table(
-            [data.cohort.scans[row] for row in rows],
-            [outputs[row] for row in rows],
-            data.class_names,
-            repeat=data.repeat,
-            fold=data.fold,
-        )
         folder = Path(trainer.default_root_dir)
+        tested = set(data.rows["test"].tolist())
+        if validated := sorted(outputs.keys() - tested):
+            write_table(_table(data, validated, outputs), folder / "validation.csv")
+        predictions = _table(data, sorted(outputs.keys() & tested), outputs)
         write_table(ranking_table(predictions), folder / "ranking.csv")
         write_table(predictions, folder / "predictions.csv")
+
+
+def _table(data: Any, rows: list[int], outputs: dict[int, list[float]]) -> pd.DataFrame:
+    return prediction_table(
+        [data.cohort.scans[row] for row in rows],
+        [outputs[row] for row in rows],
+        data.class_names,
+        repeat=data.repeat,
+        fold=data.fold,
+    )
 
 
 def _merge_ranks(outputs: dict[int, list[float]]) -> dict[int, list[float]]:

@@ -43,11 +43,13 @@ def _compare(
         reference: Row that the others are compared with; None is the first.
         ensemble: Rows whose predictions are also combined, by soft and by hard voting.
     """
-    results = _read_results(runs.split())
+    results = read_results(runs.split())
+    if len(results) < 2:
+        raise ValueError(f"RUNS names {len(results)} run; a comparison needs two or more.")
     reference = _chosen(reference or next(iter(results)), results)
     _refuse_other_folds(results, reference)
     tables = {name: result.predictions for name, result in results.items()}
-    inits = {name: _init_name(result.facts) for name, result in results.items()}
+    inits = {name: init_name(result.facts) for name, result in results.items()}
     members = {name: tables[_chosen(name, results)] for name in ensemble.split()}
     if len(members) == 1:
         raise ValueError(f"ENSEMBLE {ensemble!r} names one run; a vote needs two or more.")
@@ -81,10 +83,13 @@ def _compare(
     print("\n".join([*verdicts(comparison, reference, inits), f"Report: {folder / 'report.md'}"]))
 
 
-def _read_results(names: list[str]) -> dict[str, Result]:
+def read_results(names: list[str]) -> dict[str, Result]:
+    """Read finished runs, by name; a folder of runs stands for each of them.
+
+    Raises:
+        ValueError: If one is missing, not finished, or named twice.
+    """
     folders = [folder for name in names for folder in _run_folders(run_path(name))]
-    if len(folders) < 2:
-        raise ValueError(f"RUNS names {len(folders)} run; a comparison needs two or more.")
     short = [folder.name for folder in folders]
     results = {}
     for folder in folders:
@@ -112,7 +117,7 @@ def _run_folders(path: Path) -> list[Path]:
     return [folder for sub_run in inside for folder in _run_folders(sub_run)]
 
 
-def _init_name(facts: dict[str, Any]) -> str | None:
+def init_name(facts: dict[str, Any]) -> str | None:
     """Name of the run that a run started from, None for random weights."""
     if not facts.get("init"):
         return None

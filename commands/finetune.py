@@ -1,10 +1,15 @@
 """`finetune`: every test patient gets an out-of-fold prediction, split at patient level."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 import pandas as pd
 
 from commands.command_line import CommandLine
+from commands.ensemble import training_reference
+from commands.report import write_page
 from commands.results import write_results
-from commands.run_folder import Cell, cell_folder, read_json
+from commands.run_folder import Cell, cell_folder, read_json, write_json
 from commands.train_cells import (
     is_main_process,
     open_run,
@@ -13,7 +18,7 @@ from commands.train_cells import (
     unfinished_cells,
 )
 from commands.wandb_run import wandb_run
-from datamodules.splits import protocol_of
+from datamodules.scans import ScanDataModule
 from evaluation.predictions import read_predictions, write_table
 
 
@@ -36,13 +41,23 @@ def finetune(args: list[str]) -> None:
                 return_predictions=False,
                 weights_only=True,
             )
+            if trainer.is_global_zero and isinstance(fold_data, ScanDataModule):
+                device = trainer.strategy.root_device
+                reference = training_reference(trainer.lightning_module, fold_data, device)
+                write_json(asdict(reference), cell.folder / "reference.json")
         if missing := [cell for cell in folds if not cell.finished]:
             say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
         elif is_main_process():
-            files = [cell.folder / "predictions.csv" for cell in folds]
-            predictions = pd.concat(map(read_predictions, files), ignore_index=True)
+            predictions = _gather(folds, "predictions.csv")
+            has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
+            validation = _gather(folds, "validation.csv") if has_validation else None
             times = [read_json(cell.folder / "finished.json")["wall_time_s"] for cell in folds]
-            protocol = protocol_of(data.splits_table)
-            metrics = write_results(folder, predictions, protocol, sum(times), trained=folds)
+            metrics = write_results(folder, data.cohort, predictions, sum(times), validation)
+            write_page(folder)
             if tracker is not None:
                 tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
+
+
+def _gather(cells: Sequence[Cell], name: str) -> pd.DataFrame:
+    tables = [read_predictions(cell.folder / name) for cell in cells]
+    return pd.concat(tables, ignore_index=True)

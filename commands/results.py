@@ -1,63 +1,126 @@
 """What every cross-validation writes once all its folds are predicted, whatever the model."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from commands.run_folder import Cell, read_json, write_json, write_text
+from commands.run_folder import Cell, cell_folder, plain, read_json, write_json, write_text
 from commands.train_cells import learning_curves, say
-from datamodules.splits import read_splits
+from datamodules.cohort import Cohort
+from datamodules.cohort_table import read_other_columns
+from datamodules.splits import cells, protocol_of, read_splits
+from datamodules.volumes import file_hash
 from evaluation import pictures
-from evaluation.metrics import summarise
-from evaluation.predictions import ranking_table, write_table
+from evaluation.calibration import calibrate
+from evaluation.confidence import suspected_labels
+from evaluation.predictions import ranking_table, read_predictions, write_table
 from evaluation.report import write_report
-from evaluation.uncertainty import bootstrap, interval_95
+from evaluation.summary import RunTables, summarise_run
+
+DESCRIBING = ("site", "sex", "gender", "age")  # columns of the cohort table, in any case
+HASHED = ("predictions.csv", "validation.csv", "splits.csv", "cohort.csv", "config.yaml")
+
+
+def write_cohort(cohort: Cohort, folder: Path) -> None:
+    """Write cohort.csv: every scan with its file's hash and what describes its patient."""
+    table = pd.DataFrame(
+        {
+            "patient_id": cohort.patients,
+            "image": [scan.image for scan in cohort.scans],
+            "label": cohort.labels,
+            "file_hash": [file_hash(scan.path) for scan in cohort.scans],
+            "site": [scan.site for scan in cohort.scans],
+        }
+    )
+    assert cohort.table is not None
+    for name, values in read_other_columns(cohort.table, cohort.columns).items():
+        if name.lower() in DESCRIBING:
+            table[name] = values
+    write_table(table, folder / "cohort.csv")
+
+
+def read_tables(folder: Path) -> RunTables:
+    """Read the tables of a run whose folds are all predicted.
+
+    Raises:
+        ValueError: If it is not finished, or was made before cohort.csv was written.
+    """
+    for name in ("predictions.csv", "splits.csv", "cohort.csv"):
+        if not (folder / name).is_file():
+            raise ValueError(f"Run {folder} has no {name}: give its command again to finish it.")
+    splits = read_splits(folder)
+    validation = folder / "validation.csv"
+    trained = finished_cells(folder, splits)
+    return RunTables(
+        predictions=read_predictions(folder / "predictions.csv"),
+        validation=read_predictions(validation) if validation.is_file() else None,
+        splits=splits,
+        cohort=pd.read_csv(folder / "cohort.csv", dtype=str, keep_default_na=False),
+        curves=learning_curves(trained) if trained else None,
+    )
+
+
+def finished_cells(folder: Path, splits: pd.DataFrame) -> list[Cell]:
+    """List the folds that have learning curves; none for models without epochs."""
+    pairs = [Cell(r, f, cell_folder(folder, r, f)) for r, f in cells(splits)]
+    return [cell for cell in pairs if any(cell.folder.glob("logs/*/metrics.csv"))]
 
 
 def write_results(
     folder: Path,
+    cohort: Cohort,
     predictions: pd.DataFrame,
-    protocol: str,
     wall_time_s: float,
-    trained: Sequence[Cell] = (),
+    validation: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Write predictions, ranking, metrics, pictures and report of a run.
+    """Write tables, metrics, pictures and report of a run.
 
     Args:
         folder: Folder of the run, which holds its run.json and splits.csv.
+        cohort: The scans.
         predictions: Predictions of every tested scan and repeat.
-        protocol: How validation patients were chosen.
         wall_time_s: Time that training and prediction took.
-        trained: Cells that have learning curves; none for models without epochs.
+        validation: Predictions of the validation part of every fold.
 
     Returns:
         The metrics.
     """
     write_table(predictions, folder / "predictions.csv")
+    if validation is not None:
+        write_table(validation, folder / "validation.csv")
+    write_cohort(cohort, folder)
+    tables = read_tables(folder)  # the figures are those of the files, to the last digit
+    predictions, validation = tables.predictions, tables.validation
     ranking = ranking_table(predictions)
     write_table(ranking, folder / "ranking.csv")
-    intervals = {name: interval_95(draws) for name, draws in bootstrap(predictions).items()}
-    untested = set(read_splits(folder)["patient_id"]) - set(predictions["patient_id"])
-    metrics = summarise(predictions) | {
-        "num_untested_patients": len(untested),
-        "protocol": protocol,
-        "interval_95": intervals,
-    }
-    if trained:
-        pictures.draw_learning_curves(learning_curves(trained), folder / "learning_curves.png")
+    write_table(suspected_labels(predictions), folder / "suspected_labels.csv")
+    metrics = plain(summarise_run(tables, protocol_of(tables.splits)))
+    if tables.curves is not None:
+        pictures.draw_learning_curves(tables.curves, folder / "learning_curves.png")
     pictures.draw_roc(predictions, folder / "roc.png")
     pictures.draw_confusion(predictions, folder / "confusion.png")
     pictures.draw_accuracy_by_coverage(predictions, folder / "accuracy_by_coverage.png")
+    scaled = None if validation is None else calibrate(predictions, validation)
+    pictures.draw_reliability(predictions, scaled, folder / "reliability.png")
     num_cells = len(predictions[["repeat", "fold"]].drop_duplicates())
-    run = read_json(folder / "run.json") | {"wall_time_s": wall_time_s, "num_cells": num_cells}
+    run = read_json(folder / "run.json") | {
+        "wall_time_s": wall_time_s,
+        "num_cells": num_cells,
+        "file_hashes": hash_files(folder),
+    }
     write_json(run, folder / "run.json")
-    write_text(write_report(metrics, ranking, run, has_curves=bool(trained)), folder / "report.md")
+    text = write_report(metrics, ranking, run, has_curves=tables.curves is not None)
+    write_text(text, folder / "report.md")
     write_json(metrics, folder / "metrics.json")
-    mean, (low, high) = metrics["mean"], intervals["auroc"]
+    mean, (low, high) = metrics["mean"], metrics["interval_95"]["auroc"]
     say(
         f"AUROC {mean['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}), balanced accuracy "
         f"{mean['balanced_accuracy']:.3f}. Report: {folder / 'report.md'}"
     )
     return metrics
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Hash the tables that all figures come from."""
+    return {name: file_hash(folder / name) for name in HASHED if (folder / name).is_file()}

@@ -13,13 +13,13 @@ from lightning import LightningModule
 from tqdm import tqdm
 
 from commands.command_line import CommandLine
+from commands.report import write_page
 from commands.results import write_results
 from commands.run_folder import claim, init_checkpoint, run_path
 from commands.train_cells import resolved_config, say
 from datamodules.augmentation import volume_tensor
 from datamodules.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
-from datamodules.splits import protocol_of
 from evaluation.predictions import prediction_table, write_table
 from lightning_modules.classical import RIVALS, fit_rival, predict_probs
 from lightning_modules.classifier import Classifier
@@ -115,9 +115,10 @@ def _cross_validate(
             features = _encode(model, data)
         tables.append(_predict_fold(contest, features, data))
     predictions = pd.concat(tables, ignore_index=True)
-    protocol, wall_time_s = protocol_of(cli.data.splits_table), time.monotonic() - started
+    wall_time_s = time.monotonic() - started
     print(f"{what}: ", end="")
-    write_results(folder, predictions, protocol, wall_time_s)
+    write_results(folder, cli.data.cohort, predictions, wall_time_s)
+    write_page(folder)
 
 
 def _predict_fold(contest: Contest, features: Any, data: ScanDataModule) -> pd.DataFrame:

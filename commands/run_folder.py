@@ -120,8 +120,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write a JSON object whole or not at all; NaN becomes null."""
-    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
-    write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", path)
+    write_text(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", path)
+
+
+def plain(content: dict[str, Any]) -> dict[str, Any]:
+    """Turn a JSON object into what reading its file would give; NaN becomes None."""
+    return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
 
 def write_text(text: str, path: Path) -> None:

@@ -195,7 +195,16 @@ class ScanDataModule(LightningDataModule):
 
     @override
     def predict_dataloader(self) -> DataLoader:
-        return self.test_dataloader()
+        """Serve the test part, then the validation part; no batch has scans of both."""
+        untested = np.setdiff1d(self.rows["val"], self.rows["test"])  # none by protocol 'paper'
+        val = batch_loader(self.plain, untested, self.batch_size, self.trainer)
+        loader = self.test_dataloader()
+        return DataLoader(
+            self.plain,
+            batch_size=None,
+            sampler=[*loader.sampler, *val.sampler],
+            pin_memory=loader.pin_memory,
+        )
 
     @override
     def on_after_batch_transfer(self, batch: ScanBatch, dataloader_idx: int) -> ScanBatch:

@@ -11,14 +11,9 @@ import pandas as pd
 from scipy.stats import t as student_t
 from statsmodels.stats.multitest import multipletests
 
+from evaluation.intervals import bootstrap_intervals, difference_interval, num_cases
 from evaluation.predictions import PROB, class_names_of, with_decision
-from evaluation.uncertainty import (
-    MEASURES,
-    auroc_influence,
-    bootstrap,
-    estimates,
-    interval_95,
-)
+from evaluation.uncertainty import MEASURES, auroc_influence, bootstrap, estimates
 
 KEY = ["repeat", "patient_id", "image"]
 
@@ -45,11 +40,11 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], reference: str) -> pd.DataFra
     draws = {name: bootstrap(table) for name, table in runs.items()}
     rows = {}
     for name, table in runs.items():
-        mean = estimates(table)
+        mean, intervals = estimates(table), bootstrap_intervals(table, draws[name])
         repeats = pd.DataFrame([estimates(part) for _, part in table.groupby("repeat")])
         row: dict[str, float] = {}
         for measure in MEASURES:
-            low, high = interval_95(draws[name][measure])
+            low, high = intervals[measure]
             row |= {
                 measure: mean[measure],
                 f"{measure}_min": repeats[measure].min(),
@@ -60,10 +55,13 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], reference: str) -> pd.DataFra
         rows[name] = row
     result = pd.DataFrame.from_dict(rows, orient="index")
     others = [name for name in runs if name != reference]
+    cases = num_cases(runs[reference])
     for name in others:
         for measure in MEASURES:
-            low, high = interval_95(draws[name][measure] - draws[reference][measure])
-            result.loc[name, f"{measure}_diff"] = rows[name][measure] - rows[reference][measure]
+            difference = rows[name][measure] - rows[reference][measure]
+            paired = draws[name][measure] - draws[reference][measure]
+            low, high = difference_interval(difference, paired, cases[measure])
+            result.loc[name, f"{measure}_diff"] = difference
             result.loc[name, [f"{measure}_diff_low", f"{measure}_diff_high"]] = low, high
     for test, p_value in TESTS.items():
         p_values = [p_value(runs[name], runs[reference]) for name in others]

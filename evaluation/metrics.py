@@ -82,25 +82,6 @@ def summarise(predictions: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def accuracy_by_coverage(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of the most confident cases, for every share of cases that is decided.
-
-    Returns:
-        Columns repeat, coverage in (0, 1], accuracy; one row per repeat and number of cases.
-    """
-    curves = []
-    for repeat, rows in predictions.groupby("repeat"):
-        ordered = rows.sort_values("confidence", ascending=False)
-        correct = (ordered["label"] == ordered["predicted"]).to_numpy()
-        count = np.arange(1, len(rows) + 1)
-        curves.append(
-            pd.DataFrame(
-                {"coverage": count / len(rows), "accuracy": correct.cumsum() / count}
-            ).assign(repeat=repeat)
-        )
-    return pd.concat(curves, ignore_index=True)
-
-
 def _one_against_rest(true: np.ndarray, predicted: np.ndarray, prob: np.ndarray) -> dict:
     hits, misses = int((true & predicted).sum()), int((true & ~predicted).sum())
     alarms, passes = int((~true & predicted).sum()), int((~true & ~predicted).sum())

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import RocCurveDisplay, confusion_matrix
 
-from evaluation.metrics import accuracy_by_coverage
+from evaluation.calibration import reliability
+from evaluation.confidence import accuracy_by_coverage
 from evaluation.predictions import class_names_of, probs_of
 
 matplotlib.use("Agg")
@@ -156,6 +157,36 @@ def draw_accuracy_by_coverage(predictions: pd.DataFrame, path: Path) -> None:
         ylim=(min(0.5, float(curves["accuracy"].min()) - 0.02), 1.02),
     )
     axis.legend(loc="lower left")
+    _save(figure, path)
+
+
+def draw_reliability(predictions: pd.DataFrame, scaled: pd.DataFrame | None, path: Path) -> None:
+    """Draw what came true against what was predicted, with 95 % intervals.
+
+    Args:
+        predictions: A predictions table.
+        scaled: The same after temperature scaling; None if there is nothing to scale with.
+        path: The PNG to write.
+    """
+    figure, axis = _square()
+    axis.plot([0, 1], [0, 1], linestyle=":", color="0.5")
+    kinds = {"as trained": (predictions, "tab:blue", -0.004)}
+    if scaled is not None:
+        kinds["temperature scaled"] = (scaled, "tab:orange", 0.004)
+    for label, (table, color, aside) in kinds.items():
+        bins = reliability(table)
+        axis.vlines(bins["prob"] + aside, bins["low"], bins["high"], color=color, alpha=0.6)
+        axis.plot(bins["prob"] + aside, bins["observed"], color=color, marker="o", label=label)
+    names = class_names_of(predictions)
+    what = f"{names[1]!r}" if len(names) == 2 else "a class"
+    axis.set(
+        xlabel=f"predicted probability of {what}",
+        ylabel="share that came true",
+        title="Reliability, with 95 % intervals",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
+    axis.legend(loc="upper left")
     _save(figure, path)
 
 

@@ -21,9 +21,12 @@ PROB = "prob_"
 class Scan(Protocol):
     """What a row needs to know of a scan."""
 
-    patient_id: str
-    image: str
-    label: str
+    @property
+    def patient_id(self) -> str: ...  # noqa: D102
+    @property
+    def image(self) -> str: ...  # noqa: D102
+    @property
+    def label(self) -> str: ...  # noqa: D102
 
 
 def prediction_table(
@@ -77,7 +80,8 @@ def ranking_table(predictions: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per scan: rank (1 is the most doubtful), patient_id, image, label, prob_<class>,
-        predicted, confidence, and flips, the share of repeats that predicted another class.
+        predicted, confidence, flips, the share of repeats that predicted another class, and
+        confidence_sd, the spread of the confidence over repeats (0 with one repeat).
     """
     probs = [column for column in predictions.columns if column.startswith(PROB)]
     scans = predictions.groupby(["patient_id", "image", "label"], sort=False)
@@ -90,6 +94,8 @@ def ranking_table(predictions: pd.DataFrame) -> pd.DataFrame:
             strict=True,
         )
     ]
+    spread = scans["confidence"].std(ddof=1).fillna(0.0).reset_index(drop=True)
+    mean["confidence_sd"] = spread
     mean = mean.sort_values(["confidence", "patient_id", "image"], ignore_index=True)
     mean.insert(0, "rank", range(1, len(mean) + 1))
     return mean

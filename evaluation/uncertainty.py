@@ -52,17 +52,15 @@ def bootstrap(predictions: pd.DataFrame, num_draws: int = 2000, seed: int = 0) -
         seed: Seed of the draws.
     """
     num_patients = predictions["patient_id"].nunique()
+    return measures(predictions, counts_of_draws(num_patients, num_draws, seed))
+
+
+def counts_of_draws(
+    num_patients: int, num_draws: int = 2000, seed: int = 0
+) -> Int[np.ndarray, "draws patients"]:
+    """Draw patients with replacement: how often each of them counts in each draw."""
     shares = np.full(num_patients, 1 / num_patients)
-    counts = np.random.default_rng(seed).multinomial(num_patients, shares, size=num_draws)
-    return measures(predictions, counts)
-
-
-def interval_95(draws: Float[np.ndarray, " draws"]) -> tuple[float, float]:
-    """Percentile interval of bootstrap draws; NaN if no draw has a figure."""
-    if np.isnan(draws).all():
-        return float("nan"), float("nan")
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+    return np.random.default_rng(seed).multinomial(num_patients, shares, size=num_draws)
 
 
 def auroc_influence(predictions: pd.DataFrame) -> Float[np.ndarray, "repeats patients"]:

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from people import write_people
 
 import main
 
@@ -88,6 +89,20 @@ def run_verb(tmp_path):
     return run
 
 
+@pytest.fixture
+def importing(tmp_path, capsys):
+    """Return a function that imports the DICOM files in src into out: exit code, error lines."""
+
+    def run(*arguments):
+        places = [f"--src={tmp_path / 'src'}", f"--out={tmp_path / 'out'}"]
+        code = main.main(["import_dicom", *places, *arguments])
+        said = capsys.readouterr()
+        run.out = said.out
+        return code, said.err.splitlines()
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Folder of the real cohorts."""
@@ -95,3 +110,29 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip("the real cohorts are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A run of three folds on twelve people; tests must not change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = {
+        "data.table": write_people(folder / "data", range(12), labelled=True),
+        "data.cache_dir": folder / "cache",
+        "data.preprocessing.spatial_shape": "[12,12,12]",
+        "data.preprocessing.spacing_mm": "[1,1,2]",
+        "data.augmentation.mode": "none",
+        "data.splits.num_folds": 3,
+        "data.splits.num_repeats": 1,
+        "data.batch_size": 4,
+        "model.filters": 4,
+        "model.depth": 2,
+        "model.lr": 0.01,
+        "trainer.max_epochs": 3,
+        "trainer.accelerator": "cpu",
+        "wandb": "disabled",
+        "run": folder / "run",
+    }
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    assert main.main(["finetune", "-cconfigs/finetune.yaml", *flags]) == 0
+    return folder / "run"

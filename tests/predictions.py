@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from evaluation.predictions import with_decision
+from evaluation.summary import RunTables
 
 CLASSES = ("healthy", "unhealthy", "other")
 
@@ -35,3 +36,20 @@ def as_predictions(logits, true, repeat=0, per_patient=1):
     for k, name in enumerate(names):
         table[f"prob_{name}"] = 1 / (1 + np.exp(-logits[:, k]))
     return with_decision(table)
+
+
+def as_run(table, validation=None, curves=None):
+    """Put a predictions table into a run: everyone else trains."""
+    splits = [
+        (repeat, fold, patient, "test" if patient in set(rows["patient_id"]) else "train")
+        for (repeat, fold), rows in table.groupby(["repeat", "fold"])
+        for patient in sorted(set(table["patient_id"]))
+    ]
+    cohort = table[["patient_id", "image", "label"]].drop_duplicates()
+    return RunTables(
+        predictions=table,
+        validation=validation,
+        splits=pd.DataFrame(splits, columns=["repeat", "fold", "patient_id", "part"]),
+        cohort=cohort.assign(file_hash="", site=""),
+        curves=curves,
+    )

@@ -149,6 +149,16 @@ def test_make_help_lists_every_target_and_each_is_one_python_line():
             assert words in lines[0]
 
 
+def test_make_predict_and_export_hand_on_what_they_are_given():
+    given = ["RUN=x", "DATA=a b.csv", "OUT=c d", "ARGS=--cache_dir=e"]
+    for target, words in (
+        ("predict", 'predict_scans --run="x" --data="a b.csv" --out="c d" --cache_dir=e'),
+        ("export", 'export --run="x" --out="c d" --cache_dir=e'),
+    ):
+        dry = ["make", "-n", target, *given]
+        assert words in subprocess.run(dry, capture_output=True, text=True, check=True).stdout
+
+
 def test_offline_logs_hold_no_ids_or_paths(write_cohort, run_verb, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     table = write_cohort(12)

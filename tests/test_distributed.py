@@ -41,12 +41,13 @@ def test_two_processes_predict_the_same_table_as_one(write_cohort, tmp_path):
     out = _run([*shared, f"--run={tmp_path / 'two'}", *two])
     assert out.count("Run ") == 1, "the second process must not speak"
     _run([*shared, f"--run={tmp_path / 'one'}", "--data.batch_size=8"])
-    one, two = (read_predictions(tmp_path / run / "predictions.csv") for run in ("one", "two"))
-    assert not two.duplicated(["patient_id", "repeat"]).any()
-    columns = ["patient_id", "image", "repeat", "fold", "label"]
-    pd.testing.assert_frame_equal(one[columns], two[columns])
-    # the ranks share each batch of the single process, so the networks are the same as well
-    np.testing.assert_allclose(one["prob_unhealthy"], two["prob_unhealthy"], atol=1e-4)
+    for name in ("predictions.csv", "validation.csv"):
+        one, two = (read_predictions(tmp_path / run / name) for run in ("one", "two"))
+        assert not two.duplicated(["patient_id", "repeat", "fold"]).any()
+        columns = ["patient_id", "image", "repeat", "fold", "label"]
+        pd.testing.assert_frame_equal(one[columns], two[columns])
+        # the ranks share each batch of the single process, so the networks are the same as well
+        np.testing.assert_allclose(one["prob_unhealthy"], two["prob_unhealthy"], atol=1e-4)
     for fold in range(3):
         weights = [
             torch.load(tmp_path / run / f"repeat0_fold{fold}/best.ckpt", weights_only=True)

@@ -1,15 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from predictions import draw_predictions
+from predictions import as_run, draw_predictions
 from sklearn import metrics as sk
 
-from evaluation.metrics import (
-    NAMES,
-    accuracy_by_coverage,
-    classification_metrics,
-    summarise,
-)
+from evaluation.confidence import accuracy_by_coverage
+from evaluation.metrics import NAMES, classification_metrics, summarise
 from evaluation.predictions import (
     prediction_table,
     ranking_table,
@@ -18,7 +14,8 @@ from evaluation.predictions import (
     write_table,
 )
 from evaluation.report import write_report
-from evaluation.uncertainty import MEASURES, bootstrap, estimates, interval_95
+from evaluation.summary import optimism, summarise_run
+from evaluation.uncertainty import MEASURES, estimates
 
 
 def test_binary_measures_equal_scikit_learns():
@@ -128,11 +125,8 @@ def test_accuracy_by_coverage_ends_at_the_accuracy():
 
 def _report(signal, protocol="nested", num_cells=5, num_untested_patients=0):
     table = draw_predictions(signal=signal)
-    metrics = summarise(table) | {
-        "num_untested_patients": num_untested_patients,
-        "protocol": protocol,
-        "interval_95": {"auroc": interval_95(bootstrap(table)["auroc"])},
-    }
+    metrics = summarise_run(as_run(table), protocol)
+    metrics["num_untested_patients"] = num_untested_patients
     run = {"name": "x", "init": None, "preprocessing": "Resized.", "command": "c"}
     run |= {
         "num_cells": num_cells,
@@ -164,3 +158,34 @@ def test_a_single_split_is_not_called_a_cross_validation_of_everyone():
     assert "1 repeat of 1 fold; each of them is predicted" in part
     assert "7 other patients into no test part" in part
     assert "every scan is predicted" not in part
+
+
+def test_the_optimism_is_what_choosing_the_epoch_gained():
+    curves = pd.DataFrame(
+        {
+            "cell": ["a"] * 3 + ["b"] * 3,
+            "epoch": [0, 1, 2] * 2,
+            "val/accuracy": [0.5, 0.9, 0.7, 0.6, 0.6, 0.8],
+        }
+    )
+    assert optimism(curves) == pytest.approx((0.2 + 0.0) / 2)
+    assert optimism(None) is None
+
+
+def test_a_run_by_the_paper_s_protocol_states_its_optimism():
+    run = as_run(
+        draw_predictions(),
+        curves=pd.DataFrame({"cell": ["a"], "epoch": [0], "val/accuracy": [0.5]}),
+    )
+    assert summarise_run(run, "paper")["optimism"] == 0
+    assert summarise_run(run, "nested")["optimism"] is None
+
+
+def test_calibration_is_measured_before_and_after_where_there_are_validation_patients():
+    table, validation = draw_predictions(seed=1), draw_predictions(seed=2)
+    with_them = summarise_run(as_run(table, validation), "nested")
+    without = summarise_run(as_run(table), "nested")
+    assert with_them["calibration"]["temperature_scaled"]["brier"] > 0
+    assert without["calibration"]["temperature_scaled"] is None
+    assert without["conformal"] is None
+    assert with_them["calibration"]["as_trained"] == without["calibration"]["as_trained"]

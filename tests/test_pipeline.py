@@ -34,6 +34,11 @@ def test_a_cohort_table_becomes_ranked_out_of_fold_predictions(
     assert list(splits.columns) == ["repeat", "fold", "patient_id", "part"]
     tested = splits[splits["part"] == "test"].set_index("patient_id")["fold"]
     assert tested.loc[predictions["patient_id"]].tolist() == predictions["fold"].tolist()
+    validation = read_predictions(run / "validation.csv")
+    assert list(validation.columns) == list(predictions.columns)
+    chosen = splits[splits["part"] == "val"]
+    pairs = sorted(zip(validation["fold"], validation["patient_id"], strict=True))
+    assert pairs == sorted(zip(chosen["fold"], chosen["patient_id"], strict=True))
     ranking = pd.read_csv(run / "ranking.csv")
     assert ranking["confidence"].is_monotonic_increasing
     metrics = json.loads((run / "metrics.json").read_text())
@@ -136,8 +141,9 @@ def test_an_interrupted_finetune_continues_to_the_same_predictions(
             run_verb("finetune", table, "broken", *settings, epochs=4)
     assert not (tmp_path / "broken/predictions.csv").exists()
     assert run_verb("finetune", table, "broken", *settings, epochs=4) == 0
-    whole = (tmp_path / "whole/predictions.csv").read_bytes()
-    assert (tmp_path / "broken/predictions.csv").read_bytes() == whole
+    for name in ("predictions.csv", "validation.csv", "repeat0_fold1/reference.json"):
+        whole = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "broken" / name).read_bytes() == whole
 
 
 def test_early_stopping_of_a_users_yaml_ends_a_fold_before_its_last_epoch(
@@ -223,6 +229,7 @@ def test_the_paper_protocol_is_labelled_in_every_output(write_cohort, run_verb, 
     assert "Optimistic" in (run / "report.md").read_text()
     assert json.loads((run / "metrics.json").read_text())["protocol"] == "paper"
     assert set(pd.read_csv(run / "splits.csv")["part"]) == {"train", "test"}
+    assert not list(run.rglob("validation.csv"))
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_batches_are_scaled_after_the_transfer(data):
 
 def test_validation_and_test_serve_the_plain_volumes_with_their_labels(data):
     module = data()
-    for loader, part in ((module.val_dataloader(), "val"), (module.predict_dataloader(), "test")):
+    for loader, part in ((module.val_dataloader(), "val"), (module.test_dataloader(), "test")):
         rows = torch.cat([batch["row"] for batch in loader])
         assert rows.tolist() == module.rows[part].tolist()
         for batch in loader:
@@ -77,6 +77,21 @@ def test_validation_and_test_serve_the_plain_volumes_with_their_labels(data):
                 stored = np.moveaxis(module.cohort.volumes.data[row], 1, -1)
                 np.testing.assert_array_equal(volume, stored)
                 assert module.class_names[label] == module.cohort.labels[row]
+
+
+def test_prediction_serves_the_test_part_and_then_the_validation_part(data):
+    module = data(batch_size=3)
+    served = [batch["row"].tolist() for batch in module.predict_dataloader()]
+    test, val = (module.rows[part].tolist() for part in ("test", "val"))
+    assert np.concatenate(served).tolist() == test + val
+    assert all(set(rows) <= set(test) or set(rows) <= set(val) for rows in served)
+    assert len(module.predict_dataloader()) == len(served)
+
+
+def test_the_paper_protocol_has_no_validation_part_to_predict(data):
+    module = data(splits=Splits(num_folds=3, num_repeats=1, protocol="paper"))
+    served = [batch["row"].tolist() for batch in module.predict_dataloader()]
+    assert np.concatenate(served).tolist() == module.rows["test"].tolist()
 
 
 def test_training_serves_versions_of_the_bank_that_change_with_the_epoch(data):

@@ -1,0 +1,181 @@
+"""`canary`: what should not work must not work, and shortcuts must be known.
+
+Random labels must end at chance; the label should not follow from headers and brightness alone,
+nor the site from the encoder's features. Each is asked on the folds of the run's first repeat.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from jsonargparse import auto_cli
+
+from commands.ensemble import fold_model, open_ensemble, volume_batches
+from commands.finetune import finetune
+from commands.report import open_cohort, write_page
+from commands.results import read_tables
+from commands.run_folder import cell_folder, read_json, run_path, write_json, write_text
+from datamodules.cohort import Cohort
+from datamodules.reference import read_facts
+from datamodules.splits import cells, patients_of
+from evaluation.canaries import canary_row, shuffled_labels
+from evaluation.predictions import prediction_table, read_predictions, write_table
+from evaluation.summary import RunTables
+from lightning_modules.classical import RIVALS, fit_rival, predict_probs
+
+MIN_PATIENTS = 5  # of a site
+
+
+def canary(args: list[str]) -> None:
+    """Ask the run that the command line names."""
+    auto_cli(_canary, args=args, prog="main.py canary")
+
+
+def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
+    """Write canary.json into a finished run, and its report anew.
+
+    Args:
+        run: Name of the run, kept in runs/<name>, or a folder.
+        random_labels: Train one repeat again on shuffled labels; takes as long as one repeat.
+        seed: Seed of the shuffle.
+    """
+    if not run:
+        raise ValueError("Say which run: RUN=name.")
+    folder = run_path(run)
+    tables = read_tables(folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    cohort = open_cohort(config)
+    splits = tables.splits[tables.splits["repeat"] == tables.splits["repeat"].min()]
+    facts = _facts(cohort)
+    rows = [
+        canary_row(
+            "Is the label in headers, shapes and brightness?",
+            _predict(facts, cohort, cohort.labels, splits),
+            "The label can be predicted from headers, shapes and brightness alone: the model may "
+            "use a shortcut. Compare scanners and protocols of the classes.",
+        )
+    ]
+    trained = "model" in config and "method" not in config
+    sites = _sites(tables)
+    if trained and sites is not None:
+        rows.append(
+            canary_row(
+                "Is the site in the encoder's features?",
+                _predict_site(folder, cohort, sites, splits),
+                "The site can be predicted from the encoder's features: if the classes differ "
+                "between sites, the model may use it. Look at the figures of each site.",
+            )
+        )
+    if trained and random_labels:
+        predictions = _train_on_shuffled_labels(folder, config, cohort, splits, seed)
+        rows.append(
+            canary_row(
+                "Does the pipeline learn random labels?",
+                predictions,
+                "Random labels are predicted better than chance: test patients leak into the "
+                "training. Do not trust this run.",
+            )
+        )
+    write_json({"canaries": rows}, folder / "canary.json")
+    write_page(folder)
+    for row in rows:
+        print(f"{row['question']} AUROC {row['auroc']} ({row['interval']}). {row['verdict']}")
+
+
+def _facts(cohort: Cohort) -> pd.DataFrame:
+    """Header fields, shape and brightness of every scan, one row each; no voxel's place."""
+    table = pd.DataFrame([vars(fact) for fact in read_facts(cohort.scans, cohort.volumes)])
+    spacing = np.array(table.pop("spacing_mm").tolist())
+    for axis, name in enumerate("RAS"):
+        table[f"spacing_{name}"] = spacing[:, axis]
+    volumes = cohort.volumes
+    return table.assign(lowest=volumes.minima, highest=volumes.maxima)
+
+
+def _sites(tables: RunTables) -> list[str] | None:
+    """Site of every scan, where at least two sites have enough patients."""
+    patients = tables.cohort.groupby("site")["patient_id"].nunique()
+    large = set(patients[patients >= MIN_PATIENTS].index) - {""}
+    return list(tables.cohort["site"]) if len(large) > 1 else None
+
+
+def _predict(
+    features: pd.DataFrame, cohort: Cohort, labels: list[str], splits: pd.DataFrame
+) -> pd.DataFrame:
+    """Cross-validate logistic regression on the run's folds; scans without a label are left out."""
+    names = sorted(set(labels) - {""})
+    parts = []
+    for repeat, fold in cells(splits):
+        who = patients_of(splits, repeat, fold)
+        test = [row for row in cohort.rows_of(who["test"]) if labels[row]]
+        train = [row for row in cohort.rows_of(who["train"] | who["val"]) if labels[row]]
+        train = sorted(set(train) - set(test))  # protocol 'paper'
+        index = np.array([names.index(label) for label in labels if label])
+        place = np.cumsum([bool(label) for label in labels]) - 1
+        fitted = fit_rival(
+            RIVALS["covariates"],
+            features.iloc[train],
+            index[place[train]],
+            [cohort.patients[row] for row in train],
+            fold,
+        )
+        table = prediction_table(
+            [cohort.scans[row] for row in test],
+            predict_probs(fitted, features.iloc[test]).tolist(),
+            names,
+            repeat=repeat,
+            fold=fold,
+        )
+        parts.append(table.assign(label=[labels[row] for row in test]))
+    return pd.concat(parts, ignore_index=True)
+
+
+@torch.no_grad()
+def _predict_site(
+    folder: Path, cohort: Cohort, sites: list[str], splits: pd.DataFrame
+) -> pd.DataFrame:
+    ensemble = open_ensemble(folder)
+    members = {member.name: member for member in ensemble.members}
+    everyone = np.arange(len(cohort.scans))
+    parts = []
+    for repeat, fold in cells(splits):
+        rows = splits[(splits["repeat"] == repeat) & (splits["fold"] == fold)]
+        name = cell_folder(folder, repeat, fold).name
+        model = fold_model(ensemble, members[name], folder)
+        batches = volume_batches(cohort.volumes, everyone)
+        features = torch.cat([model.features(batch) for batch in batches]).numpy()
+        parts.append(_predict(pd.DataFrame(features).add_prefix("feature_"), cohort, sites, rows))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _train_on_shuffled_labels(
+    folder: Path, config: dict[str, Any], cohort: Cohort, splits: pd.DataFrame, seed: int
+) -> pd.DataFrame:
+    """Run the same pipeline on the first repeat's folds, the labels shuffled."""
+    place = folder / "canary"
+    columns = config["data"]["init_args"]["columns"]
+    table = pd.DataFrame(
+        {
+            columns["patient_id"]: cohort.patients,
+            columns["image"]: [str(scan.path) for scan in cohort.scans],
+            columns["label"]: shuffled_labels(cohort.patients, cohort.labels, seed),
+        }
+    )
+    place.mkdir(exist_ok=True)
+    write_table(table, place / "random_labels.csv")
+    write_table(splits, place / "splits.csv")
+    write_text(yaml.safe_dump(config, sort_keys=False), place / "config.yaml")
+    init = read_json(folder / "run.json")["init"]
+    arguments = [
+        f"-c{place / 'config.yaml'}",
+        f"--run={place / 'random-labels'}",
+        f"--data.init_args.table={place / 'random_labels.csv'}",
+        f"--data.init_args.splits.path={place / 'splits.csv'}",
+        "--wandb=disabled",
+        *([f"--init={init}"] if init else []),
+    ]
+    finetune(arguments)
+    return read_predictions(place / "random-labels" / "predictions.csv")

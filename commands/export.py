@@ -1,0 +1,98 @@
+"""`export`: a finished run as a folder in the manner of a MONAI bundle, checked while written."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import auto_cli
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from commands.ensemble import SPEC, Ensemble, as_spec, fold_model, open_ensemble, volume_batches
+from commands.model_card import bundle_inference, bundle_metadata, model_card
+from commands.run_folder import read_json, run_path, write_json, write_text
+from datamodules.cohort import Cohort
+from datamodules.cohort_table import Columns
+from lightning_modules.deployment import onnx_difference, write_onnx
+
+TOLERANCE = 1e-4
+NUM_CHECKED = 8  # scans
+
+
+def export(args: list[str]) -> None:
+    """Export the run that the command line names."""
+    for name in ("onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # else a dozen lines for each fold
+    auto_cli(_export, args=args, prog="main.py export")
+
+
+def _export(run: str = "", out: str | None = None, cache_dir: str = "cache") -> None:
+    """Write a bundle: weights, ONNX graphs, metadata and a model card.
+
+    Args:
+        run: Name or folder of a finished run.
+        out: Folder for the bundle, which must not exist; None is `bundle` in the run's folder.
+        cache_dir: Folder for preprocessed volumes; may be deleted at any time.
+    """
+    if not run:
+        raise ValueError("Say which run to export: RUN=.")
+    source = run_path(run)
+    folder = source / "bundle" if out is None else Path(out).expanduser()
+    if folder.exists():
+        raise ValueError(f"The folder {folder} exists already. Choose another OUT, or delete it.")
+    ensemble = open_ensemble(source)
+    if not (source / "metrics.json").is_file():
+        raise ValueError(f"Run {source} has no metrics.json: give its command again.")
+    metrics, facts = read_json(source / "metrics.json"), read_json(source / "run.json")
+    unfinished = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "models").mkdir(parents=True)
+    checked = _write_models(ensemble, source, unfinished / "models", cache_dir)
+    write_json(as_spec(ensemble), unfinished / SPEC)
+    metadata = bundle_metadata(ensemble, metrics, facts, checked)
+    write_json(metadata, unfinished / "configs/metadata.json")
+    write_json(bundle_inference(), unfinished / "configs/inference.json")
+    write_text(model_card(ensemble, metrics, facts, checked), unfinished / "docs/README.md")
+    unfinished.rename(folder)
+    print(f"{checked} Bundle: {folder}")
+
+
+def _write_models(ensemble: Ensemble, source: Path, folder: Path, cache_dir: str) -> str:
+    """Write each fold as .safetensors and .onnx; say how the graphs were checked."""
+    assert ensemble.preprocessing.spatial_shape is not None
+    volumes, what = _volumes_to_try(ensemble, source, cache_dir)
+    largest = 0.0
+    for member in tqdm(ensemble.members, desc="Export", leave=False):
+        fold = fold_model(ensemble, member, source)
+        weights = {name: each.contiguous() for name, each in fold.model.state_dict().items()}
+        (folder / f"{member.name}.safetensors").write_bytes(save(weights))
+        path = folder / f"{member.name}.onnx"
+        write_onnx(fold, ensemble.preprocessing.spatial_shape, path)
+        difference = onnx_difference(fold, path, volumes)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"The ONNX graph of {member.name} differs from PyTorch by {difference:.2g} on "
+                f"{what}, more than {TOLERANCE:g}: this network cannot be exported."
+            )
+        largest = max(largest, difference)
+    return f"Checked: ONNX differs from PyTorch by at most {largest:.1g} on {what}."
+
+
+def _volumes_to_try(ensemble: Ensemble, source: Path, cache_dir: str) -> tuple[Tensor, str]:
+    """Some of the run's own scans where they are at hand, otherwise random volumes."""
+    table = yaml.safe_load((source / "config.yaml").read_text())["data"]["init_args"]["table"]
+    cohort = Cohort(table, Columns(**ensemble.columns), ensemble.preprocessing, cache_dir)
+    try:
+        del cohort.scans[NUM_CHECKED:]
+        rows = np.arange(len(cohort.scans))
+        volumes = torch.cat(list(volume_batches(cohort.volumes, rows))).float()
+        return volumes, f"{len(volumes)} scans of the run's cohort"
+    except ValueError:  # the table or a scan is not there any more
+        assert ensemble.preprocessing.spatial_shape is not None
+        generator = torch.Generator().manual_seed(0)
+        shape = (NUM_CHECKED, 1, *ensemble.preprocessing.spatial_shape)
+        return torch.rand(shape, generator=generator), "random volumes (the run's scans are away)"

@@ -1,0 +1,161 @@
+"""`predict_scans`: new scans through a run's preprocessing and all its folds, doubtful ones first.
+
+`make predict` runs it; LightningCLI's own verb `predict` does the test part of one fold.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jsonargparse import auto_cli
+
+from commands.ensemble import Ensemble, fold_model, open_ensemble, volume_batches
+from commands.run_folder import run_path, write_text
+from datamodules.cohort import Cohort
+from datamodules.cohort_table import Columns
+from datamodules.reference import differences, distances, read_facts
+from evaluation.predictions import PROB, with_decision, write_table
+
+SHOWN_ROWS = 10
+WARNING_COLUMNS = ["rank", "patient_id", "image", "warnings"]
+
+
+def predict_scans(args: list[str]) -> None:
+    """Predict the scans that the command line names."""
+    auto_cli(_predict, args=args, prog="main.py predict_scans")
+
+
+def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cache") -> None:
+    """Write predictions.csv, ranking.csv and report.md of new scans.
+
+    Args:
+        run: Name or folder of a finished run, or folder of an exported bundle.
+        data: Cohort table of the new scans; needs no labels.
+        out: Folder for the results.
+        cache_dir: Folder for preprocessed volumes; may be deleted at any time.
+    """
+    if not run or not data or not out:
+        raise ValueError("Say what predicts which scans, and where to: RUN= DATA= OUT=.")
+    source, folder = run_path(run), Path(out).expanduser()
+    ensemble = open_ensemble(source)
+    cohort = Cohort(data, Columns(**ensemble.columns), ensemble.preprocessing, cache_dir)
+    predictions = predict_cohort(ensemble, source, cohort)
+    ranking = predictions.sort_values(["confidence", "patient_id", "image"], ignore_index=True)
+    ranking.insert(0, "rank", range(1, len(ranking) + 1))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(predictions, folder / "predictions.csv")
+    write_table(ranking, folder / "ranking.csv")
+    write_text(_report(source, ensemble, cohort, ranking), folder / "report.md")
+    num_warned = int(predictions["warnings"].ne("").sum())
+    print(
+        f"{len(predictions)} scans predicted by {len(ensemble.members)} models; {num_warned} with "
+        f"warnings. Report: {folder / 'report.md'}"
+    )
+
+
+def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataFrame:
+    """Predict every scan with every fold and average.
+
+    Args:
+        ensemble: What predicts.
+        folder: Where its weights are.
+        cohort: The scans, with the ensemble's preprocessing.
+
+    Returns:
+        One row per scan: patient_id, image, prob_<class>, predicted, confidence, spread (the
+        standard deviation over the models of the predicted class's probability), warnings.
+    """
+    volumes, scans = cohort.volumes, cohort.scans
+    rows = np.arange(len(scans))
+    probs = np.empty((len(ensemble.members), len(scans), len(ensemble.classes)))
+    num_far = np.zeros(len(scans), dtype=int)
+    for position, member in enumerate(ensemble.members):
+        fold = fold_model(ensemble, member, folder)
+        outputs = [(fold(each), fold.features(each)) for each in volume_batches(volumes, rows)]
+        probs[position], features = (torch.cat(each).numpy() for each in zip(*outputs, strict=True))
+        if member.reference is not None:
+            far = distances(member.reference, features) > member.reference.largest_distance
+            num_far += far
+    table = pd.DataFrame(
+        {
+            "patient_id": cohort.patients,
+            "image": [scan.image for scan in scans],
+            **{PROB + name: probs[..., k].mean(0) for k, name in enumerate(ensemble.classes)},
+        }
+    )
+    table = with_decision(table)
+    chosen = [ensemble.classes.index(name) for name in table["predicted"]]
+    facts = read_facts(scans, volumes) if ensemble.references else []
+    warnings = [
+        [
+            *_ledger_warning(ensemble, scan.patient_id),
+            *(differences(facts[row], ensemble.references) if facts else []),
+            *_distance_warning(int(num_far[row]), len(ensemble.references)),
+        ]
+        for row, scan in enumerate(scans)
+    ]
+    return table.assign(
+        spread=probs.std(0)[rows, chosen], warnings=["; ".join(words) for words in warnings]
+    )
+
+
+def _ledger_warning(ensemble: Ensemble, patient_id: str) -> list[str]:
+    num_met = sum(patient_id in member.ledger for member in ensemble.members)
+    total = len(ensemble.members)
+    return [f"patient known to {num_met} of {total} models: not out-of-fold"] if num_met else []
+
+
+def _distance_warning(num_far: int, num_models: int) -> list[str]:
+    if num_far <= num_models / 2:
+        return []
+    return [
+        f"for {num_far} of {num_models} models farther from the training scans in feature space "
+        "than any scan that was held out"
+    ]
+
+
+def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFrame) -> str:
+    scaled = [member.temperature for member in ensemble.members if member.temperature is not None]
+    calibration = (
+        f"temperatures {min(scaled):.2f} to {max(scaled):.2f}, each fitted on the fold's "
+        "validation part."
+        if scaled
+        else "not calibrated: the run has no validation predictions."
+    )
+    warned = ranking[ranking["warnings"] != ""]
+    compared = (
+        f"{len(warned)} of {len(ranking)} scans have warnings, all of them in `ranking.csv`. The "
+        "run's figures do not hold for such scans."
+        if ensemble.references
+        else "**The run does not say what its training scans were like: whether these are like "
+        "them cannot be told.**"
+    )
+    sections = [
+        f"# Predictions of {source.name}",
+        f"{len(ranking)} scans of {ranking['patient_id'].nunique()} patients, each predicted by "
+        f"all {len(ensemble.members)} models of `{source}`, their probabilities averaged; "
+        f"{calibration} {cohort.preprocessing.describe()}",
+        "## Which cases to read first",
+        f"The {min(SHOWN_ROWS, len(ranking))} most doubtful; all are in `ranking.csv`. Confidence "
+        "is the highest output minus the second, spread the standard deviation over the models.",
+        _table(ranking.drop(columns="warnings").head(SHOWN_ROWS)),
+        "## Scans to distrust",
+        compared,
+        *([_table(warned.head(SHOWN_ROWS)[WARNING_COLUMNS])] if len(warned) else []),
+        *(
+            []
+            if any(member.ledger for member in ensemble.members)
+            else ["Whether a patient was in the training cohort is not known."]
+        ),
+        "Research software, not a medical device.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(table: pd.DataFrame) -> str:
+    lines = ["| " + " | ".join(table.columns) + " |", "|---" * len(table.columns) + "|"]
+    for row in table.itertuples(index=False):
+        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""Questions whose answer should be no, and how the answer is read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluation.intervals import bootstrap_intervals
+from evaluation.uncertainty import bootstrap, estimates
+
+
+def canary_row(question: str, predictions: pd.DataFrame, warning: str) -> dict[str, Any]:
+    """Answer a question by whether predictions are better than chance.
+
+    Args:
+        question: The question.
+        predictions: A predictions table of what should not be predictable.
+        warning: What to say if it is.
+
+    Returns:
+        question, auroc and interval (in words), verdict, and warning (whether it is one).
+    """
+    auroc = estimates(predictions)["auroc"]
+    low, high = bootstrap_intervals(predictions, bootstrap(predictions))["auroc"]
+    above = bool(low > 0.5)
+    return {
+        "question": question,
+        "auroc": f"{auroc:.3f}",
+        "interval": f"{low:.3f} – {high:.3f}",
+        "verdict": warning if above else "Not above chance, as it should be.",
+        "warning": above,
+    }
+
+
+def shuffled_labels(patients: Sequence[str], labels: Sequence[str], seed: int) -> list[str]:
+    """Shuffle labels: among patients where each has one label, else among scans.
+
+    Args:
+        patients: Patient of each scan, (N,).
+        labels: Class of each scan, (N,).
+        seed: Seed of the shuffle.
+    """
+    generator = np.random.default_rng(seed)
+    by_patient = dict(zip(patients, labels, strict=True))
+    one_each = all(by_patient[who] == label for who, label in zip(patients, labels, strict=True))
+    if not one_each:
+        return [str(label) for label in generator.permutation(np.array(labels))]
+    names = sorted(by_patient)
+    drawn = generator.permutation([by_patient[name] for name in names])
+    new = dict(zip(names, map(str, drawn), strict=True))
+    return [new[who] for who in patients]

@@ -1,0 +1,93 @@
+"""Sets of classes that hold the true one as often as asked for (split conformal prediction).
+
+The validation patients of a fold say how far below certainty the output of the true class may lie;
+every class within that distance is in a new scan's set. The guarantee holds for one scan of a new
+patient drawn from the same population, on average over validation parts, and is loosened a little
+because the validation part also chose the checkpoint: hence the coverage is measured as well.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from evaluation.intervals import share_interval
+from evaluation.predictions import class_names_of, probs_of
+from evaluation.uncertainty import counts_of_draws
+
+SEPARATOR = "|"
+
+
+def prediction_sets(
+    predictions: pd.DataFrame, validation: pd.DataFrame, error: float = 0.1
+) -> pd.DataFrame:
+    """Give every scan the set of classes that its fold cannot rule out.
+
+    Args:
+        predictions: A predictions table.
+        validation: The same columns for the validation parts of the same folds.
+        error: Share of scans whose set may miss the true class, in (0, 1).
+
+    Returns:
+        The columns patient_id, image, repeat, fold, label, set (classes joined by "|", perhaps
+        none), size, and covered.
+    """
+    names = class_names_of(predictions)
+    held = dict(list(validation.groupby(["repeat", "fold"])))
+    parts = []
+    for cell, rows in predictions.groupby(["repeat", "fold"], sort=False):
+        inside = 1 - probs_of(rows) <= _threshold(held[cell], error)
+        sets = [[name for name, kept in zip(names, row, strict=True) if kept] for row in inside]
+        facts = rows[["patient_id", "image", "repeat", "fold", "label"]]
+        parts.append(
+            facts.assign(
+                set=[SEPARATOR.join(kept) for kept in sets],
+                size=[len(kept) for kept in sets],
+                covered=[label in kept for label, kept in zip(rows["label"], sets, strict=True)],
+            )
+        )
+    return pd.concat(parts).loc[predictions.index]
+
+
+def conformal_summary(
+    predictions: pd.DataFrame, validation: pd.DataFrame, error: float = 0.1
+) -> dict[str, Any]:
+    """Measure how often the sets hold the true class, and how large they are.
+
+    Returns:
+        error, coverage with its 95 % interval (bootstrap over patients), mean_size, share_single
+        (sets of one class: the scans that are decided) and share_empty.
+    """
+    sets = prediction_sets(predictions, validation, error)
+    patient = pd.Categorical(sets["patient_id"]).codes.astype(int)
+    counts = counts_of_draws(sets["patient_id"].nunique())
+    draws = (counts @ np.bincount(patient, weights=sets["covered"].to_numpy(dtype=float))) / (
+        counts @ np.bincount(patient)
+    )
+    coverage = float(sets["covered"].mean())
+    return {
+        "error": error,
+        "coverage": coverage,
+        "interval_95": share_interval(coverage, draws, counts.shape[1]),
+        "mean_size": float(sets["size"].mean()),
+        "share_single": float((sets["size"] == 1).mean()),
+        "share_empty": float((sets["size"] == 0).mean()),
+    }
+
+
+def _threshold(validation: pd.DataFrame, error: float) -> float:
+    """Largest distance from certainty; each patient has one vote, and the new one a vote too."""
+    names = class_names_of(validation)
+    column = np.array([names.index(label) for label in validation["label"]])
+    distance = 1 - probs_of(validation)[np.arange(len(column)), column]
+    scans = validation["patient_id"].map(validation["patient_id"].value_counts()).to_numpy()
+    return _weighted_quantile(distance, 1 / scans, (1 - error), extra=1.0)
+
+
+def _weighted_quantile(
+    values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"], level: float, extra: float
+) -> float:
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) >= level * (weights.sum() + extra) - 1e-9
+    return float(values[order][reached.argmax()]) if reached.any() else float("inf")

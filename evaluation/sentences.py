@@ -1,0 +1,141 @@
+"""What the figures of a run mean, in words; every report says the same."""
+
+from typing import Any
+
+
+def verdict(metrics: dict[str, Any]) -> str:
+    """Say whether the model tells the classes apart."""
+    low, high = metrics["interval_95"]["auroc"]
+    auroc = metrics["mean"]["auroc"]
+    if low > 0.5:
+        words = "The model tells the classes apart better than chance"
+    elif high < 0.5:
+        words = "The model does worse than chance: look for swapped labels"
+    else:
+        words = "This run cannot tell the model from chance"
+    return f"{words}: AUROC {auroc:.3f} (95 % interval {low:.3f} to {high:.3f})."
+
+
+def headline_sentence(metrics: dict[str, Any]) -> str:
+    """Say which class the one-against-rest figures are about."""
+    if metrics["positive_class"]:
+        return (
+            "Sensitivity, specificity, PPV, NPV, F1 and AUPRC are those of the class "
+            f"`{metrics['positive_class']}`."
+        )
+    return "One-against-rest figures are averaged over the classes."
+
+
+def optimism_sentence(metrics: dict[str, Any]) -> str:
+    """Say what protocol `paper` does to the figures, and by how much here."""
+    words = (
+        "protocol `paper` lets the test patients choose the checkpoint, as MCTL does. These "
+        "figures overstate what a new patient would see; use `protocol: nested` for an estimate."
+    )
+    if metrics["optimism"] is not None:
+        words += (
+            f" Measured here: at the chosen epochs the accuracy is {metrics['optimism']:.3f} "
+            "higher than at the last ones, which nobody chose."
+        )
+    return words
+
+
+def dummy_sentence(metrics: dict[str, Any]) -> str:
+    """Say where chance lies on these folds."""
+    dummy = metrics["dummy_auroc"]
+    words = (
+        f"A model that only knows the shares of the classes in its training part would reach AUROC "
+        f"{dummy:.3f} on these folds, not 0.5: predictions pooled over folds are biased downwards."
+    )
+    if dummy < 0.3:
+        words += (
+            " With folds this small the pooled AUROC is no fair measure: repeated stratified "
+            "k-fold (`--data.splits.scheme=k-fold`) is; show both."
+        )
+    return words
+
+
+def confidence_sentences(metrics: dict[str, Any]) -> list[str]:
+    """Say what confidence is worth, how firm the order is, and whose labels to look at."""
+    figures = metrics["confidence"]
+    reach = " and ".join(
+        f"{share:.0%} with at most {float(error):.0%} errors"
+        for error, share in figures["coverage_at_error"].items()
+    )
+    sentences = [
+        f"Deciding the most confident scans alone, {reach} could be decided (in hindsight: the "
+        f"threshold is chosen on the same scans). Area under the risk–coverage curve "
+        f"{figures['area_under_risk_coverage']:.3f}."
+    ]
+    if figures["rank_correlation"] is not None:
+        sentences.append(
+            f"Two repeats order the scans with a rank correlation of "
+            f"{figures['rank_correlation']:.2f}; {figures['share_flipped']:.0%} of the scans do "
+            "not get the same class from all repeats."
+        )
+    if conformal := metrics["conformal"]:
+        low, high = conformal["interval_95"]
+        sentences.append(
+            f"Conformal sets that promise the true class in {1 - conformal['error']:.0%} of new "
+            f"patients held it in {conformal['coverage']:.0%} (95 % interval {low:.0%} to "
+            f"{high:.0%}); {conformal['share_single']:.0%} of the sets name one class alone."
+        )
+        if conformal["mean_size"] == len(metrics["classes"]):
+            sentences[-1] += (
+                " The validation parts are too small for such a promise: every class is in every "
+                "set."
+            )
+    if number := metrics["num_suspected_labels"]:
+        sentences.append(
+            f"{count(number, 'scan')} contradicted with confidence by nearly every repeat: look "
+            "at the labels in `suspected_labels.csv`."
+        )
+    return sentences
+
+
+def calibration_sentence(metrics: dict[str, Any]) -> str:
+    """Say how far probabilities can be believed, and whether temperature scaling helps."""
+    before, after = (metrics["calibration"][k] for k in ("as_trained", "temperature_scaled"))
+    low, high = before["ece_if_perfect"]
+    words = (
+        f"Brier score {before['brier']:.3f}, expected calibration error {before['ece']:.3f}; "
+        f"with as many scans, probabilities that are exactly right would show {low:.3f} to "
+        f"{high:.3f}."
+    )
+    if after is None:
+        return words + " No validation predictions: no temperature was fitted."
+    gains = [before[name] - after[name] for name in ("brier", "ece")]
+    if min(gains) > 0:
+        did = "improved both"
+    elif max(gains) <= 0:
+        did = "improved neither"
+    else:
+        did = f"improved the {'Brier score' if gains[0] > 0 else 'calibration error'} alone"
+    return (
+        f"{words} A temperature fitted on each fold's validation patients {did}: Brier "
+        f"{after['brier']:.3f}, calibration error {after['ece']:.3f}."
+    )
+
+
+def start_sentence(run: dict[str, Any]) -> str:
+    """Say what the model is, or where its weights began."""
+    if run.get("method"):
+        return str(run["method"])
+    return f"Started from {run['init'] or 'random weights'}."
+
+
+def who_is_predicted(metrics: dict[str, Any]) -> str:
+    """Say that predictions are out-of-fold, and who has none."""
+    never = metrics["num_untested_patients"]
+    if not never:
+        return "every scan is predicted by models that were not trained on its patient."
+    return (
+        "each of them is predicted by models that were not trained on its patient. "
+        f"The splits put {count(never, 'other patient')} into no test part: for training and "
+        "choosing the checkpoint alone, they have no prediction."
+    )
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun."""
+    return f"{number} {noun}" + ("s" if number != 1 else "")

@@ -1,0 +1,91 @@
+"""Every figure of a run, from its tables alone: the content of metrics.json."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from evaluation.calibration import calibrate, calibration_summary
+from evaluation.confidence import confidence_summary, suspected_labels
+from evaluation.conformal import conformal_summary
+from evaluation.intervals import (
+    bootstrap_intervals,
+    closed_intervals,
+    dummy_auroc,
+    what_can_be_shown,
+)
+from evaluation.metrics import summarise
+from evaluation.subgroups import subgroup_rows
+from evaluation.uncertainty import bootstrap
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """What a finished run has written.
+
+    Args:
+        predictions: Out-of-fold predictions of the tested scans.
+        validation: The same for the validation part of each fold; None where there is none.
+        splits: Part of every patient in every fold.
+        cohort: One row per scan: patient_id, image, label, file_hash, and what describes the
+            patients (site, sex, age, …).
+        curves: Learning curves (columns cell, epoch, val/accuracy, …); None without training.
+    """
+
+    predictions: pd.DataFrame
+    validation: pd.DataFrame | None
+    splits: pd.DataFrame
+    cohort: pd.DataFrame
+    curves: pd.DataFrame | None = None
+
+
+def summarise_run(run: RunTables, protocol: str) -> dict[str, Any]:
+    """Compute every figure of a run.
+
+    Args:
+        run: Its tables.
+        protocol: 'nested' or 'paper'.
+
+    Returns:
+        The content of metrics.json.
+    """
+    predictions, validation = run.predictions, run.validation
+    untested = set(run.splits["patient_id"]) - set(predictions["patient_id"])
+    described = run.cohort.drop(columns=["label", "file_hash"])
+    return summarise(predictions) | {
+        "num_untested_patients": len(untested),
+        "protocol": protocol,
+        "optimism": optimism(run.curves) if protocol == "paper" else None,
+        "interval_95": bootstrap_intervals(predictions, bootstrap(predictions)),
+        "closed_interval_95": closed_intervals(predictions),
+        "sample": what_can_be_shown(predictions),
+        "dummy_auroc": dummy_auroc(predictions, run.splits),
+        "confidence": confidence_summary(predictions),
+        "num_suspected_labels": int(suspected_labels(predictions)["suspected"].sum()),
+        "calibration": {
+            "as_trained": calibration_summary(predictions),
+            "temperature_scaled": None
+            if validation is None
+            else calibration_summary(calibrate(predictions, validation)),
+        },
+        "conformal": None if validation is None else conformal_summary(predictions, validation),
+        "subgroups": subgroup_rows(predictions, described).to_dict("records"),
+    }
+
+
+def optimism(curves: pd.DataFrame | None) -> float | None:
+    """Measure what the choice of the epoch by the test patients added to the accuracy.
+
+    Args:
+        curves: Learning curves of a run with protocol 'paper', whose val/accuracy is that of the
+            test patients.
+
+    Returns:
+        Mean over folds of the accuracy at the chosen epoch less that at the last, which nobody
+        chose; None without curves.
+    """
+    if curves is None or "val/accuracy" not in curves:
+        return None
+    accuracy = curves.dropna(subset=["val/accuracy"]).sort_values("epoch")
+    by_cell = accuracy.groupby("cell")["val/accuracy"]
+    return float((by_cell.max() - by_cell.last()).mean())

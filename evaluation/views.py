@@ -1,0 +1,75 @@
+"""Small pictures of a scan: sagittal, coronal and axial slices, with a heat map beside them."""
+
+import base64
+import io
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib import colormaps
+from PIL import Image
+
+HEIGHT = 112  # pixels of the longest side of a slice
+GAP = 4
+HEAT_SHARE = 0.45  # of the heat map's colour, at its strongest
+
+
+def view(
+    volume: Float[np.ndarray, "w h d"],
+    spacing_mm: tuple[float, float, float],
+    heat: Float[np.ndarray, "w h d"] | None = None,
+) -> tuple[str, str]:
+    """Draw three orthogonal slices, through the heat map's strongest bright voxel or the middle.
+
+    The patient's right is on the left, anterior on the left of the sagittal slice, superior up.
+
+    Args:
+        volume: Voxels along R, A, S.
+        spacing_mm: Voxel sizes.
+        heat: Values from 0 to 1 at the same places; a second row shows them in colour.
+
+    Returns:
+        A WebP picture as data URI, and words for those who cannot see it.
+    """
+    low, high = np.percentile(volume, [1, 99])
+    grey = np.clip((volume - low) / max(high - low, 1e-6), 0, 1)
+    if heat is not None and heat.max() > 0:
+        centre = np.unravel_index(int((heat * grey).argmax()), heat.shape)  # not in the dark
+    else:
+        heat, centre = None, tuple(size // 2 for size in volume.shape)
+    rows = [np.repeat(grey[..., None], 3, axis=-1)]
+    if heat is not None:
+        colour = colormaps["inferno"](heat)[..., :3]
+        weight = HEAT_SHARE * np.sqrt(heat)[..., None]
+        rows.append(rows[0] * (1 - weight) + colour * weight)
+    extent = np.array(volume.shape) * spacing_mm
+    picture = np.concatenate([_row(row, centre, HEIGHT * extent / extent.max()) for row in rows])
+    buffer = io.BytesIO()
+    Image.fromarray((255 * picture).round().astype(np.uint8)).save(buffer, "WEBP", quality=75)
+    words = "Sagittal, coronal and axial slice through voxel {}, {}, {} (R, A, S)".format(*centre)
+    if heat is not None:
+        words += "; below, what speaks for the predicted class"
+    return data_uri(buffer.getvalue(), "image/webp"), words
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Put a file into a page."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _row(volume: np.ndarray, centre: tuple, pixels: np.ndarray) -> np.ndarray:
+    """Three slices of (W, H, D, 3) side by side on black, each `pixels` large along R, A, S."""
+    right, front, up = (max(round(size), 1) for size in pixels)
+    x, y, z = centre
+    slices = [  # rows go down: from superior, or from anterior
+        (volume[x, ::-1, ::-1].transpose(1, 0, 2), (front, up)),
+        (volume[::-1, y, ::-1].transpose(1, 0, 2), (right, up)),
+        (volume[::-1, ::-1, z].transpose(1, 0, 2), (right, front)),
+    ]
+    height = max(size[1] for _, size in slices)
+    parts = []
+    for pixels_of_slice, size in slices:
+        image = Image.fromarray((255 * pixels_of_slice).round().astype(np.uint8))
+        part = np.zeros((height + GAP, size[0] + GAP, 3))
+        part[: size[1], : size[0]] = np.asarray(image.resize(size, Image.Resampling.BICUBIC)) / 255
+        parts.append(part)
+    return np.concatenate(parts, axis=1)

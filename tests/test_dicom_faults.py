@@ -1,0 +1,389 @@
+import os
+import subprocess
+import sys
+import zlib
+
+import pytest
+from dicom_series import (
+    STEP,
+    drop,
+    enhanced_dataset,
+    leave_out,
+    on_slice,
+    only_scan,
+    save,
+    set_to,
+    shift,
+    slice_dataset,
+    voxels_of,
+    write_series,
+)
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+)
+
+
+def _cut_file(index, share):
+    def write(folder):
+        write_series(folder)
+        path = folder / f"im{index:03d}.dcm"
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+    return write
+
+
+def _replace_file(content):
+    def write(folder):
+        write_series(folder)
+        (folder / "im004.dcm").write_bytes(content)
+
+    return write
+
+
+def _twice(folder):
+    write_series(folder / "one")
+    write_series(folder / "two")
+
+
+def _multi_frame_without_positions(folder):
+    folder.mkdir()
+    dataset = enhanced_dataset(voxels_of(4), [(0, 0, 3.0 * n) for n in range(4)])
+    del dataset.PerFrameFunctionalGroupsSequence
+    save(dataset, folder / "one.dcm")
+
+
+def _a_frame_too_few(folder):
+    folder.mkdir()
+    dataset = enhanced_dataset(voxels_of(4), [(0, 0, 3.0 * n) for n in range(4)])
+    dataset.PerFrameFunctionalGroupsSequence.pop()
+    save(dataset, folder / "one.dcm")
+
+
+def _enhanced_at(*heights):
+    def write(folder):
+        folder.mkdir()
+        voxels = voxels_of(len(heights))
+        save(enhanced_dataset(voxels, [(0, 0, z) for z in heights]), folder / "one.dcm")
+
+    return write
+
+
+def _two_volumes(keyword, values):
+    def write(folder):
+        for number, value in enumerate(values):
+            write_series(folder / str(number), edit=set_to(**{keyword: value}))
+
+    return write
+
+
+def _edited(edit, **settings):
+    return lambda folder: write_series(folder, edit=edit, **settings)
+
+
+def _colour(dataset, index):
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "RGB"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PlanarConfiguration = 0
+    dataset.PixelData = bytes(dataset.Rows * dataset.Columns * 3)
+
+
+SAGITTAL = [0, 1, 0, 0, 0, -1]
+FAULTS = {
+    "missing_slice": (
+        _edited(leave_out(2)),
+        "1 slice missing in between ('im001.dcm' and",
+    ),
+    "three_missing": (_edited(leave_out(3, 4, 5), num_slices=9), "3 slices missing in between"),
+    "same_slice_twice": (
+        _edited(on_slice(3, shift(z=-STEP))),
+        "two slices at one position ('im002.dcm'",
+    ),
+    "whole_series_twice": (_twice, "two slices at one position ('one/im000.dcm' and 'two/im000"),
+    "uneven": (
+        _edited(on_slice(2, shift(z=0.4))),
+        "unevenly spaced slices ('im001.dcm' and 'im002.dcm'",
+    ),
+    "growing": (_edited(shift(z=lambda index: 0.1 * index**2)), "unevenly spaced slices"),
+    "mixed_orientations": (
+        _edited(on_slice(1, set_to(ImageOrientationPatient=SAGITTAL))),
+        "mixed orientations ('im000.dcm' and 'im001.dcm')",
+    ),
+    "mixed_spacings": (
+        _edited(on_slice(4, set_to(PixelSpacing=[1, 1]))),
+        "mixed voxel sizes ('im000.dcm'",
+    ),
+    "mixed_sizes": (
+        _edited(on_slice(4, set_to(Rows=3))),
+        "two sizes, 6 × 8 and 3 × 8 ('im000.dcm'",
+    ),
+    "two_patients": (
+        _edited(on_slice(3, set_to(PatientID="OTHER"))),
+        "two patients are in it ('im000.dcm'",
+    ),
+    "two_names": (_edited(on_slice(3, set_to(PatientName="Else^One"))), "two patients are in it"),
+    "two_births": (
+        _edited(on_slice(3, set_to(PatientBirthDate="19991231"))),
+        "two patients are in it",
+    ),
+    "two_studies": (
+        _edited(on_slice(3, set_to(StudyInstanceUID="1.2.5"))),
+        "two studies are in",
+    ),
+    "no_patient": (_edited(set_to(PatientID="")), "it has no PatientID"),
+    "no_series": (_edited(drop("SeriesInstanceUID")), "no SeriesInstanceUID"),
+    "no_position": (
+        _edited(on_slice(2, drop("ImagePositionPatient"))),
+        "missing or not a number in 'im002",
+    ),
+    "no_orientation": (
+        _edited(drop("ImageOrientationPatient")),
+        "ImageOrientationPatient is missing",
+    ),
+    "no_spacing": (_edited(drop("PixelSpacing")), "PixelSpacing is missing or not a number"),
+    "zero_spacing": (_edited(set_to(PixelSpacing=[0, 1])), "PixelSpacing in 'im000.dcm' is abs"),
+    "huge_spacing": (
+        _edited(set_to(PixelSpacing=[1, 5e4])),
+        "PixelSpacing in 'im000.dcm' is abs",
+    ),
+    "far_away": (_edited(shift(x=1e9)), "ImagePositionPatient in 'im000.dcm' is absurd"),
+    "slices_far_apart": (_edited(shift(z=lambda index: 500 * index)), "slices 502.5 mm apart"),
+    "skewed_axes": (
+        _edited(set_to(ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0])),
+        "not at right angles in 'im000.dcm'",
+    ),
+    "null_orientation": (_edited(set_to(ImageOrientationPatient=[0] * 6)), "not at right angles"),
+    "sheared": (
+        _edited(shift(y=lambda index: 0.3 * index)),
+        "sheared stack, by 6.8° (tilted gantry)",
+    ),
+    "sideways": (_edited(on_slice(2, shift(x=4.0))), "'im002.dcm' lies 4 mm beside the others"),
+    "colour": (_edited(_colour), "colour pictures ('3 samples' in 'im000.dcm')"),
+    "palette": (
+        _edited(set_to(PhotometricInterpretation="PALETTE COLOR")),
+        "colour pictures ('PALETTE",
+    ),
+    "inverted": (_edited(set_to(PhotometricInterpretation="MONOCHROME1")), "inverted grey values"),
+    "no_photometric": (
+        _edited(drop("PhotometricInterpretation")),
+        "PhotometricInterpretation is mis",
+    ),
+    "mosaic": (
+        _edited(set_to(ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"])),
+        "many slices in one picture",
+    ),
+    "slope_zero": (
+        _edited(set_to(RescaleSlope=0)),
+        "RescaleSlope or RescaleIntercept in 'im000.dcm'",
+    ),
+    "two_echoes": (
+        _two_volumes("EchoTime", [10, 90]),
+        "2 volumes in one series, told apart by EchoTime",
+    ),
+    "three_b_values": (_two_volumes("DiffusionBValue", [0, 500, 1000]), "3 volumes in one series"),
+    "two_times": (
+        _two_volumes("TemporalPositionIdentifier", [1, 2]),
+        "by TemporalPositionIdentifier",
+    ),
+    "two_acquisitions": (_two_volumes("AcquisitionNumber", [1, 2]), "by AcquisitionNumber"),
+    "no_voxels": (
+        _edited(on_slice(1, drop("PixelData"))),
+        "the voxels of 'im001.dcm' are cut off or torn",
+    ),
+    "cut_voxels": (_cut_file(2, 0.95), "the voxels of 'im002.dcm' are cut off or torn"),
+    "cut_header": (_cut_file(4, 0.35), "File 'im004.dcm' cannot be read"),
+    "too_many_voxels": (
+        _edited(set_to(Rows=4)),
+        "'im000.dcm' holds 32 bytes more than Rows × Columns",
+    ),
+    "too_wide": (
+        _edited(set_to(Rows=1, Columns=40000, PixelData=bytes(80000))),
+        "the picture 'im000.dcm' is 1 × 40000",
+    ),
+    "too_few_voxels": (
+        _edited(set_to(Rows=60000, Columns=60000)),
+        "promises 7200000000 bytes of voxels",
+    ),
+    "empty_file": (
+        _replace_file(b""),
+        "File 'im004.dcm' is no DICOM file, though its name ends in",
+    ),
+    "text_file": (_replace_file(b"hello " * 99), "File 'im004.dcm' is no DICOM file"),
+    "only_a_preamble": (
+        _replace_file(bytes(128) + b"DICM"),
+        "File 'im004.dcm' cannot be read: its hea",
+    ),
+    "frames_of_one": (
+        _edited(set_to(NumberOfFrames=3)),
+        "at one position (frames 1 and 2 of 'im",
+    ),
+    "many_frames": (
+        _edited(set_to(NumberOfFrames=2**30)),
+        "it has 1073741824 frames, and positions of 0",
+    ),
+    "frames_nowhere": (
+        _multi_frame_without_positions,
+        "ImagePositionPatient is missing or not a numb",
+    ),
+    "frames_in_part": (_a_frame_too_few, "it has 4 frames, and positions of 3 frames"),
+    "missing_frame": (
+        _enhanced_at(0, 3, 6, 12, 15),
+        "1 slice missing in between (frames 3 and 4 of",
+    ),
+    "frame_twice": (
+        _enhanced_at(0, 3, 3, 6),
+        "two slices at one position (frames 2 and 3 of 'one.dcm'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faulty_series_are_refused_in_one_line_that_names_file_and_fault(
+    fault, importing, tmp_path
+):
+    write, words = FAULTS[fault]
+    write(tmp_path / "src")
+    code, lines = importing()
+    assert code == 2
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert lines[0].startswith(("error: Series '1.2.", "error: File '"))
+    assert not list(tmp_path.rglob("*.nii.gz"))
+    assert not (tmp_path / "out/cohort.csv").exists()
+    for private in ("Kowalski", "19610203", "HOSP-4711"):
+        assert private not in lines[0] + importing.out
+
+
+def test_a_faulty_series_does_not_stop_the_others(importing, tmp_path):
+    write_series(tmp_path / "src/sound", series="1.2.1")
+    write_series(tmp_path / "src/gap", series="1.2.2", edit=leave_out(2))
+    write_series(tmp_path / "src/colour", series="1.2.3", edit=_colour)
+    code, (heading, *faults) = importing()
+    assert code == 2
+    assert "2 faults" in heading
+    assert "1 series imported" in heading
+    assert ["'gap'" in fault or "'colour'" in fault for fault in faults] == [True, True]
+    assert only_scan(tmp_path).shape == (8, 6, 5)
+
+
+def test_a_torn_file_holds_back_the_series_of_its_folder_alone(importing, tmp_path):
+    write_series(tmp_path / "src/sound", series="1.2.1")
+    _cut_file(4, 0.35)(tmp_path / "src/torn")
+    code, lines = importing()
+    assert code == 2
+    assert len(lines) == 1
+    assert "'torn/im004.dcm' cannot be read: its header is cut off" in lines[0]
+    assert "the series beside it may lack this slice and is held back" in lines[0]
+    assert only_scan(tmp_path).shape == (8, 6, 5)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (set_to(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localiser"),
+        (leave_out(2, 3, 4), "fewer than 3 slices"),
+        (set_to(SeriesDescription="t2_tse"), "does not match SERIES=*MPRAGE*"),
+    ],
+)
+def test_what_is_no_scan_is_skipped_with_a_line(edit, words, importing, tmp_path):
+    write_series(tmp_path / "src/sound")
+    write_series(tmp_path / "src/other", series="1.2.5", edit=edit)
+    assert importing("--series=*MPRAGE*") == (0, [])
+    assert "skipped: Series '1.2.5' in 'other'" in importing.out
+    assert words in importing.out
+    assert only_scan(tmp_path).shape == (8, 6, 5)
+
+
+def test_faults_of_series_that_were_not_asked_for_do_not_count(importing, tmp_path):
+    write_series(tmp_path / "src/sound")
+
+    def edit(dataset, index):
+        dataset.SeriesDescription, dataset.PatientID = "t2", f"patient {index}"
+
+    write_series(tmp_path / "src/other", series="1.2.5", edit=edit)
+    assert importing("--series=t1*") == (0, [])
+    assert only_scan(tmp_path).shape == (8, 6, 5)
+
+
+def test_reports_and_screenshots_are_passed_over(importing, tmp_path):
+    write_series(tmp_path / "src")
+    report = slice_dataset(voxels_of(1)[0], 0, series="1.2.7")
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+    for keyword in ("Rows", "Columns", "PixelData"):
+        delattr(report, keyword)
+    save(report, tmp_path / "src/report.dcm")
+    screenshot = slice_dataset(voxels_of(1)[0], 0, series="1.2.8")
+    screenshot.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    del screenshot.ImagePositionPatient
+    screenshot.NumberOfFrames = 9
+    save(screenshot, tmp_path / "src/screenshot.dcm")
+    assert importing() == (0, [])
+    assert "2 DICOM files without a volume (reports, screenshots)" in importing.out
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (leave_out(0), "its lowest InstanceNumber is 2. Are slices missing before it?"),
+        (set_to(SpacingBetweenSlices=STEP / 2), "slices are 2.5 mm apart, its header says 1.25."),
+    ],
+)
+def test_what_a_geometry_cannot_show_is_remarked_on(edit, words, importing, tmp_path):
+    write_series(tmp_path / "src", edit=edit)
+    assert importing() == (0, [])
+    assert words in importing.out
+
+
+def test_a_name_that_would_break_the_line_is_escaped(importing, tmp_path):
+    write_series(tmp_path / "src", edit=leave_out(2))
+    (tmp_path / "src/im000.dcm").rename(tmp_path / "src" / os.fsdecode(b"a\n\x1b[31m\xff"))
+    code, lines = importing()
+    assert (code, len(lines)) == (2, 1)
+    assert r"first file 'a\n\x1b[31m\udcff'" in lines[0]
+
+
+def test_a_folder_of_localisers_alone_says_so(importing, tmp_path):
+    write_series(tmp_path / "src", edit=set_to(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    code, (line,) = importing()
+    assert code == 2
+    assert "Nothing to import under" in line
+    assert "first file 'im000.dcm'): a localiser" in line
+
+
+@pytest.mark.slow
+def test_bombs_are_refused_in_seconds_and_without_the_memory_they_ask_for(tmp_path):
+    source = tmp_path / "src"
+    source.mkdir()
+    bomb = slice_dataset(voxels_of(1)[0], 0, series="1.2.66")
+    bomb.PixelData = bytes(2**20)
+    bomb.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    save(bomb, source / "deflate.dcm")
+    whole = (source / "deflate.dcm").read_bytes()
+    start = 144 + int.from_bytes(whole[140:144], "little")
+    squeeze = zlib.compressobj(9, wbits=-15)
+    packed = squeeze.compress(zlib.decompress(whole[start:], wbits=-15))
+    packed += b"".join(squeeze.compress(bytes(2**24)) for _ in range(70)) + squeeze.flush()
+    (source / "deflate.dcm").write_bytes(whole[:start] + packed)  # 1.1 GiB inflated
+
+    def edit(dataset, index):
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.Rows = dataset.Columns = 65535
+
+    write_series(source / "rle", series="1.2.67", edit=edit)
+    write_series(source / "plain", series="1.2.68", edit=set_to(Rows=65535, Columns=65535))
+    code = (
+        "import re, sys, time, main\n"
+        "code = main.main(sys.argv[1:])\n"
+        "peak = int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+        "print(code, time.process_time(), peak / 2**20)"
+    )
+    arguments = ["import_dicom", f"--src={source}", f"--out={tmp_path / 'out'}"]
+    shown = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    exit_code, seconds, gibibytes = map(float, shown.stdout.split()[-3:])
+    assert exit_code == 2
+    assert seconds < 5
+    assert gibibytes < 1
+    lines = shown.stderr.splitlines()
+    assert len(lines) == 4
+    for name in ("'deflate.dcm'", "'rle/im000.dcm' (and 4 beside it)", "'plain/im000.dcm' (and 4"):
+        assert sum(name in line for line in lines) == 1
