@@ -11,6 +11,7 @@ from argparse import ArgumentError
 from importlib import import_module
 from pickle import UnpicklingError
 
+import jsonargparse
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 OWN_VERBS = {
@@ -34,6 +35,10 @@ LIGHTNING_VERBS = {
     "validate": "Validate a checkpoint on one fold.",
     "predict": "Predict the test part of one fold with a checkpoint.",
 }
+IMPORTABLE = (  # what a class_path of a YAML file may name: it is code
+    *("callbacks", "datamodules", "lightning_modules", "evaluation"),
+    *("torch", "torchio", "torchvision", "torchmetrics", "lightning", "monai", "timm"),
+)
 QUIET = (  # Lightning's advice that does not apply here
     ".*does not have many workers.*",
     ".*The number of training batches.*is smaller than the logging interval.*",
@@ -80,6 +85,9 @@ def _run(verb: str, arguments: list[str]) -> None:
             "warning: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD lets checkpoints run code; it is ignored.",
             file=sys.stderr,
         )
+    jsonargparse.set_parsing_settings(
+        import_path_denylist=["*"], import_path_allowlist=list(IMPORTABLE)
+    )
     command = import_module(f"commands.{verb if verb in OWN_VERBS else 'command_line'}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -10,13 +10,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from commands.run_path import run_path
-from datamodules.cohort_check import (
-    CohortCheck,
-    Expectations,
-    Problem,
-    check_cohort,
-    compare_cohorts,
-)
+from datamodules.cohort_check import CohortCheck, check_cohort, compare_cohorts
+from datamodules.cohort_problems import Expectations, Problem
 from datamodules.cohort_table import Columns
 from datamodules.contact_sheet import contact_sheet
 from datamodules.nifti_bytes import printable

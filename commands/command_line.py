@@ -14,17 +14,7 @@ from typing_extensions import override
 
 from lightning_modules.transfer import read_checkpoint
 
-IMPORTABLE = (
-    *("callbacks", "datamodules", "lightning_modules", "evaluation"),
-    *("torch", "torchio", "torchvision", "torchmetrics", "lightning", "monai", "timm"),
-)
-
-
-set_parsing_settings(
-    omegaconf_absolute_to_relative_paths=True,
-    import_path_denylist=["*"],  # a class_path is code: only these packages may run
-    import_path_allowlist=list(IMPORTABLE),
-)
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 OmegaConf.clear_resolver("oc.env")  # else secrets of the environment end in config.yaml
 
 

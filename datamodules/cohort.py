@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.cohort_check import CohortCheck, Expectations, check_cohort
+from datamodules.cohort_check import CohortCheck, check_cohort
+from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns, Scan, read_cohort_table
 from datamodules.fingerprint import plan_preprocessing, read_fingerprint
 from datamodules.leakage import Signature, known_scans, scan_marks

@@ -2,66 +2,35 @@
 
 import json
 import os
-import re
-import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from datamodules.cohort_table import Columns, RowFault, Scan, conflicting_labels, read_rows
+from datamodules.cohort_problems import (
+    Expectations,
+    Problem,
+    count,
+    label_problems,
+    near_columns,
+    twin_names,
+)
+from datamodules.cohort_table import Columns, RowFault, Scan, read_other_columns, read_rows
+from datamodules.geometry import refuse_other_orientation
 from datamodules.leakage import Leak, find_leaks
-from datamodules.nifti import read_volume, refuse_other_orientation
-from datamodules.nifti_bytes import printable
+from datamodules.nifti import read_volume
 from datamodules.row_cache import digest
 from datamodules.scan_check import ScanCheck, ScanFacts, check_scans, file_hash
 
-Severity = Literal["error", "warning"]
 FEW_SCANS = 5  # below this there is no cohort to stand out from
 LEAK_WORDS = {
     "identical": "has the same voxels as",
     "rescaled": "has, but for the scale of its intensities, the same voxels as",
     "near-duplicate": "is nearly the same as",
 }
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing to mend; patient and image are '' where the whole table is meant."""
-
-    severity: Severity
-    patient_id: str
-    image: str
-    what: str
-    mend: str
-
-    def __str__(self) -> str:
-        """One line, whatever the table holds."""
-        cells = (self.severity, self.patient_id, self.image, f"{self.what}. {self.mend}.")
-        return "  ".join(printable(cell) for cell in cells if cell)
-
-
-@dataclass(frozen=True)
-class Expectations:
-    """What a table is used for.
-
-    Args:
-        labelled: Whether labels are needed; None if they are checked where there are any.
-        labels_per: Whether a patient's scans share their label.
-        classes: The classes, if they are known.
-        num_folds: Folds that every class must have patients for; None if not known.
-        assume_orientation: Where the axes point to if a header does not say.
-    """
-
-    labelled: bool | None = None
-    labels_per: Literal["patient", "scan"] = "patient"
-    classes: Sequence[str] | None = None
-    num_folds: int | None = None
-    assume_orientation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +49,7 @@ class CohortCheck:
     def refuse_errors(self, table: str) -> None:
         """Raise with one line per error."""
         if self.errors:
-            heading = f"Cohort table {table}: {_count(len(self.errors), 'error')} to mend."
+            heading = f"Cohort table {table}: {count(len(self.errors), 'error')} to mend."
             raise ValueError("\n  ".join([heading, *map(str, self.errors)]))
 
     def warnings_in_brief(self) -> str:
@@ -89,7 +58,7 @@ class CohortCheck:
         if not warnings:
             return ""
         return (
-            f"{_count(len(warnings), 'warning')} about the data (make check-data lists them); "
+            f"{count(len(warnings), 'warning')} about the data (make check-data lists them); "
             f"the first: {warnings[0]}"
         )
 
@@ -149,8 +118,11 @@ def check_cohort(
         if check.fault:
             problems.append(Problem("error", scan.patient_id, scan.image, *check.fault))
         problems += [Problem("warning", scan.patient_id, scan.image, *w) for w in check.warnings]
-    problems += _label_problems(scans, expected)
-    problems += _twin_names(scans)
+    problems += label_problems(scans, expected)
+    problems += twin_names(scans)
+    if not faults:
+        others = list(read_other_columns(table, columns))
+        problems += near_columns(scans, others, columns)
     problems += _outliers(scans, checks)
     patients = [scan.patient_id for scan in scans]
     for leak in _find_leaks(scans, checks, patients, expected.assume_orientation, cache_dir):
@@ -222,102 +194,6 @@ def _row_problem(fault: RowFault) -> Problem:
     return Problem("error", fault.patient_id, fault.image, what, fault.mend)
 
 
-def _label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Problem]:
-    labelled = expected.labelled
-    if labelled is None:
-        labelled = any(scan.label for scan in scans)
-    if not labelled:
-        return
-    for scan in scans:
-        if not scan.label:
-            mend = "Fill the label column, or name it with --data.columns.label"
-            yield Problem("error", scan.patient_id, scan.image, "label is empty", mend)
-    if expected.labels_per == "patient":
-        for patient, labels in conflicting_labels(scans).items():
-            what = f"has the labels {' and '.join(map(repr, labels))}"
-            mend = "Mend the table, or set --data.labels_per=scan if a patient's scans may differ"
-            yield Problem("error", patient, "", what, mend)
-    members: dict[str, set[str]] = defaultdict(set)
-    for scan in scans:
-        if scan.label:
-            members[scan.label].add(scan.patient_id)
-    sizes = {label: len(patients) for label, patients in members.items()}
-    if expected.classes is not None:
-        for label in sorted(set(sizes) - set(expected.classes)):
-            close = [name for name in expected.classes if _is_near(label, name)]
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            what = f"label {label!r} is not among the classes {list(expected.classes)}{hint}"
-            yield Problem("error", "", "", what, "Mend the table or --data.classes")
-    else:
-        for label, meant in _misspelt(sizes):
-            what = f"label {label!r} ({_count(sizes[label], 'patient')}) looks like {meant!r}"
-            mend = f"Write {meant!r}, or list all classes in --data.classes"
-            yield Problem("error", "", "", what, mend)
-    told = expected.num_folds is not None
-    num_folds = expected.num_folds or 5
-    for label, size in sorted(sizes.items()):
-        if expected.labelled is None and size < num_folds:
-            what = f"class {label!r} has {_count(size, 'patient')}, too few for {num_folds} folds"
-            mend = f"Lower --data.splits.num_folds to {max(size, 2)} or merge classes"
-            yield Problem("error" if told else "warning", "", "", what, mend)
-
-
-def _misspelt(sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """Pairs of a label and the commoner one that was probably meant."""
-    for label in sorted(sizes, key=lambda name: (sizes[name], name)):
-        for other in sorted(sizes, key=lambda name: (-sizes[name], name)):
-            if (sizes[label], label) >= (sizes[other], other):
-                continue
-            if _plain(label) == _plain(other) or (
-                sizes[label] <= max(1, sizes[other] // 20)
-                and 2 * sizes[label] <= sizes[other]
-                and _is_near(label, other)
-            ):
-                yield label, other
-                break
-
-
-def _is_near(label: str, other: str) -> bool:
-    """Whether one looks like a slip of the other: 'helthy' and 'healthy', not 'unhealthy'."""
-    one, two = _plain(label), _plain(other)
-    if one == two:
-        return True
-    if re.findall(r"\d", one) != re.findall(r"\d", two) or one.endswith(two) or two.endswith(one):
-        return False
-    return SequenceMatcher(None, one, two).ratio() >= 0.85
-
-
-def _twin_names(scans: Sequence[Scan]) -> Iterator[Problem]:
-    """Patients whose names look alike: they may be one person on two sides of a split."""
-    alike: dict[str, set[str]] = defaultdict(set)
-    for scan in scans:
-        joined = re.sub(r"[\s_-]+", "-", _folded(scan.patient_id))
-        alike[re.sub(r"(?<!\d)0+(?=\d)", "", joined)].add(scan.patient_id)
-    for names in alike.values():
-        first, *others = sorted(names)
-        for name in others:
-            same = _visible(name) == _visible(first)
-            what = f"may be patient {first!r} by another spelling"
-            mend = "Write both alike if they are one person, else rename one"
-            yield Problem("error" if same else "warning", name, "", what, mend)
-
-
-def _visible(name: str) -> str:
-    """The name as it looks: invisible characters left out, letters and accents joined."""
-    kept = "".join(letter for letter in name if unicodedata.category(letter) not in ("Cf", "Cc"))
-    return " ".join(unicodedata.normalize("NFC", kept).split())
-
-
-def _folded(name: str) -> str:
-    """The name without differences of case and width."""
-    return unicodedata.normalize("NFKC", _visible(name)).casefold()
-
-
-def _plain(name: str) -> str:
-    """The folded name without separators."""
-    return re.sub(r"[\s_-]+", "", _folded(name))
-
-
 def _outliers(scans: Sequence[Scan], checks: Sequence[ScanCheck]) -> Iterator[Problem]:
     """Scans that stand out from the cohort in voxel size, shape or intensities."""
     rows = [row for row, check in enumerate(checks) if check.facts is not None]
@@ -355,7 +231,3 @@ def _intensity_range(facts: ScanFacts) -> float:
     """From the 1st to the 99th percentile, or all of it where these are equal."""
     lowest, low, _, high, highest = facts.percentiles
     return high - low or highest - lowest
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"

@@ -12,24 +12,18 @@ were resampled to half the voxels or lost a tenth of every axis keep at least 0.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
-from typing import Any, Literal
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
-from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 
+from datamodules.likeness import THUMBNAIL_SIZE, like_pairs
 from datamodules.nifti import Volume
 
 NUM_BLOCKS = 8
-THUMBNAIL_SIZE = 48
-BOX_SIZE = 72  # room for shifts
-NUM_FREQUENCIES = 9
 SAME_BLOCKS = 0.03  # in standard deviations between blocks
 SAME_VOXELS = 1 / 250  # of the intensity range: rounding to 8 bits moves a voxel by 1/510
-WORTH_COMPARING = 0.6
-WORTH_REFINING = 0.4
-LIKENESS = 0.83
 Kind = Literal["identical", "rescaled", "near-duplicate"]
 
 
@@ -109,7 +103,8 @@ def find_leaks(
         one, other = signatures[first], signatures[second]
         kind = _compare_voxels(read(first), read(second), one, other)
         leaks[first, second] = Leak(first, second, kind, 1.0)
-    for first, second, likeness in _like_details(signatures, patients):
+    pictures = [(signature.thumbnail, signature.thumbnail_mm) for signature in signatures]
+    for first, second, likeness in like_pairs(pictures, patients):
         if (first, second) not in leaks:
             leaks[first, second] = Leak(first, second, "near-duplicate", likeness)
     return [leaks[pair] for pair in sorted(leaks)]
@@ -207,101 +202,6 @@ def _fit(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     variance = np.var(x)
     slope = float(((x - x.mean()) * (y - y.mean())).mean() / variance) if variance else 0.0
     return slope, float(y.mean() - slope * x.mean())
-
-
-def _like_details(
-    signatures: Sequence[Signature], patients: Sequence[str]
-) -> Iterator[tuple[int, int, float]]:
-    """Pairs whose thumbnails agree in their fine detail at the best shift."""
-    if len(set(patients)) < 2:
-        return
-    extents = [max(np.multiply(s.thumbnail.shape, s.thumbnail_mm)) for s in signatures]
-    step_mm = float(np.median(extents)) / THUMBNAIL_SIZE
-    spectra = np.array([_spectrum(_regrid(signature, step_mm)) for signature in signatures])
-    alike = spectra @ spectra.T
-    _, codes = np.unique(np.asarray(patients), return_inverse=True)
-    alike[codes[:, None] == codes] = -1
-    nearest = alike.argmax(axis=1)
-    pairs = {
-        (min(pair), max(pair))
-        for pair in enumerate(nearest.tolist())
-        if alike[pair] >= WORTH_COMPARING
-    }
-    for first, second in sorted(pairs):
-        value = _likeness(_regrid(signatures[first], step_mm), _regrid(signatures[second], step_mm))
-        if value >= LIKENESS:
-            yield first, second, value
-
-
-def _regrid(signature: Signature, step_mm: float) -> np.ndarray:
-    """The thumbnail at a voxel size that all share, cut to the box."""
-    sizes = np.rint(np.multiply(signature.thumbnail.shape, signature.thumbnail_mm) / step_mm)
-    sizes = np.clip(sizes, 2, BOX_SIZE).astype(int)
-    picture = signature.thumbnail.astype(np.float32) / 255
-    for wanted, size in zip(sizes, picture.shape, strict=True):
-        places = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
-        weights = np.clip(1 - np.abs(places[:, None] - np.arange(size)), 0, None)  # linear
-        picture = np.tensordot(picture, weights.astype(np.float32), axes=(0, 1))
-    return picture
-
-
-def _details(picture: np.ndarray) -> np.ndarray:
-    """What is finer than the shape of a head, which all people share."""
-    return picture - ndimage.gaussian_filter(picture, 2.0, mode="nearest")
-
-
-def _boxed(picture: np.ndarray) -> np.ndarray:
-    return np.pad(picture, [(0, BOX_SIZE - size) for size in picture.shape])
-
-
-def _spectrum(picture: np.ndarray) -> np.ndarray:
-    """Low frequencies' magnitudes, which no shift changes, as a unit vector of mean zero."""
-    waves = _details(picture)
-    for first, size in zip(
-        (1 - NUM_FREQUENCIES, 1 - NUM_FREQUENCIES, 0), picture.shape, strict=True
-    ):
-        turns = np.outer(np.arange(first, NUM_FREQUENCIES), np.arange(size)) / BOX_SIZE
-        waves = np.tensordot(waves, np.exp(-2j * np.pi * turns).astype(np.complex64), axes=(0, 1))
-    sizes = np.abs(waves).ravel()
-    sizes = sizes - sizes.mean()
-    return sizes / (np.linalg.norm(sizes) or 1.0)
-
-
-def _likeness(one: np.ndarray, other: np.ndarray) -> float:
-    """Correlation of two pictures' detail where they overlap, at the shift where it is highest."""
-    details = _details(one), _details(other)
-    waves = fft.rfftn(_boxed(details[0])) * fft.rfftn(_boxed(details[1])).conj()
-    correlation = fft.irfftn(waves, (BOX_SIZE,) * 3)
-    peak = np.unravel_index(correlation.argmax(), correlation.shape)
-    energy = np.linalg.norm(details[0]) * np.linalg.norm(details[1])
-    if not correlation[peak] >= WORTH_REFINING * energy:
-        return 0.0
-    shift = [_refined(correlation, peak, axis) for axis in range(3)]
-    overlap = tuple(
-        slice(max(0, int(np.ceil(-by))), max(0, min(n, int(np.floor(m - 1 - by)) + 1)))
-        for by, n, m in zip(shift, other.shape, one.shape, strict=True)
-    )
-    kept = other[overlap]
-    if kept.size < 0.3 * min(one.size, other.size):
-        return 0.0
-    places = [
-        np.arange(part.start, part.stop) + by for part, by in zip(overlap, shift, strict=True)
-    ]
-    moved = ndimage.map_coordinates(
-        one, np.meshgrid(*places, indexing="ij"), order=3, mode="nearest"
-    )
-    pair = np.array([_details(moved).ravel(), _details(kept).ravel()])
-    return float(np.corrcoef(pair)[0, 1]) if pair.std(axis=1).all() else 0.0
-
-
-def _refined(correlation: np.ndarray, peak: tuple[Any, ...], axis: int) -> float:
-    """Place of the peak along one axis between its voxels, by a parabola through three of them."""
-    line = correlation[tuple(slice(None) if a == axis else peak[a] for a in range(3))]
-    before, here, after = np.take(line, peak[axis] + np.arange(-1, 2), mode="wrap")
-    curvature = before - 2 * here + after
-    offset = 0.5 * (before - after) / curvature if curvature else 0.0
-    place = float(peak[axis] + np.clip(offset, -0.5, 0.5))
-    return place - BOX_SIZE if place > BOX_SIZE / 2 else place
 
 
 def _other_patients(neighbours: np.ndarray, patients: Sequence[str]) -> set[tuple[int, int]]:

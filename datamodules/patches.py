@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from datamodules.augmentation import draw_seed, volume_tensor
 from datamodules.cohort import Cohort
-from datamodules.cohort_check import Expectations
+from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns
 from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing, Shape

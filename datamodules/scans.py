@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from datamodules.augmentation import Augmentation, augment, draw_seed, load_bank, volume_tensor
 from datamodules.cohort import Cohort
-from datamodules.cohort_check import Expectations
+from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns, class_names
 from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing

@@ -13,7 +13,8 @@ import pytest
 from bad_inputs import GOOD, SCAN_CASES, SHAPE, TABLE_CASES, nifti_bytes, write_table_corpus
 
 import main
-from datamodules.cohort_check import Expectations, check_cohort
+from datamodules.cohort_check import check_cohort
+from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns
 from datamodules.nifti import read_geometry, read_volume
 from datamodules.nifti_bytes import printable
@@ -203,6 +204,15 @@ def test_training_stops_with_every_error_of_the_data(
     assert "p03" in error
     assert "p07" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_label_column_is_one_problem_and_its_near_miss_is_named(write_cohort, tmp_path):
+    table = write_cohort(4)
+    table.write_text(table.read_text().replace("label", "Labels"))
+    (warning,) = check_cohort(table, Columns(), Expectations(), tmp_path).problems
+    assert warning.what == "column 'Labels' is not read; did you mean 'label'?"
+    (error,) = check_cohort(table, Columns(), Expectations(labelled=True), tmp_path).errors
+    assert error.what == "no scan has a label"
 
 
 def test_names_are_shown_without_control_characters():

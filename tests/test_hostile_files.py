@@ -3,12 +3,14 @@
 import contextlib
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import wandb
+from people import write_people
 
 import main
 from commands.check_data import check_data
@@ -165,3 +167,20 @@ def test_keys_names_and_paths_stay_where_they_are(write_cohort, run_verb, tmp_pa
         if path.suffix == ".wandb" or "files" in path.parts:  # what `wandb sync` would send
             for private in ("secretperson", str(tmp_path), "cohort.csv"):
                 assert private.encode() not in content, path
+
+
+def test_a_run_that_names_a_hostile_network_runs_nothing(
+    finished_run, mark, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    config = (run / "config.yaml").read_text()
+    assert "lightning_modules.classifier.Classifier" in config
+    config = config.replace("lightning_modules.classifier.Classifier", "evil.Network")
+    (run / "config.yaml").write_text(config)
+    table = write_people(tmp_path / "new", range(100, 104), labelled=False)
+    options = [f"--run={run}", f"--data={table}", f"--out={tmp_path / 'out'}"]
+    assert main.main(["predict_scans", *options, f"--cache_dir={tmp_path / 'cache'}"]) == 2
+    assert "is not allowed" in capsys.readouterr().err
+    assert not mark.exists()

@@ -9,7 +9,8 @@ import pytest
 from scipy import ndimage
 
 import main
-from datamodules.cohort_check import Expectations, check_cohort, compare_cohorts
+from datamodules.cohort_check import check_cohort, compare_cohorts
+from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns
 from datamodules.leakage import find_leaks, known_scans, scan_marks, shrink, sign
 from datamodules.nifti import read_volume

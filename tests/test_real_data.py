@@ -11,7 +11,8 @@ from scipy import ndimage
 
 import main
 from datamodules.cohort import Cohort
-from datamodules.cohort_check import Expectations, check_cohort, compare_cohorts
+from datamodules.cohort_check import check_cohort, compare_cohorts
+from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns, class_names, read_cohort_table, scans_by_patient
 from datamodules.leakage import find_leaks, sign
 from datamodules.medmnist import write_medmnist_cohort
