@@ -15,7 +15,7 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
+.PHONY: help setup demo check-data pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -34,6 +34,9 @@ demo: $(READY) ## The main job on synthetic brains; ends with runs/demo/finetune
 	$(PY) main.py synthesize --out=runs/demo/data
 	$(PY) main.py pretrain -c configs/pretrain.yaml -c configs/demo/pretrain.yaml --run=runs/demo/pretrain $(ARGS)
 	$(PY) main.py finetune -c configs/finetune.yaml -c configs/demo/finetune.yaml --run=runs/demo/finetune --init=runs/demo/pretrain $(ARGS)
+
+check-data: $(READY) ## List what is wrong with DATA, or what two cohorts share: A=one.csv B=other.csv
+	$(PY) main.py check_data $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") $(if $(A),--a="$(A)") $(if $(B),--b="$(B)") --run="$(RUN)" $(ARGS)
 
 pretrain: $(READY) ## Train an autoencoder on patches of DATA (fold by fold with SPLITS)
 	$(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(ARGS)

@@ -9,10 +9,13 @@ import sys
 import warnings
 from argparse import ArgumentError
 from importlib import import_module
+from pickle import UnpicklingError
 
+import jsonargparse
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 OWN_VERBS = {
+    "check_data": "List what is wrong with a cohort, or what two cohorts share.",
     "pretrain": "Train an autoencoder on 3D patches of a cohort.",
     "finetune": "Cross-validate a classifier, from random or pretrained weights.",
     "rivals": "Cross-validate classical methods on the same folds.",
@@ -32,6 +35,10 @@ LIGHTNING_VERBS = {
     "validate": "Validate a checkpoint on one fold.",
     "predict": "Predict the test part of one fold with a checkpoint.",
 }
+IMPORTABLE = (  # what a class_path of a YAML file may name: it is code
+    *("callbacks", "datamodules", "lightning_modules", "evaluation"),
+    *("torch", "torchio", "torchvision", "torchmetrics", "lightning", "monai", "timm"),
+)
 QUIET = (  # Lightning's advice that does not apply here
     ".*does not have many workers.*",
     ".*The number of training batches.*is smaller than the logging interval.*",
@@ -60,6 +67,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"error: {_shorten(str(error))}", file=sys.stderr)
         return 2
+    except UnpicklingError:
+        if debug:
+            raise
+        print("error: The checkpoint is torn or would run code: give another.", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -68,6 +80,14 @@ def _run(verb: str, arguments: list[str]) -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
+    if os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None) is not None:
+        print(
+            "warning: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD lets checkpoints run code; it is ignored.",
+            file=sys.stderr,
+        )
+    jsonargparse.set_parsing_settings(
+        import_path_denylist=["*"], import_path_allowlist=list(IMPORTABLE)
+    )
     command = import_module(f"commands.{verb if verb in OWN_VERBS else 'command_line'}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -96,6 +116,8 @@ def _help() -> str:
 
 def _shorten(message: str) -> str:
     """Drop from a parser's message what it says about types that were not meant."""
+    if "Unsupported interpolation type" in message:
+        return f"{' '.join(message.split())}: give the value itself."
     if "Does not validate against any of the Union subtypes" not in message:
         return message
     noise = re.compile(

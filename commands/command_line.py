@@ -9,9 +9,13 @@ import numpy as np
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from omegaconf import OmegaConf
 from typing_extensions import override
 
+from lightning_modules.transfer import read_checkpoint
+
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+OmegaConf.clear_resolver("oc.env")  # else secrets of the environment end in config.yaml
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,11 @@ class CommandLine(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        """Plan the preprocessing and tell the model what it asks of the data."""
+        """Check the data, plan their preprocessing, tell the model what it asks of them."""
         settings = self.settings
         parser = self._parser(self.subcommand)
         self.data = parser.instantiate(Namespace(data=settings.data.clone())).data
+        self.check = self.data.cohort.check(self.data.expectations)
         self.plan = self.data.cohort.plan()
         settings.data.init_args.preprocessing.update(
             Namespace(vars(self.data.cohort.preprocessing))
@@ -133,7 +138,18 @@ class CommandLine(LightningCLI):
         seed = np.random.SeedSequence((settings.seed_everything, repeat, fold)).generate_state(1)
         lightning.seed_everything(int(seed[0]), workers=True, verbose=False)
         objects = self.parser.instantiate(settings)
+        if init_ckpt is not None:
+            _refuse_known_scans(objects.data, init_ckpt)
         configured: Mapping[str, Any] = vars(objects.trainer)
         callbacks = [*(configured["callbacks"] or []), *trainer_settings.pop("callbacks", [])]
         trainer = Trainer(**{**configured, **trainer_settings, "callbacks": callbacks})
         return trainer, objects.model, objects.data
+
+
+def _refuse_known_scans(data: Any, checkpoint_path: str) -> None:
+    """Compare the scans of a fold's held-out patients with those that a checkpoint has seen."""
+    checkpoint = read_checkpoint(checkpoint_path)
+    patients = data.held_out_patients - set(checkpoint["ledger"])  # these the model refuses itself
+    for state in checkpoint.values():
+        if isinstance(state, Mapping) and "scan_marks" in state:
+            data.cohort.refuse_known_scans(state["scan_marks"], patients, checkpoint_path)

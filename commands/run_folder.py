@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from callbacks.best_checkpoint import BEST_NAME, LAST_NAME
+from commands.run_path import run_path
 
-RUNS_DIR = Path("runs")
 PACKAGES = ("torch", "lightning", "torchio", "torchmetrics", "numpy", "scikit-learn", "nibabel")
 
 
@@ -49,13 +49,6 @@ class Cell:
         """Mark the cell as done and drop what only an interrupted one needs."""
         write_json(facts, self.folder / "finished.json")
         (self.folder / LAST_NAME).unlink(missing_ok=True)
-
-
-def run_path(name: str) -> Path:
-    """Turn a run's name into runs/<name>; leave what already is a path."""
-    path = Path(name).expanduser()
-    is_path = path.is_absolute() or name.startswith((".", f"{RUNS_DIR}/")) or path.suffix == ".ckpt"
-    return path if is_path else RUNS_DIR / path
 
 
 def cell_folder(run: Path, repeat: int, fold: int) -> Path:

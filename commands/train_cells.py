@@ -11,10 +11,12 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
+from typing_extensions import override
 
 from callbacks.progress import RunProgress
 from commands.command_line import CommandLine
 from commands.run_folder import Cell, claim, init_checkpoint, run_path
+from lightning_modules.transfer import read_checkpoint
 
 NOT_SETTINGS = ("config", "run", "fold", "repeat", "wandb")
 say = rank_zero_only(tqdm.write)  # above the progress bar
@@ -37,6 +39,8 @@ def open_run(cli: CommandLine) -> Path:
         }
         claim(folder, resolved_config(cli), facts)
     num_patients = len(set(cohort.patients))
+    if warnings := cli.check.warnings_in_brief():
+        say(warnings)
     say(f"Run {folder}: {len(cohort.scans)} scans of {num_patients} patients. {cli.plan}")
     return folder
 
@@ -94,6 +98,7 @@ def train_cells(
             num_sanity_val_steps=0,
         )
         if cell.last_ckpt is not None:
+            read_checkpoint(cell.last_ckpt)  # else a torn or hostile file is a traceback
             say(f"{cell.folder.name} continues from {cell.last_ckpt}.")
         trainer.fit(model, data, ckpt_path=cell.last_ckpt, weights_only=True)
         yield cell, trainer, data
@@ -117,5 +122,11 @@ def learning_curves(cells: Sequence[Cell]) -> pd.DataFrame:
 def _loggers(cell: Cell, wandb_run: Any) -> list[Any]:
     loggers: list[Any] = [CSVLogger(cell.folder, name="logs", flush_logs_every_n_steps=1)]
     if wandb_run is not None:
-        loggers.append(WandbLogger(experiment=wandb_run, prefix=cell.folder.name))
+        loggers.append(_Curves(experiment=wandb_run, prefix=cell.folder.name))
     return loggers
+
+
+class _Curves(WandbLogger):
+    @override
+    def log_hyperparams(self, params: Any) -> None:
+        """Send none: the run has its settings already, without the paths that these have."""

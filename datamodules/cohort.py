@@ -1,17 +1,24 @@
 """A cohort: the rows of its table, the plan of its preprocessing, its cached volumes."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from datamodules.cohort_check import CohortCheck, check_cohort
+from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns, Scan, read_cohort_table
 from datamodules.fingerprint import plan_preprocessing, read_fingerprint
+from datamodules.leakage import Signature, known_scans, scan_marks
 from datamodules.preprocessing import Preprocessing
 from datamodules.row_cache import digest
-from datamodules.volumes import Intensity, Volumes, file_hash, fit_intensity, load_volumes
+from datamodules.scan_check import check_scans, file_hash
+from datamodules.volumes import Intensity, Volumes, fit_intensity, load_volumes
 
 
 class Cohort:
@@ -49,11 +56,44 @@ class Cohort:
         """The class of each scan, '' where it is not known."""
         return [scan.label for scan in self.scans]
 
+    def check(self, expected: Expectations) -> CohortCheck:
+        """Check the table and every scan; what was checked before is not read again.
+
+        Raises:
+            ValueError: With one line per error.
+        """
+        expected = replace(expected, assume_orientation=self.preprocessing.assume_orientation)
+        found = check_cohort(self.table, self.columns, expected, self.cache_dir)
+        found.refuse_errors(self.table)
+        return found
+
+    def marks(self, patients: set[str]) -> Tensor:
+        """By what the scans of these patients are found again, however they are disguised."""
+        return torch.from_numpy(scan_marks(self._signatures(self.rows_of(patients))))
+
+    def refuse_known_scans(self, marks: Tensor, patients: set[str], checkpoint_path: str) -> None:
+        """Raise if a checkpoint has seen a scan of these patients, under whatever name."""
+        rows = self.rows_of(patients)
+        if pairs := known_scans(marks.numpy(), self._signatures(rows)):
+            met = sorted({self.scans[rows[row]].patient_id for _, row in pairs})
+            raise ValueError(
+                f"The encoder {checkpoint_path} was pretrained on the very scans of {len(met)} "
+                f"patients of this fold's validation or test part, under other names: "
+                f"{', '.join(met[:5])}{', …' * (len(met) > 5)}. Give one person one patient_id in "
+                "both tables and pretrain fold by fold (SPLITS=), or drop these scans."
+            )
+
+    def _signatures(self, rows: Sequence[int]) -> list[Signature]:
+        paths = [self.scans[row].path for row in rows]
+        checks = check_scans(paths, self.preprocessing.assume_orientation, self.cache_dir)
+        return [check.signature for check in checks if check.signature is not None]
+
     def plan(self) -> str:
         """Choose what the preprocessing leaves open, and say in words what is done to a scan."""
         if self.preprocessing.spatial_shape is not None:
             return self.preprocessing.describe()
-        fingerprint = read_fingerprint([scan.path for scan in self.scans])
+        paths = [scan.path for scan in self.scans]
+        fingerprint = read_fingerprint(paths, self.preprocessing.assume_orientation)
         self.preprocessing, why = plan_preprocessing(fingerprint, self.preprocessing)
         return f"{self.preprocessing.describe()} {why}"
 
@@ -76,9 +116,10 @@ class Cohort:
     def refuse_other_preprocessing(self, made_with: dict[str, Any]) -> None:
         """Raise if a checkpoint was trained on scans that were preprocessed in another way."""
         for name, here in asdict(self.preprocessing).items():
-            if name != "voxel_budget" and here != made_with[name]:
+            there = made_with.get(name)  # a checkpoint may be older than a setting
+            if name != "voxel_budget" and here != there:
                 raise ValueError(
-                    f"The checkpoint was trained with preprocessing.{name} {made_with[name]}, not "
+                    f"The checkpoint was trained with preprocessing.{name} {there}, not "
                     f"{here}. Set --data.preprocessing.{name} to what it was trained with."
                 )
 

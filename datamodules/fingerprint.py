@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from datamodules.nifti import ScanError, read_geometry
 from datamodules.preprocessing import Preprocessing
 
 
@@ -26,8 +26,12 @@ class Fingerprint:
     spacing_known: np.ndarray
 
 
-def read_fingerprint(paths: Sequence[Path]) -> Fingerprint:
+def read_fingerprint(paths: Sequence[Path], assume_orientation: str | None = None) -> Fingerprint:
     """Read every header; a spacing of exactly 1 × 1 × 1 without a unit counts as unknown.
+
+    Args:
+        paths: The scans.
+        assume_orientation: Where the axes point to if a header does not say.
 
     Raises:
         ValueError: With one line per file that is unreadable or not one 3D volume.
@@ -35,18 +39,14 @@ def read_fingerprint(paths: Sequence[Path]) -> Fingerprint:
     shapes, spacings, known, faults = [], [], [], []
     for path in paths:
         try:
-            image: Any = nib.load(path)
-            shape = image.shape + (1,) * (3 - len(image.shape))
-            if len(shape) > 3 and max(shape[3:]) > 1:
-                raise ValueError(f"it has the shape {image.shape}, not that of one 3D volume.")
-            order = np.argsort(nib.orientations.io_orientation(image.affine)[:, 0])
-            zooms = np.array(image.header.get_zooms()[:3], dtype=np.float64)
-            shapes.append(np.asarray(shape[:3])[order])
-            spacings.append(zooms[order])
-            placeholder = np.all(zooms == 1) and image.header.get_xyzt_units()[0] == "unknown"
-            known.append(not placeholder)
-        except Exception as error:
-            faults.append(f"{path}: {error}")
+            geometry = read_geometry(path, assume_orientation)
+        except ScanError as fault:
+            faults.append(f"{path} {fault}")
+            continue
+        order = np.argsort(nib.orientations.io_orientation(geometry.affine)[:, 0])
+        shapes.append(np.asarray(geometry.shape)[order])
+        spacings.append(np.asarray(geometry.spacing_mm)[order])
+        known.append(geometry.spacing_known)
     if faults:
         raise ValueError("\n  ".join(["Scans that cannot be used:", *faults]))
     return Fingerprint(np.array(shapes), np.array(spacings), np.array(known))

@@ -59,7 +59,7 @@ def _read(npz: Path) -> dict[str, Part]:
         raise ValueError(f"MedMNIST file {str(npz)!r} does not exist. Check the path in NPZ=.")
     wanted = [f"{part}_{what}" for part in PARTS for what in ("images", "labels")]
     try:
-        with np.load(npz) as file:
+        with np.load(npz, allow_pickle=False) as file:
             arrays = {name: file[name] for name in wanted if name in file}
     except Exception as error:
         raise ValueError(

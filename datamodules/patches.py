@@ -1,6 +1,7 @@
 """Random 3D patches of a cohort, cut straight out of the cached volumes."""
 
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, TypedDict
 
 import numpy as np
@@ -11,6 +12,7 @@ from typing_extensions import override
 
 from datamodules.augmentation import draw_seed, volume_tensor
 from datamodules.cohort import Cohort
+from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns
 from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing, Shape
@@ -85,6 +87,11 @@ class PatchDataModule(LightningDataModule):
         return {"spatial_shape": self.patch_shape}
 
     @property
+    def expectations(self) -> Expectations:
+        """What the cohort's check has to look at: labels are not needed."""
+        return Expectations(labelled=False)
+
+    @property
     def training_patients(self) -> set[str]:
         """Patients whose patches are used, those that choose the checkpoint included."""
         patients = set(self.cohort.patients)
@@ -152,7 +159,12 @@ class PatchDataModule(LightningDataModule):
         return {
             "preprocessing": asdict(self.cohort.preprocessing),
             "intensity": asdict(self.intensity),
+            "scan_marks": self._marks,
         }
+
+    @cached_property
+    def _marks(self) -> Tensor:
+        return self.cohort.marks(self.training_patients)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -3,11 +3,12 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import nibabel as nib
 import numpy as np
 import torchio as tio
+
+from datamodules.nifti import ScanError, read_volume
 
 Triplet = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -30,6 +31,8 @@ class Preprocessing:
             training patients' 'range' (MCTL) or standard deviation, 'sd'.
         voxel_budget: Largest number of voxels that a planned shape may have; raise it where small
             structures matter and a GPU is at hand.
+        assume_orientation: Where the axes of scans point to whose headers do not say it, such as
+            'LPS'; None refuses such scans.
     """
 
     spacing_mm: Triplet | None = None
@@ -38,6 +41,7 @@ class Preprocessing:
     window_percentiles: tuple[float, float] | None = (2.5, 97.5)
     divide_by: Literal["range", "sd"] = "range"
     voxel_budget: int = 40**3
+    assume_orientation: str | None = None
 
     def describe(self) -> str:
         """Say in one sentence what is done to a scan."""
@@ -75,7 +79,7 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, Tr
         ValueError: If the file cannot be read, is not one 3D volume, holds NaN or Inf, has the
             same intensity nearly everywhere, or leaves the range of float16.
     """
-    image = _read(path)
+    image = _read(path, preprocessing.assume_orientation)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
@@ -98,22 +102,12 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, Tr
     return volume.astype(np.float16), image.spacing
 
 
-def _read(path: Path) -> tio.ScalarImage:
-    """Read voxels with nibabel: other readers turn NaN into numbers without a word."""
+def _read(path: Path, assume_orientation: str | None) -> tio.ScalarImage:
     try:
-        nifti: Any = nib.load(path)
-        voxels = np.asarray(nifti.dataobj, dtype=np.float32)
-    except Exception as error:
-        raise ValueError(f"Cannot read scan {path}: {_reason(error)} Replace it.") from error
-    if voxels.ndim > 3 and set(voxels.shape[3:]) == {1}:
-        voxels = voxels.reshape(voxels.shape[:3])
-    if voxels.ndim != 3:
-        raise ValueError(f"Scan {path} has the shape {voxels.shape}, not that of one 3D volume.")
-    if not np.isfinite(voxels).all():
-        raise ValueError(f"Scan {path} holds NaN or infinite voxels. Repair it or leave it out.")
-    if voxels.min() == voxels.max():
-        raise ValueError(f"Scan {path} is constant ({voxels.min():g}). Leave it out.")
-    return tio.ScalarImage(tensor=voxels[np.newaxis], affine=nifti.affine)
+        volume = read_volume(path, assume_orientation)
+    except ScanError as fault:
+        raise ValueError(f"Scan {path} {fault}") from fault
+    return tio.ScalarImage(tensor=volume.voxels[np.newaxis], affine=volume.geometry.affine)
 
 
 def _reason(error: Exception) -> str:

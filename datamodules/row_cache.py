@@ -53,9 +53,18 @@ def cached_rows(
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         _build(array_path, index_path, keys, row_shape, build_row, what)
-    rows = np.load(array_path, mmap_mode="r")
+    rows = _open(array_path)
     assert rows.shape == (len(keys), *row_shape), f"{array_path} does not match its index"
     return rows, json.loads(index_path.read_text())["facts"]
+
+
+def _open(array_path: Path) -> np.memmap:
+    try:
+        return np.load(array_path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"Cache file {array_path} cannot be read: it is torn or not safe. Delete it."
+        ) from error
 
 
 def _build(
@@ -80,7 +89,7 @@ def _build(
             for position, key in enumerate(keys):
                 if key in known:
                     source, source_row, fact = known[key]
-                    rows[position] = np.load(source, mmap_mode="r")[source_row]
+                    rows[position] = _open(source)[source_row]
                 else:
                     rows[position], fact = build_row(position)
                     bar.update()
@@ -101,7 +110,7 @@ def _rows_of_other_files(
     for index_path in sorted(folder.glob("*.json")):
         index = json.loads(index_path.read_text())
         array_path = index_path.with_suffix(".npy")
-        if not array_path.is_file() or np.load(array_path, mmap_mode="r").shape[1:] != row_shape:
+        if not array_path.is_file() or _open(array_path).shape[1:] != row_shape:
             continue
         for row, (key, fact) in enumerate(zip(index["keys"], index["facts"], strict=True)):
             known[key] = (array_path, row, fact)

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from datamodules.augmentation import Augmentation, augment, draw_seed, load_bank, volume_tensor
 from datamodules.cohort import Cohort
+from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns, class_names
 from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing
@@ -50,6 +51,8 @@ class ScanDataModule(LightningDataModule):
         sampling: 'natural' serves every training scan once an epoch; 'balanced' draws as many
             scans with replacement, all classes being equally likely. Validation and test stay
             as they are.
+        labels_per: 'scan' if a patient's scans may have different labels, as two halves of a brain
+            have; otherwise that is taken for a mistake in the table.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class ScanDataModule(LightningDataModule):
         num_workers: int = 0,
         cache_dir: str = "cache",
         sampling: Literal["natural", "balanced"] = "natural",
+        labels_per: Literal["patient", "scan"] = "patient",
     ) -> None:
         super().__init__()
         self.cohort = Cohort(table, columns, preprocessing, cache_dir)
@@ -77,12 +81,18 @@ class ScanDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.sampling = sampling
+        self.labels_per = labels_per
         self.intensity: Intensity | None = None
 
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes in the order of the model's outputs; the last is positive."""
-        return class_names(self.cohort.scans, self.classes)
+        return class_names(self.cohort.scans, self.classes, self.labels_per)
+
+    @property
+    def expectations(self) -> Expectations:
+        """What the cohort's check has to look at."""
+        return Expectations(labelled=True, labels_per=self.labels_per, classes=self.classes)
 
     @cached_property
     def splits_table(self) -> pd.DataFrame:
@@ -208,7 +218,12 @@ class ScanDataModule(LightningDataModule):
             "classes": self.class_names,
             "preprocessing": asdict(self.cohort.preprocessing),
             "intensity": asdict(self.intensity),
+            "scan_marks": self._marks,
         }
+
+    @cached_property
+    def _marks(self) -> Tensor:
+        return self.cohort.marks(self.training_patients)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,9 +1,7 @@
 """The cached volumes of a cohort, and the intensity scale fitted on some of them."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +12,7 @@ from torch import Tensor
 from datamodules.cohort_table import Scan
 from datamodules.preprocessing import Preprocessing, preprocess
 from datamodules.row_cache import cached_rows, digest
+from datamodules.scan_check import file_hash
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
     width, height, depth = preprocessing.spatial_shape
     keys = [file_hash(scan.path) for scan in scans]
     settings = asdict(preprocessing) | {"voxel_budget": None, "divide_by": None}
+    if preprocessing.assume_orientation is None:
+        del settings["assume_orientation"]
     recipe = digest("volumes", settings, tio.__version__)
 
     def build_row(position: int) -> tuple[np.ndarray, dict]:
@@ -110,15 +111,3 @@ def fit_intensity(
         divisor = float(np.sqrt(volumes.mean_squares[rows].mean() - mean**2))
     assert divisor > 0, "preprocessing refuses constant scans"
     return Intensity(mean, divisor)
-
-
-def file_hash(path: Path) -> str:
-    """Hash a file's bytes, once per process as long as its size and time stay the same."""
-    status = path.stat()
-    return _hash_bytes(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _hash_bytes(path: Path, _size: int, _mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:24]

@@ -45,7 +45,9 @@ def write_cohort(tmp_path, write_scan):
         lines = ["patient_id,image" + ",label" * labelled]
         for patient in range(num_patients):
             for visit in range(scans_per_patient):
-                voxels = np.random.default_rng((patient, visit)).random(SHAPE, dtype=np.float32)
+                place = () if name == "cohort" else tuple(name.encode())  # other people elsewhere
+                generator = np.random.default_rng((patient, visit, *place))
+                voxels = generator.random(SHAPE, dtype=np.float32)
                 unhealthy = patient % 2 == 1
                 voxels[4:8, 4:8, 4:8] += 2.0 * unhealthy
                 image = f"{name}/p{patient:02d}_{visit}.nii.gz"

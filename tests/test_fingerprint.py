@@ -28,7 +28,7 @@ def test_a_unit_cube_without_a_unit_counts_as_unknown(write_scan):
 def test_all_unreadable_scans_are_named_at_once(write_scan, tmp_path):
     (tmp_path / "torn.nii").write_bytes(b"no")
     four_d = write_scan("four.nii", np.zeros((4, 4, 4, 3), dtype=np.float32))
-    with pytest.raises(ValueError, match=r"(?s)torn\.nii.*four\.nii: it has the shape"):
+    with pytest.raises(ValueError, match=r"(?s)torn\.nii.*four\.nii has the shape"):
         read_fingerprint([tmp_path / "torn.nii", four_d])
 
 

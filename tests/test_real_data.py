@@ -7,11 +7,16 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 import main
 from datamodules.cohort import Cohort
+from datamodules.cohort_check import check_cohort, compare_cohorts
+from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns, class_names, read_cohort_table, scans_by_patient
+from datamodules.leakage import find_leaks, sign
 from datamodules.medmnist import write_medmnist_cohort
+from datamodules.nifti import read_volume
 from datamodules.preprocessing import Preprocessing
 from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
 
@@ -43,13 +48,87 @@ def test_every_cohort_gets_a_plan_within_its_budget(shared_data, name, num_scans
 
 def test_both_halves_of_a_brain_stay_on_one_side(shared_data):
     scans = read_cohort_table(shared_data / "lgg_hemispheres.csv")
-    assert class_names(scans) == ["healthy", "unhealthy"]
+    assert class_names(scans, labels_per="scan") == ["healthy", "unhealthy"]
     patients = [scan.patient_id for scan in scans]
     table = make_splits(patients, [scan.label for scan in scans], Splits(num_repeats=10))
     for repeat, fold in cells(table):
         parts = patients_of(table, repeat, fold)
         assert not parts["test"] & (parts["train"] | parts["val"])
         assert not parts["val"] & parts["train"]
+
+
+COHORTS = ["hippocampus", "ixi_t1", "lgg_flair", "lgg_hemispheres", "ms_two_visits"]
+
+
+@pytest.fixture(scope="module")
+def checked(shared_data, tmp_path_factory):
+    """The five cohorts, checked once."""
+    cache = tmp_path_factory.mktemp("cache")
+    expected = Expectations(labels_per="scan")
+    return {
+        name: check_cohort(shared_data / f"{name}.csv", Columns(), expected, cache)
+        for name in COHORTS
+    }
+
+
+@pytest.mark.slow
+def test_the_check_raises_no_false_alarm(checked):
+    for name, found in checked.items():
+        assert found.errors == [], name
+        warnings = [problem.what for problem in found.problems]
+        if name == "hippocampus":  # its intensities really are on two scales
+            assert len(warnings) == 1
+            assert "far from the median intensity range" in warnings[0]
+        else:
+            assert warnings == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("one", "other"), [("ixi_t1", "ms_two_visits"), ("ixi_t1", "lgg_flair")])
+def test_cohorts_of_different_people_share_nothing(checked, tmp_path, one, other):
+    assert compare_cohorts(checked[one], checked[other], None, tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COHORTS)
+def test_a_disguised_scan_is_found_among_real_ones(checked, name, tmp_path):
+    found = checked[name]
+    scan = next(scan for scan in found.scans if scan.patient_id == found.scans[-1].patient_id)
+    image = nib.load(scan.path)
+    voxels = np.asarray(image.dataobj, dtype=np.float32)
+    low, high = np.percentile(voxels, [1, 99])
+    cut = tuple(slice(n // 20 + 1, -(n // 20) - 1) for n in voxels.shape)
+    finer = ndimage.zoom(voxels, 0.8, order=1)
+    scale = np.diag([*np.divide(voxels.shape, finer.shape), 1])
+    affine = image.affine
+    disguises = {
+        "turned": (voxels.transpose(1, 2, 0)[:, ::-1], np.eye(4), "error"),
+        "as uint8": (voxels, affine, "error"),
+        "brighter": (1.5 * voxels + 20, affine, "warning"),
+        "clipped": (np.clip(voxels, low, high), affine, "warning"),
+        "cropped": (voxels[cut], affine, "warning"),
+        "resampled": (finer, affine @ scale, "warning"),
+    }
+    others = [each for each in found.scans if each.patient_id != scan.patient_id][:20]
+    checks = dict(zip([each.image for each in found.scans], found.checks, strict=True))
+    signatures = [checks[each.image].signature for each in [scan, *others]]
+    patients = [each.patient_id for each in [scan, *others]]
+    for how, (changed, other_affine, severity) in disguises.items():
+        copy = nib.Nifti1Image(changed, other_affine)
+        copy.header.set_xyzt_units("mm")
+        if how == "as uint8":
+            copy.set_data_dtype(np.uint8)
+        nib.save(copy, tmp_path / "copy.nii")
+        volume = read_volume(tmp_path / "copy.nii")
+        paths = {0: scan.path, len(signatures): tmp_path / "copy.nii"}
+        leaks = find_leaks(
+            [*signatures, sign(volume)],
+            [*patients, "somebody else"],
+            lambda position, paths=paths: read_volume(paths[position]).voxels,
+        )
+        assert [(leak.first, leak.second) for leak in leaks] == [(0, len(signatures))], how
+        kinds = {"error": ("identical",), "warning": ("rescaled", "near-duplicate")}
+        assert leaks[0].kind in kinds[severity], how
 
 
 @pytest.mark.parametrize("name", ["hippocampus", "ms_two_visits"])

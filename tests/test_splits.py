@@ -1,9 +1,13 @@
+import csv
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+from datamodules.cohort_table import class_names, read_cohort_table
 from datamodules.splits import (
     Splits,
     cells,
@@ -14,50 +18,89 @@ from datamodules.splits import (
     read_splits,
 )
 
+NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z")), min_size=1, max_size=6)
+
 
 @st.composite
 def cohorts(draw):
-    """Patients with one to four scans each, and labels per scan or per patient."""
-    num_patients = draw(st.integers(6, 24))
+    """The text of a table: patients with one to four scans each, labels per scan or patient."""
+    names = draw(st.lists(NAMES, min_size=6, max_size=24, unique=True))
+    names = [*names[:-3], "007", "NA", "1e3"]  # what a careless reader would change
+    names = list(dict.fromkeys(names))
     num_classes = draw(st.integers(2, 3))
     per_scan = draw(st.booleans())
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    patients, labels = [], []
-    for patient in range(num_patients):
+    rows = []
+    for name in names:
         label = generator.integers(num_classes)
         for _ in range(generator.integers(1, 5)):
-            patients.append(f"p{patient}")
-            labels.append(f"class{generator.integers(num_classes) if per_scan else label}")
-    return patients, labels
+            chosen = generator.integers(num_classes) if per_scan else label
+            rows.append([name, f"class{chosen}"])
+    generator.shuffle(rows)
+    text = io.StringIO()
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    writer = csv.writer(text, delimiter=draw(st.sampled_from(",;\t")), lineterminator=end)
+    writer.writerow(["patient_id", "label", "image"])
+    writer.writerows([*row, f"{number}.nii"] for number, row in enumerate(rows))
+    return text.getvalue(), names, per_scan
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    cohorts(),
-    st.sampled_from(["k-fold", "leave-one-patient-out"]),
-    st.sampled_from(["nested", "paper"]),
-    st.integers(0, 100),
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    for number in range(100):
+        (folder / f"{number}.nii").touch()  # the reader of tables asks for no more
+    return folder
+
+
+settings_of_splits = st.builds(
+    Splits,
+    scheme=st.sampled_from(["k-fold", "k-fold", "k-fold", "leave-one-patient-out"]),
+    protocol=st.sampled_from(["nested", "paper"]),
+    num_folds=st.just(3),
+    num_repeats=st.just(1),
+    seed=st.integers(0, 100),
 )
-def test_no_patient_is_in_two_parts_and_each_is_tested_once(cohort, scheme, protocol, seed):
-    patients, labels = cohort
-    splits = Splits(scheme=scheme, protocol=protocol, num_folds=3, num_repeats=2, seed=seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cohorts(), settings_of_splits)
+def test_no_patient_is_in_two_parts_and_each_is_tested_once(folder, cohort, splits):
+    _no_patient_is_in_two_parts(folder, cohort, splits)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None)
+@given(cohorts(), settings_of_splits)
+def test_no_patient_is_in_two_parts_of_a_thousand_cohorts(folder, cohort, splits):
+    _no_patient_is_in_two_parts(folder, cohort, splits)
+
+
+def _no_patient_is_in_two_parts(folder, cohort, splits):
+    text, names, per_scan = cohort
+    (folder / "table.csv").write_text(text, encoding="utf-8", newline="")
+    scans = read_cohort_table(folder / "table.csv")
+    patients = [scan.patient_id for scan in scans]
+    assert set(patients) == set(names)
     try:
-        table = make_splits(patients, labels, splits)
+        class_names(scans, labels_per="scan" if per_scan else "patient")
+        table = make_splits(patients, [scan.label for scan in scans], splits)
     except ValueError:
         reject()
-    for repeat in (0, 1):
-        tested = []
-        for fold in (fold for other, fold in cells(table) if other == repeat):
-            parts = patients_of(table, repeat, fold)
-            assert not parts["train"] & parts["test"]
-            assert not parts["train"] & parts["val"]
-            assert not parts["val"] & parts["test"]
-            assert set().union(*parts.values()) == set(patients)
-            assert parts["train"]
-            assert parts["test"]
-            assert bool(parts["val"]) == (protocol == "nested")
-            tested += parts["test"]
-        assert sorted(tested) == sorted(set(patients))
+    table.to_csv(folder / "splits.csv", index=False)
+    table = read_splits(folder)
+    tested = []
+    for repeat, fold in cells(table):
+        parts = patients_of(table, repeat, fold)
+        assert not parts["train"] & parts["test"]
+        assert not parts["train"] & parts["val"]
+        assert not parts["val"] & parts["test"]
+        assert set().union(*parts.values()) == set(patients)
+        assert parts["train"]
+        assert parts["test"]
+        assert bool(parts["val"]) == (splits.protocol == "nested")
+        tested += parts["test"]
+    assert sorted(tested) == sorted(set(patients))
 
 
 def _cohort(num_patients=30):
