@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 
 settings_of_splits = st.builds(
     Splits,
-    scheme=st.sampled_from(["k-fold", "k-fold", "k-fold", "leave-one-patient-out"]),
+    scheme=st.sampled_from([*["k-fold"] * 9, "leave-one-patient-out"]),  # the last is slow
     protocol=st.sampled_from(["nested", "paper"]),
     num_folds=st.just(3),
     num_repeats=st.just(1),
@@ -87,8 +87,6 @@ def _no_patient_is_in_two_parts(folder, cohort, splits):
         table = make_splits(patients, [scan.label for scan in scans], splits)
     except ValueError:
         reject()
-    table.to_csv(folder / "splits.csv", index=False)
-    table = read_splits(folder)
     tested = []
     for repeat, fold in cells(table):
         parts = patients_of(table, repeat, fold)
