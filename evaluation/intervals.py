@@ -175,7 +175,8 @@ def dummy_auroc(predictions: pd.DataFrame, splits: pd.DataFrame) -> float:
         splits: The splits table of the same run.
     """
     labels = predictions[["patient_id", "image", "label"]].drop_duplicates()
-    constant = predictions.copy()
+    columns = [PROB + name for name in class_names_of(predictions)]
+    constant = predictions.astype(dict.fromkeys(columns, float))
     for (repeat, fold), rows in predictions.groupby(["repeat", "fold"]):
         parts = splits[(splits["repeat"] == repeat) & (splits["fold"] == fold)]
         trained = set(parts.loc[parts["part"] == "train", "patient_id"])
