@@ -59,6 +59,7 @@ def test_random_labels_are_trained_on_by_the_same_pipeline(run, capsys):
     assert "Does the pipeline learn random labels?" in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_site_that_shows_in_the_features_is_warned_of(run):
     cohort = pd.read_csv(run / "cohort.csv", dtype=str)
     cohort["site"] = np.where(cohort["label"] == "healthy", "north", "south")
@@ -70,6 +71,7 @@ def test_a_site_that_shows_in_the_features_is_warned_of(run):
     assert "may use it" in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_voxel_size_that_gives_the_label_away_is_warned_of(tmp_path, write_scan):
     lines = ["patient_id,image,label"]
     for n in range(30):

@@ -159,6 +159,7 @@ def test_make_predict_and_export_hand_on_what_they_are_given():
         assert words in subprocess.run(dry, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_offline_logs_hold_no_ids_or_paths(write_cohort, run_verb, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     table = write_cohort(12)

@@ -64,6 +64,7 @@ def _comparison(gain):
     return compare_runs({"random": low, "transfer": high}, "random")
 
 
+@pytest.mark.slow
 def test_the_verdict_says_whether_transfer_helped():
     for gain, words in (
         (2.0, "Transfer from source helped"),

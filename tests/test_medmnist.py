@@ -118,6 +118,7 @@ def test_without_a_file_the_verb_says_what_to_give(capsys):
     assert "NPZ=file.npz OUT=folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_only_the_official_test_patients_are_predicted(write_npz, run_verb, tmp_path):
     given = [f"--npz={write_npz()}", f"--out={tmp_path / 'tiny'}", "--classes=vessel,aneurysm"]
     assert main.main(["convert_medmnist", *given]) == 0
@@ -139,6 +140,7 @@ def test_only_the_official_test_patients_are_predicted(write_npz, run_verb, tmp_
     assert "12 other patients into no test part" in report
 
 
+@pytest.mark.slow
 def test_an_official_split_without_validation_patients_is_called_optimistic(
     write_npz, run_verb, tmp_path
 ):

@@ -82,6 +82,7 @@ def test_an_encoder_that_has_met_the_patients_is_refused(write_cohort, run_verb,
     assert "p0" in error
 
 
+@pytest.mark.slow
 def test_an_encoder_of_each_fold_meets_its_training_patients_alone(
     write_cohort, run_verb, tmp_path
 ):

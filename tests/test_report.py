@@ -61,6 +61,7 @@ def test_a_run_on_other_folds_is_shown_without_a_difference(run, tmp_path):
     assert "other folds: no paired difference" in words
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_page_can_be_read_back(run, tmp_path):
     shutil.copytree(run, tmp_path / "other")
     html = write_page(run, beside=str(tmp_path / "other"), anonymous=True).read_text()
@@ -171,6 +172,7 @@ def test_figures_that_cannot_be_true_together_are_named(run, capsys):
     assert "accuracy 0.940 does not lie between sensitivity 0.850 and specificity 0.730" in words
 
 
+@pytest.mark.slow
 def test_the_page_is_drawn_by_a_browser(finished_run, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:

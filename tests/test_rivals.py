@@ -106,6 +106,7 @@ def test_rivals_write_runs_of_their_own_on_the_folds_of_finetune(
     assert table.index.tolist() == ["cnn", *runs]
 
 
+@pytest.mark.slow
 def test_covariates_of_the_table_are_a_rival_and_the_label_itself_is_not(
     write_cohort, run_verb, tmp_path, capsys
 ):
