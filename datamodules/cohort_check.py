@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from datamodules.cohort_problems import (
     Expectations,
@@ -175,11 +176,12 @@ def _find_leaks(
     try:
         found = [Leak(**each) for each in json.loads(file.read_text())]
     except (OSError, ValueError, TypeError):
-        found = find_leaks(
-            [signature for check in checks if (signature := check.signature) is not None],
-            [sides[row] for row in usable],
-            lambda position: read_volume(scans[usable[position]].path, assume_orientation).voxels,
-        )
+        with threadpool_limits(1):  # threads would wait for each other over few numbers
+            found = find_leaks(
+                [signature for check in checks if (signature := check.signature) is not None],
+                [sides[row] for row in usable],
+                lambda place: read_volume(scans[usable[place]].path, assume_orientation).voxels,
+            )
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(f".{os.getpid()}.tmp")
         unfinished.write_text(json.dumps([asdict(leak) for leak in found]))

@@ -14,6 +14,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from datamodules.leakage import Signature, shrink, sign
@@ -142,10 +143,17 @@ def _hash_bytes(path: Path, _size: int, _mtime_ns: int) -> str:
 
 def _map(arguments: list[tuple[Path, str | None]], num_workers: int) -> Any:
     if num_workers == 1:
-        yield from (check_scan(*each) for each in arguments)
+        with threadpool_limits(1):
+            yield from (check_scan(*each) for each in arguments)
         return
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool:
         yield from pool.map(check_scan, *zip(*arguments, strict=True))
+
+
+def _one_thread() -> None:
+    """Keep a worker to its core: threads would wait for each other over few numbers."""
+    threadpool_limits(1)
 
 
 def _middle_slices(volume: Volume) -> tuple[np.ndarray, ...]:
