@@ -174,6 +174,7 @@ def _train_on_shuffled_labels(
         f"--run={place / 'random-labels'}",
         f"--data.init_args.table={place / 'random_labels.csv'}",
         f"--data.init_args.splits.path={place / 'splits.csv'}",
+        "--data.init_args.labels_per=scan",  # of shuffled labels nothing is asked
         "--wandb=disabled",
         *([f"--init={init}"] if init else []),
     ]
