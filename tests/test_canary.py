@@ -45,6 +45,7 @@ def test_only_what_is_better_than_chance_is_a_warning():
     assert not canary_row("?", draw_predictions(signal=0.0), "Careful.")["warning"]
 
 
+@pytest.mark.slow
 def test_random_labels_are_trained_on_by_the_same_pipeline(run, capsys):
     assert main.main(["canary", f"--run={run}"]) == 0
     first, last = rows_of(run)

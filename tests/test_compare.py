@@ -38,6 +38,7 @@ def test_a_folder_of_runs_gives_a_row_for_each_and_votes_rows_of_their_own(two_r
         assert (two_runs / "cmp" / name).stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(
     two_runs, write_cohort, run_verb, capsys
 ):

@@ -147,6 +147,7 @@ def test_the_environment_is_not_read_into_settings(write_cohort, run_verb, monke
     assert "planted-secret" not in error
 
 
+@pytest.mark.slow
 def test_keys_names_and_paths_stay_where_they_are(write_cohort, run_verb, tmp_path, monkeypatch):
     secrets = {"PLANTED_KEY": "planted-secret", "WANDB_API_KEY": "f00d" * 10}
     for name, value in secrets.items():

@@ -121,7 +121,7 @@ def _kill_at(monkeypatch, cell, epoch, hook):
 @pytest.mark.parametrize(
     ("cell", "epoch", "hook"),
     [
-        ("repeat0_fold1", 2, "on_train_epoch_end"),
+        pytest.param("repeat0_fold1", 2, "on_train_epoch_end", marks=pytest.mark.slow),
         pytest.param("repeat0_fold0", 0, "on_validation_end", marks=pytest.mark.slow),
         pytest.param("repeat0_fold1", 2, "on_validation_end", marks=pytest.mark.slow),
         pytest.param("repeat0_fold2", 3, "on_train_epoch_end", marks=pytest.mark.slow),
@@ -223,6 +223,7 @@ def test_splits_of_another_run_are_used_as_they_are(write_cohort, run_verb, tmp_
     assert one == two
 
 
+@pytest.mark.slow
 def test_the_paper_protocol_is_labelled_in_every_output(write_cohort, run_verb, tmp_path):
     table = write_cohort(12)
     assert run_verb("finetune", table, "paper", "--data.splits.protocol=paper") == 0

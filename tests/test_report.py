@@ -45,6 +45,7 @@ def test_the_page_can_hide_names_and_paths(run):
     assert "patient 12" in text
 
 
+@pytest.mark.slow
 def test_another_run_on_the_same_folds_is_compared_patient_by_patient(run, tmp_path):
     other = Path(shutil.copytree(run, tmp_path / "other"))
     words = report_text(write_page(run, beside=str(other)).read_text())["comparison"]
