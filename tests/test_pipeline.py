@@ -1,6 +1,7 @@
 """The main job through the command line, on cohorts of a few tiny scans."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ import torch
 import yaml
 from lightning import Trainer
 
+import main
 from evaluation.predictions import read_predictions
 
 
@@ -224,12 +226,20 @@ def test_splits_of_another_run_are_used_as_they_are(write_cohort, run_verb, tmp_
 
 
 @pytest.mark.slow
-def test_the_paper_protocol_is_labelled_in_every_output(write_cohort, run_verb, tmp_path):
+def test_the_paper_protocol_is_labelled_in_every_output(write_cohort, run_verb, tmp_path, capsys):
     table = write_cohort(12)
     assert run_verb("finetune", table, "paper", "--data.splits.protocol=paper") == 0
+    assert "(optimistic: protocol paper)" in capsys.readouterr().out
     run = tmp_path / "paper"
-    assert "Optimistic" in (run / "report.md").read_text()
-    assert json.loads((run / "metrics.json").read_text())["protocol"] == "paper"
+    for name in ("report.md", "report.html"):
+        assert "Optimistic:" in (run / name).read_text()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["protocol"] == "paper"
+    assert f"the accuracy is {metrics['optimism']:.3f} higher" in (run / "report.md").read_text()
+    shutil.copytree(run, tmp_path / "again")
+    runs = f"--runs={run} {tmp_path / 'again'}"
+    assert main.main(["compare", runs, f"--run={tmp_path / 'compare'}"]) == 0
+    assert "Optimistic:" in (tmp_path / "compare" / "report.md").read_text()
     assert set(pd.read_csv(run / "splits.csv")["part"]) == {"train", "test"}
     assert not list(run.rglob("validation.csv"))
 
