@@ -99,7 +99,8 @@ def _sites(tables: RunTables) -> list[str] | None:
     """Site of every scan, where at least two sites have enough patients."""
     patients = tables.cohort.groupby("site")["patient_id"].nunique()
     large = set(patients[patients >= MIN_PATIENTS].index) - {""}
-    return list(tables.cohort["site"]) if len(large) > 1 else None
+    sites = tables.cohort["site"]
+    return list(sites.where(sites.isin(large), "")) if len(large) > 1 else None
 
 
 def _predict(

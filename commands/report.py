@@ -12,7 +12,7 @@ from lightning import LightningDataModule
 from commands.compare import read_results
 from commands.ensemble import CPU, Ensemble, fold_model, open_ensemble, volume_batches
 from commands.results import read_tables
-from commands.run_folder import cell_folder, read_json, run_path, write_text
+from commands.run_folder import cell_folder, read_json, run_path, write_json, write_text
 from datamodules.cohort import Cohort
 from evaluation.comparison import compare_runs
 from evaluation.comparison_report import verdicts
@@ -25,6 +25,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.deployment import FoldModel
 from lightning_modules.saliency import MapKind, class_map
 
+SETTINGS_NAME = "report.json"  # how the page was asked for: it names what the page may hide
 MAX_VIEWS = 150  # scans with pictures: keeps the page below 5 MB
 Maps = Literal["auto", "gradcam", "occlusion", "none"]
 Views = dict[tuple[str, str], tuple[str, str]]
@@ -64,7 +65,7 @@ def write_page(
         maps: Which maps to draw.
     """
     page = compose(folder, beside=beside, anonymous=anonymous)
-    views, note = _views(folder, page.ranking, page.suspects, maps)
+    views, note = _views(folder, page, maps)
     pictures = {
         name: data_uri((folder / name).read_bytes(), "image/png")
         for files in PICTURES.values()
@@ -73,6 +74,7 @@ def write_page(
     }
     settings = vars(page) | {"views": views, "views_note": note, "pictures": pictures}
     path = folder / "report.html"
+    write_json({"beside": beside, "anonymous": anonymous}, folder / SETTINGS_NAME)
     write_text(render_report(Page(**settings)), path)
     return path
 
@@ -105,7 +107,6 @@ def compose(
         ranking=ranking_table(tables.predictions),
         suspects=suspected_labels(tables.predictions),
         comparison=_comparison(folder, tables, beside) if beside else None,
-        beside=beside,
         canaries=read_json(canaries)["canaries"] if canaries.is_file() else None,
         anonymous=anonymous,
     )
@@ -150,23 +151,23 @@ def _comparison(folder: Path, tables: RunTables, beside: str) -> dict[str, Any]:
     return {"sentences": sentences, "columns": columns, "rows": rows}
 
 
-def _views(
-    folder: Path, ranking: pd.DataFrame, suspects: pd.DataFrame, maps: Maps
-) -> tuple[Views, str]:
+def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
     """Draw the most doubtful scans, and those whose label is in doubt."""
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    ranking, suspects = page.ranking, page.suspects
     try:
-        cohort = open_cohort(config)
+        cohort = open_cohort(page.config)
         volumes = cohort.volumes
     except ValueError as error:
-        return {}, f"No pictures of the scans: {error}"
+        why = "they are not at hand as they were" if page.anonymous else error  # it names files
+        return {}, f"No pictures of the scans: {why}."
     rows = {(scan.patient_id, scan.image): row for row, scan in enumerate(cohort.scans)}
     doubtful = list(zip(ranking["patient_id"], ranking["image"], strict=True))[:MAX_VIEWS]
     doubted = suspects[suspects["suspected"]]
     wanted = dict.fromkeys([*doubtful, *zip(doubted["patient_id"], doubted["image"], strict=True)])
     predicted = ranking.set_index(["patient_id", "image"])["predicted"]
-    ensemble, kind = _network(folder, config, maps)
-    members = _members(folder, ensemble) if ensemble is not None else {}
+    ensemble, kind = _network(folder, page.config, maps)
+    predictions = page.tables.predictions
+    members = _members(folder, ensemble, predictions) if ensemble is not None else {}
     views: Views = {}
     for scan in wanted:
         if scan not in rows:
@@ -208,9 +209,10 @@ def _network(
     return (ensemble, "gradcam") if drawn else (None, None)
 
 
-def _members(folder: Path, ensemble: Ensemble) -> dict[tuple[str, str], FoldModel]:
-    """The model of repeat 0 that has not seen a scan, by patient and image."""
-    predictions = read_tables(folder).predictions
+def _members(
+    folder: Path, ensemble: Ensemble, predictions: pd.DataFrame
+) -> dict[tuple[str, str], FoldModel]:
+    """The model of the first repeat that has not seen a scan, by patient and image."""
     first = predictions[predictions["repeat"] == predictions["repeat"].min()]
     by_name = {member.name: member for member in ensemble.members}
     found: dict[tuple[str, str], FoldModel] = {}

@@ -9,8 +9,8 @@ from commands.run_folder import Cell, cell_folder, plain, read_json, write_json,
 from commands.train_cells import learning_curves, say
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import read_other_columns
+from datamodules.scan_check import file_hash
 from datamodules.splits import cells, protocol_of, read_splits
-from datamodules.volumes import file_hash
 from evaluation import pictures
 from evaluation.calibration import calibrate
 from evaluation.confidence import suspected_labels
@@ -51,7 +51,7 @@ def read_tables(folder: Path) -> RunTables:
             raise ValueError(f"Run {folder} has no {name}: give its command again to finish it.")
     splits = read_splits(folder)
     validation = folder / "validation.csv"
-    trained = finished_cells(folder, splits)
+    trained = trained_cells(folder, splits)
     return RunTables(
         predictions=read_predictions(folder / "predictions.csv"),
         validation=read_predictions(validation) if validation.is_file() else None,
@@ -61,7 +61,7 @@ def read_tables(folder: Path) -> RunTables:
     )
 
 
-def finished_cells(folder: Path, splits: pd.DataFrame) -> list[Cell]:
+def trained_cells(folder: Path, splits: pd.DataFrame) -> list[Cell]:
     """List the folds that have learning curves; none for models without epochs."""
     pairs = [Cell(r, f, cell_folder(folder, r, f)) for r, f in cells(splits)]
     return [cell for cell in pairs if any(cell.folder.glob("logs/*/metrics.csv"))]

@@ -1,20 +1,21 @@
 """`verify`: does a run's folder still say what its tables and images give?"""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import auto_cli
 
-from commands.report import compose
+from commands.report import SETTINGS_NAME, compose
 from commands.results import HASHED, hash_files, read_tables
 from commands.run_folder import Cell, cell_folder, plain, read_json, run_path
+from datamodules.scan_check import file_hash
 from datamodules.splits import cells, protocol_of
-from datamodules.volumes import file_hash
-from evaluation.predictions import ranking_table, read_predictions
+from evaluation.confidence import suspected_labels
+from evaluation.predictions import ranking_table, read_predictions, table_text
 from evaluation.report import write_report
-from evaluation.report_page import render_report, report_settings, report_text
+from evaluation.report_page import render_report
+from evaluation.report_text import report_text
 from evaluation.summary import RunTables, summarise_run
 from evaluation.verification import figure_faults, impossible_triples, table_faults
 
@@ -59,9 +60,7 @@ def verify_run(folder: Path) -> tuple[list[str], list[str]]:
     faults += figure_faults(metrics, computed)
     faults += _text_faults(folder, tables, computed, run)
     notes.insert(
-        0,
-        f"{len(tables.predictions)} predictions, {len(json.dumps(metrics))} bytes of "
-        "figures and the reports were compared with what the tables give.",
+        0, f"{len(tables.predictions)} predictions, the figures and both reports were recomputed."
     )
     return faults, notes
 
@@ -108,9 +107,15 @@ def _fold_faults(folder: Path, tables: RunTables) -> list[str]:
 def _text_faults(
     folder: Path, tables: RunTables, computed: dict[str, Any], run: dict[str, Any]
 ) -> list[str]:
-    """Write the reports anew from the tables, and compare what they say."""
+    """Write ranking and reports anew from the tables, and compare."""
     faults = []
     ranking = ranking_table(tables.predictions)
+    derived = {"ranking.csv": ranking, "suspected_labels.csv": suspected_labels(tables.predictions)}
+    faults += [
+        f"{name} is not what predictions.csv gives"
+        for name, table in derived.items()
+        if not (folder / name).is_file() or (folder / name).read_text() != table_text(table)
+    ]
     has_curves = tables.curves is not None
     if (folder / "report.md").read_text() != write_report(
         computed, ranking, run, has_curves=has_curves
@@ -119,12 +124,11 @@ def _text_faults(
     if not (folder / "report.html").is_file():
         return faults
     html = (folder / "report.html").read_text()
-    settings = report_settings(html)
+    settings = read_json(folder / SETTINGS_NAME)
     try:
         page = compose(
             folder,
-            beside=settings.get("beside", ""),
-            anonymous=settings.get("anonymous") == "true",
+            **settings,
             metrics=computed,
         )
     except ValueError as error:

@@ -120,5 +120,10 @@ def read_predictions(path: Path) -> pd.DataFrame:
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a CSV whole or not at all; nine digits keep a float32 exact."""
     unfinished = path.with_suffix(".tmp")
-    table.to_csv(unfinished, index=False, float_format="%.9g")
+    unfinished.write_text(table_text(table), encoding="utf-8")
     os.replace(unfinished, path)
+
+
+def table_text(table: pd.DataFrame) -> str:
+    """Write a table as CSV."""
+    return table.to_csv(index=False, float_format="%.9g")

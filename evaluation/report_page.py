@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,6 @@ class Page:
         ranking: The ranking table.
         suspects: The suspected labels.
         comparison: Sentences, columns and rows about other runs; None where none were named.
-        beside: Names of these other runs.
         canaries: Rows of canary.json; None where it was not asked.
         pictures: Data URI of each picture by its file name.
         views: Data URI and words for the scans that have a picture, by patient and image.
@@ -74,7 +72,6 @@ class Page:
     ranking: pd.DataFrame
     suspects: pd.DataFrame
     comparison: dict[str, Any] | None = None
-    beside: str = ""
     canaries: list[dict[str, Any]] | None = None
     pictures: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
@@ -101,8 +98,6 @@ def render_report(page: Page) -> str:
         kind="Cross-validation" if run["num_cells"] > metrics["num_repeats"] else "Held-out test",
         run=run,
         metrics=metrics,
-        beside=page.beside,
-        anonymous=str(page.anonymous).lower(),
         sections=[
             (key, title)
             for key, title in SECTIONS.items()
@@ -112,7 +107,7 @@ def render_report(page: Page) -> str:
         optimism=optimism_sentence(metrics) if metrics["protocol"] == "paper" else "",
         canary_warnings=[row["verdict"] for row in page.canaries or [] if row["warning"]],
         flow=_flow(page),
-        who=who_is_predicted(metrics).capitalize(),
+        who=_sentence(who_is_predicted(metrics)),
         start=start_sentence(run),
         measures=_measures(metrics),
         dummy=dummy_sentence(metrics),
@@ -143,46 +138,8 @@ def render_report(page: Page) -> str:
     )
 
 
-def report_text(html: str) -> dict[str, str]:
-    """Extract what a report says, by section, without pictures and what belongs to them."""
-    reader = _Text()
-    reader.feed(html)
-    return {key: " ".join(words.split()) for key, words in reader.sections.items()}
-
-
-def report_settings(html: str) -> dict[str, str]:
-    """Read back how a report was asked for: `beside` and `anonymous`."""
-    return dict(re.findall(r'<meta name="(beside|anonymous)" content="([^"]*)">', html))
-
-
-class _Text(HTMLParser):
-    """Text of each section; a <details> counts with its summary alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sections = {"top": ""}
-        self.section = "top"
-        self.silent = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Begin a section, or what is not read."""
-        if tag == "h2":
-            self.section = dict(attrs)["id"] or ""
-            self.sections[self.section] = ""
-        elif tag in ("script", "style", "nav", "aside"):
-            self.silent += 1
-
-    def handle_endtag(self, tag: str) -> None:
-        """End what is not read: after a summary the picture follows."""
-        if tag in ("script", "style", "nav", "aside", "details"):
-            self.silent -= 1
-        elif tag == "summary":
-            self.silent += 1
-
-    def handle_data(self, data: str) -> None:
-        """Collect the text."""
-        if not self.silent:
-            self.sections[self.section] += data + " "
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _code(words: str) -> Markup:

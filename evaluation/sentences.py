@@ -45,8 +45,11 @@ def dummy_sentence(metrics: dict[str, Any]) -> str:
     dummy = metrics["dummy_auroc"]
     words = (
         f"A model that only knows the shares of the classes in its training part would reach AUROC "
-        f"{dummy:.3f} on these folds, not 0.5: predictions pooled over folds are biased downwards."
+        f"{dummy:.3f} on these folds"
     )
+    if dummy > 0.4995:
+        return f"{words}: that is chance here."
+    words += ", not 0.5: predictions pooled over folds are biased downwards."
     if dummy < 0.3:
         words += (
             " With folds this small the pooled AUROC is no fair measure: repeated stratified "
@@ -87,8 +90,8 @@ def confidence_sentences(metrics: dict[str, Any]) -> list[str]:
             )
     if number := metrics["num_suspected_labels"]:
         sentences.append(
-            f"{count(number, 'scan')} contradicted with confidence by nearly every repeat: look "
-            "at the labels in `suspected_labels.csv`."
+            f"Nearly every repeat contradicts the labels of {count(number, 'scan')} with "
+            "confidence: look at them in `suspected_labels.csv`."
         )
     return sentences
 

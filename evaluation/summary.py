@@ -59,7 +59,7 @@ def summarise_run(run: RunTables, protocol: str) -> dict[str, Any]:
         "interval_95": bootstrap_intervals(predictions, bootstrap(predictions)),
         "closed_interval_95": closed_intervals(predictions),
         "sample": what_can_be_shown(predictions),
-        "dummy_auroc": dummy_auroc(predictions, run.splits),
+        "dummy_auroc": dummy_auroc(predictions, run.splits, run.cohort),
         "confidence": confidence_summary(predictions),
         "num_suspected_labels": int(suspected_labels(predictions)["suspected"].sum()),
         "calibration": {

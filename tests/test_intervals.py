@@ -59,7 +59,7 @@ def test_scans_of_one_patient_are_one_case_for_a_share():
 def test_fewer_patients_can_show_less():
     many, few = (what_can_be_shown(draw_predictions(num_scans=n, per_patient=1)) for n in (400, 40))
     assert 0.5 < many["smallest_auroc"] < few["smallest_auroc"] < 1
-    assert "40 patients (20 of them" in few["sentence"]
+    assert "40 patients (20 with a scan that is" in few["sentence"]
 
 
 def test_the_smallest_auroc_is_found_four_times_in_five():
@@ -85,7 +85,19 @@ def test_a_model_that_knows_nothing_has_auroc_zero_under_leave_one_out():
         ],
         columns=["repeat", "fold", "patient_id", "part"],
     )
-    assert dummy_auroc(table, splits) == 0
+    cohort = table[["patient_id", "label"]]
+    assert dummy_auroc(table, splits, cohort) == 0
+
+
+def test_a_held_out_test_is_chance_for_a_model_that_knows_nothing():
+    table = draw_predictions(num_scans=20, per_patient=1).assign(fold=0)
+    others = pd.DataFrame({"patient_id": [f"t{n}" for n in range(9)], "label": "healthy"})
+    parts = {"test": table["patient_id"], "train": others["patient_id"]}
+    splits = pd.concat(
+        [pd.DataFrame({"patient_id": who, "part": part}) for part, who in parts.items()]
+    ).assign(repeat=0, fold=0)
+    cohort = pd.concat([table[["patient_id", "label"]], others])
+    assert dummy_auroc(table, splits, cohort) == 0.5
 
 
 def draw_fold(num_val, num_test, seed, per_patient=1, num_classes=2):

@@ -13,7 +13,8 @@ import torch
 
 import main
 from commands.report import write_page
-from evaluation.report_page import SECTIONS, report_settings, report_text
+from evaluation.report_page import SECTIONS
+from evaluation.report_text import report_text
 from evaluation.views import view
 from lightning_modules.classifier import Classifier
 from lightning_modules.saliency import class_map
@@ -63,10 +64,11 @@ def test_a_run_on_other_folds_is_shown_without_a_difference(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_settings_of_a_page_can_be_read_back(run, tmp_path):
+def test_a_page_beside_others_hides_their_paths_and_can_be_verified(run, tmp_path):
     shutil.copytree(run, tmp_path / "other")
     html = write_page(run, beside=str(tmp_path / "other"), anonymous=True).read_text()
-    assert report_settings(html) == {"beside": str(tmp_path / "other"), "anonymous": "true"}
+    assert str(tmp_path) not in html
+    assert main.main(["verify", f"--run={run}"]) == 0
 
 
 def test_a_class_map_is_strongest_where_the_class_is_decided():
@@ -155,6 +157,13 @@ def test_a_changed_word_of_either_report_is_caught(run, capsys):
     path = run / "report.md"
     path.write_text(path.read_text() + "It works.\n")
     assert "report.md does not say" in tampered(run, capsys)
+
+
+def test_a_changed_order_of_the_cases_is_caught(run, capsys):
+    path = run / "ranking.csv"
+    head, first, second, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([head, second, first, *rest]))
+    assert "ranking.csv is not what predictions.csv gives" in tampered(run, capsys)
 
 
 def test_a_label_that_the_cohort_does_not_have_is_caught(run, capsys):
