@@ -158,9 +158,9 @@ def what_can_be_shown(predictions: pd.DataFrame) -> dict[str, Any]:
     margin = (high - low) / 2
     sentence = (
         f"With {num_patients} patients ({few} with a scan that is {rarest!r}) an accuracy is "
-        f"uncertain by about ±{100 * margin:.0f} points, and a model is told from chance four times "
-        f"in five only if its true AUROC is {smallest:.2f} or more; smaller effects, rare subgroups "
-        "and differences between two good models mostly stay hidden."
+        f"uncertain by about ±{100 * margin:.0f} points, and a model is told from chance four "
+        f"times in five only if its true AUROC is {smallest:.2f} or more; smaller effects, rare "
+        "subgroups and differences between two good models mostly stay hidden."
     )
     return {"smallest_auroc": smallest, "accuracy_margin": margin, "sentence": sentence}
 
