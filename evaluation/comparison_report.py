@@ -14,7 +14,8 @@ HEADERS = {
 }
 LEVEL = 0.05
 METHODS = (
-    "Intervals are 95 % percentile intervals of 2,000 bootstrap draws of patients; differences are "
+    "Intervals are 95 %: the standard error is that of 2,000 bootstrap draws of patients, the "
+    "quantile Student's t, on the logit scale for a figure and as it is for a difference, which is "
     "paired by patient. McNemar's exact test (of accuracy) and DeLong's (of AUROC, for clustered "
     "scans) take the trained models as they are; Obuchowski and Rockette's (of AUROC) has the "
     "repeats in the place of readers and also asks what other folds and first weights would give: "

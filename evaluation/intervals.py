@@ -1,10 +1,9 @@
 """95 % intervals, and what a number of patients can and cannot show.
 
 Percentiles of a bootstrap cover too seldom with few patients (85 to 92 % in simulations with 30 to
-40).
-So the bootstrap gives the standard error alone, and the interval is symmetric on the scale that
-suits the figure, with Student's t for the number of patients: the logit for figures between 0 and
-1, the plain scale for differences.
+40 patients). So the bootstrap gives the standard error alone, and the interval is symmetric on the
+scale that suits the figure, with Student's t for the number of patients: the logit for figures
+between 0 and 1, the plain scale for differences.
 """
 
 from typing import Any
