@@ -17,6 +17,7 @@ from callbacks.progress import RunProgress
 from commands.command_line import CommandLine
 from commands.resume import resume_point
 from commands.run_folder import Cell, claim, init_checkpoint, run_path
+from evaluation.whole_file import remove_leftovers
 
 NOT_SETTINGS = ("config", "run", "fold", "repeat", "wandb")
 say = rank_zero_only(tqdm.write)  # above the progress bar
@@ -31,6 +32,7 @@ def open_run(cli: CommandLine) -> Path:
     """Claim the run's folder for this configuration and say what will be done."""
     folder, cohort = run_path(cli.config.run), cli.data.cohort
     if is_main_process():
+        remove_leftovers(folder)
         facts = {
             "seed": cli.config.seed_everything,
             "init": cli.config.init,
