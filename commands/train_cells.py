@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from typing_extensions import override
 
 from callbacks.progress import RunProgress
 from commands.command_line import CommandLine
+from commands.resume import resume_point
 from commands.run_folder import Cell, claim, init_checkpoint, run_path
-from lightning_modules.transfer import read_checkpoint
+from evaluation.whole_file import remove_leftovers
 
 NOT_SETTINGS = ("config", "run", "fold", "repeat", "wandb")
 say = rank_zero_only(tqdm.write)  # above the progress bar
@@ -31,6 +33,7 @@ def open_run(cli: CommandLine) -> Path:
     """Claim the run's folder for this configuration and say what will be done."""
     folder, cohort = run_path(cli.config.run), cli.data.cohort
     if is_main_process():
+        remove_leftovers(folder)
         facts = {
             "seed": cli.config.seed_everything,
             "init": cli.config.init,
@@ -97,10 +100,8 @@ def train_cells(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        if cell.last_ckpt is not None:
-            read_checkpoint(cell.last_ckpt)  # else a torn or hostile file is a traceback
-            say(f"{cell.folder.name} continues from {cell.last_ckpt}.")
-        trainer.fit(model, data, ckpt_path=cell.last_ckpt, weights_only=True)
+        resume_ckpt = resume_point(cell.folder, say, tidy=is_main_process())
+        trainer.fit(model, data, ckpt_path=resume_ckpt, weights_only=True)
         yield cell, trainer, data
         if trainer.is_global_zero:
             cell.finish({"wall_time_s": time.monotonic() - started})
@@ -113,10 +114,22 @@ def learning_curves(cells: Sequence[Cell]) -> pd.DataFrame:
     """Collect what the CSV loggers wrote: columns cell, epoch and the logged names."""
     curves = []
     for cell in cells:
-        parts = [pd.read_csv(path) for path in sorted(cell.folder.glob("logs/*/metrics.csv"))]
+        # a continued cell has a file more; the epochs that both have are the same, or torn there
+        paths = sorted(cell.folder.glob("logs/*/metrics.csv"), key=_version)
+        parts = [part for path in paths if not (part := _whole_lines(path)).empty]
         epochs = pd.concat(parts).groupby("epoch", as_index=False).last()
         curves.append(epochs.assign(cell=cell.folder.name))
     return pd.concat(curves, ignore_index=True)
+
+
+def _version(metrics_path: Path) -> int:
+    return int(metrics_path.parent.name.removeprefix("version_"))
+
+
+def _whole_lines(path: Path) -> pd.DataFrame:
+    """Read a CSV whose writer may have been killed."""
+    lines, _, _torn = path.read_text().rpartition("\n")
+    return pd.read_csv(StringIO(lines)) if lines else pd.DataFrame()
 
 
 def _loggers(cell: Cell, wandb_run: Any) -> list[Any]:

@@ -9,6 +9,7 @@ whatever rows its folder already has.
 import hashlib
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,11 @@ def digest(*parts: object) -> str:
     """Hash JSON-able values to 24 hexadecimal digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def unfinished_path(path: Path) -> Path:
+    """Where this process alone writes what gets the name `path` once it is whole."""
+    return path.with_suffix(f".{platform.node()}.{os.getpid()}.tmp")
 
 
 def cached_rows(
@@ -77,11 +83,12 @@ def _build(
 ) -> None:
     known = _rows_of_other_files(array_path.parent, row_shape)
     facts: list[Facts] = []
-    unfinished = array_path.with_suffix(f".{os.getpid()}.tmp")
+    unfinished = unfinished_path(array_path)
     try:
         rows = np.lib.format.open_memmap(
             unfinished, mode="w+", dtype=np.float16, shape=(len(keys), *row_shape)
         )
+        _take_room(unfinished)
         num_new = sum(key not in known for key in keys)
         pause = 0.5 if sys.stderr.isatty() else 30  # in a log file, a line now and then
         title = f"Cache: {what}"
@@ -101,6 +108,13 @@ def _build(
         os.replace(unfinished, index_path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _take_room(path: Path) -> None:
+    """Claim the blocks of a sparse file: a full disk is an error here, but a crash in a memmap."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
 
 
 def _rows_of_other_files(
