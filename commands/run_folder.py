@@ -4,9 +4,11 @@ import json
 import os
 import platform
 import shlex
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -92,25 +94,30 @@ def claim(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> None:
         ValueError: If the folder belongs to a run with other settings or other data.
     """
     config_file, run_file = folder / "config.yaml", folder / "run.json"
-    if config_file.is_file():
-        old = yaml.safe_load(config_file.read_text()) | _data_hash(read_json(run_file))
-        if changed := _differences(old, config | _data_hash(run)):
-            raise ValueError(
-                f"Run {folder} was made with other settings ({'; '.join(changed[:3])}"
-                f"{'; …' * (len(changed) > 3)}). Choose another RUN, or delete the folder."
-            )
-        return
-    facts = {
-        "name": folder.name,
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": _commit(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-    }
-    write_json(facts | run, run_file)
-    write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), config_file)
+    if not config_file.is_file():
+        facts = {
+            "name": folder.name,
+            "command": shlex.join(["python", *sys.argv]),
+            "commit": _commit(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": {"python": platform.python_version()}
+            | {package: version(package) for package in PACKAGES},
+            "device": device_name(),
+        }
+        write_json(facts | run, run_file, once=True)
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        write_text(text, config_file, once=True)
+    old = yaml.safe_load(config_file.read_text()) | _data_hash(read_json(run_file))
+    if changed := _differences(old, config | _data_hash(run)):
+        raise ValueError(
+            f"Run {folder} was made with other settings ({'; '.join(changed[:3])}"
+            f"{'; …' * (len(changed) > 3)}). Choose another RUN, or delete the folder."
+        )
+
+
+def device_name() -> str:
+    """What a network is trained on here."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -118,9 +125,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def write_json(content: dict[str, Any], path: Path) -> None:
+def write_json(content: dict[str, Any], path: Path, *, once: bool = False) -> None:
     """Write a JSON object whole or not at all; NaN becomes null."""
-    write_text(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", path)
+    text = json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n"
+    write_text(text, path, once=once)
 
 
 def plain(content: dict[str, Any]) -> dict[str, Any]:
@@ -128,12 +136,17 @@ def plain(content: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
 
-def write_text(text: str, path: Path) -> None:
-    """Write a file whole or not at all."""
+def write_text(text: str, path: Path, *, once: bool = False) -> None:
+    """Write a file whole or not at all; with `once`, the first of several processes wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
+    unfinished = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}.tmp")
     unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    if once:
+        with suppress(FileExistsError):
+            os.link(unfinished, path)
+        unfinished.unlink()
+    else:
+        os.replace(unfinished, path)
 
 
 def _data_hash(run: dict[str, Any]) -> dict[str, Any]:

@@ -46,8 +46,8 @@ SlurmdLogFile={folder}/slurmd-%n.log
 SlurmdSpoolDir={folder}/spool-%n
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
-PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 MaxTime=60
-PartitionName=high Nodes=n1,n2 PriorityTier=10 MaxTime=60
+PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 MaxTime=INFINITE
+PartitionName=high Nodes=n1,n2 PriorityTier=10 MaxTime=INFINITE
 """
 
 
@@ -71,11 +71,14 @@ class Cluster:
             "SLURM_CONF": str(folder / "slurm.conf"),
             "MASTER_ADDR": "127.0.0.1",  # the names n1 and n2 resolve to nothing
             "OMP_NUM_THREADS": "1",
+            "WANDB_MODE": "disabled",
         }
 
-    def run(self, *command: str | Path, check: bool = True) -> str:
+    def run(self, *command: str | Path, check: bool = True, timeout_s: float = 60) -> str:
         """Run a command that speaks to this cluster, and return what it printed."""
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, env=self.env, capture_output=True, text=True, timeout=timeout_s
+        )
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -91,6 +94,11 @@ class Cluster:
             assert time.monotonic() < end, f"job {job} is still {state}"
             time.sleep(0.2)
         return state
+
+
+def logs(folder: Path) -> str:
+    """What the jobs wrote into their *.out files of a folder."""
+    return "\n".join(f"{path.name}:\n{path.read_text()}" for path in folder.glob("*.out"))
 
 
 @contextmanager

@@ -1,0 +1,106 @@
+"""The shipped batch scripts on a real SLURM of two nodes, submitted as a user does."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from slurm_cluster import logs, running_cluster, why_not
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(why_not() is not None, reason=f"No SLURM here: {why_not()}"),
+]
+FINETUNE = [
+    "--model.nodes=8",
+    "--data.batch_size=4",
+    "--data.augmentation.num_versions=2",
+    "--data.splits.num_repeats=1",
+    "--data.splits.num_folds=3",
+]
+PRETRAIN = [
+    "--data.patch_shape=[6,6,4]",
+    "--data.patches_per_volume=400",
+    "--data.batch_size=8",
+    "--data.val_patches_per_volume=10",
+    "--model.noise_std=0.1",
+]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A cluster of this worker process alone."""
+    with running_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def submit(cluster, tmp_path):
+    """Return a function that gives a make target and answers the numbers of its jobs."""
+
+    def make(target, table, run, *settings, slurm="", epochs=2, **variables):
+        tiny = [
+            f"--data.cache_dir='{tmp_path / 'cache'}'",
+            f"--trainer.max_epochs={epochs}",
+            "--trainer.accelerator=cpu",
+            "--model.filters=4",
+            "--model.depth=2",
+            "--data.preprocessing.spatial_shape=[12,12,12]",
+        ]
+        given = {
+            "PY": sys.executable,
+            "DATA": table,
+            "RUN": tmp_path / run,
+            "ARGS": " ".join([*tiny, *settings]),
+            "SLURM_ARGS": f"--cpus-per-task=1 --output='{tmp_path}/%x-%j.out' {slurm}",
+        }
+        words = [f"{name}={value}" for name, value in (given | variables).items()]
+        said = cluster.run("make", "-o", ".venv/.ready", target, *words, timeout_s=120)
+        return re.findall(r"^Submitted .*job (\d+)", said, flags=re.MULTILINE)
+
+    return make
+
+
+def test_an_array_of_folds_is_gathered_to_the_tables_of_a_sequential_run(
+    cluster, submit, write_cohort, run_verb, tmp_path
+):
+    table = write_cohort(12, name="a cohort")
+    array, gather = submit("slurm-finetune", table, "the array", *FINETUNE, TASKS=3)
+    assert cluster.wait_for(gather) == "COMPLETED", logs(tmp_path)
+    assert [cluster.fact(f"{array}_{task}", "JobState") for task in range(3)] == ["COMPLETED"] * 3
+    assert run_verb("finetune", table, "sequential", *FINETUNE) == 0
+    for name in ("predictions.csv", "validation.csv", "ranking.csv", "splits.csv"):
+        whole = (tmp_path / "sequential" / name).read_bytes()
+        assert (tmp_path / "the array" / name).read_bytes() == whole
+    assert (tmp_path / "the array/report.html").is_file()
+
+
+def test_a_task_that_fails_is_reported_as_failed_and_so_is_the_gathering(
+    cluster, submit, write_cohort, tmp_path
+):
+    in_the_way = tmp_path / "run/repeat0_fold1"
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("a file where the fold's folder should be")
+    table = write_cohort(12)
+    array, gather = submit("slurm-finetune", table, "run", *FINETUNE, TASKS=3, epochs=1)
+    assert cluster.wait_for(gather) == "FAILED"
+    states = [cluster.fact(f"{array}_{task}", "JobState") for task in range(3)]
+    assert states == ["COMPLETED", "FAILED", "COMPLETED"]
+    assert cluster.fact(gather, "ExitCode") == "2:0"
+    assert "1 of 3 folds" in (tmp_path / f"gather-{gather}.out").read_text()
+    assert not (tmp_path / "run/predictions.csv").exists()
+
+
+def test_two_nodes_train_the_network_that_two_processes_of_one_machine_do(
+    cluster, submit, write_cohort, tmp_path
+):
+    table = write_cohort(6, labelled=False)
+    (job,) = submit("slurm-pretrain", table, "nodes", *PRETRAIN)
+    assert cluster.wait_for(job) == "COMPLETED", logs(tmp_path)
+    assert cluster.fact(job, "NodeList") == "n[1-2]"
+    assert cluster.fact(job, "NumTasks") == "2"
