@@ -1,7 +1,7 @@
 """A real SLURM of two nodes on this machine: munged, slurmctld and two slurmd in one folder."""
 
-import getpass
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-DAEMONS = ("munged", "slurmctld", "slurmd")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+PATH = f"{os.environ['PATH']}:/usr/sbin"  # where Debian has daemons
+USER = pwd.getpwuid(os.geteuid()).pw_name
 NODES = ("n1", "n2")
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
-SlurmUser=root
-SlurmdUser=root
+SlurmUser={user}
+SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CommunicationParameters=NoInAddrAny
@@ -52,10 +54,10 @@ PartitionName=high Nodes=n1,n2 PriorityTier=10 MaxTime=INFINITE
 
 
 def why_not() -> str | None:
-    """Say why this machine cannot run a SLURM of its own; None if it can."""
-    if missing := [name for name in (*DAEMONS, "sbatch") if shutil.which(name) is None]:
-        return f"{', '.join(missing)} not installed (slurmctld, slurmd, slurm-client, munge)"
-    return None if os.geteuid() == 0 else f"slurmd needs root, not {getpass.getuser()}"
+    """Say why this machine cannot run a SLURM of its own; None if it can. It needs no root."""
+    missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
+    packages = "Debian: slurmctld slurmd slurm-client munge"
+    return f"{', '.join(missing)} not installed ({packages})" if missing else None
 
 
 class Cluster:
@@ -68,6 +70,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env = os.environ | {
+            "PATH": PATH,
             "SLURM_CONF": str(folder / "slurm.conf"),
             "MASTER_ADDR": "127.0.0.1",  # the names n1 and n2 resolve to nothing
             "OMP_NUM_THREADS": "1",
@@ -105,9 +108,9 @@ def logs(folder: Path) -> str:
 def running_cluster(folder: Path) -> Iterator[Cluster]:
     """Start the daemons as children of this process, wait for both nodes, and end them all."""
     cluster = Cluster(folder)
-    config = CONFIG.format(host=socket.gethostname(), folder=folder, ports=_free_ports(3))
+    names = {"host": socket.gethostname(), "user": USER, "folder": folder}
     (folder / "state").mkdir()
-    (folder / "slurm.conf").write_text(config)
+    (folder / "slurm.conf").write_text(CONFIG.format(**names, ports=_free_ports(3)))
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o400)
     munge = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log"}
@@ -124,7 +127,7 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
                 _wait_until((folder / "munge.socket").exists, cluster)
         _wait_until(lambda: cluster.run("sinfo", "-ho", "%T", check=False) == "idle\n", cluster)
         yield cluster
-        cluster.run("scancel", "--full", "--signal=KILL", "--user=root", check=False)
+        cluster.run("scancel", "--full", "--signal=KILL", f"--user={USER}", check=False)
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()

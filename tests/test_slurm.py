@@ -1,15 +1,9 @@
 """The shipped batch scripts on a real SLURM of two nodes, submitted as a user does."""
 
-import os
 import re
-import subprocess
 import sys
-import time
-from pathlib import Path
 
-import pandas as pd
 import pytest
-import torch
 from slurm_cluster import logs, running_cluster, why_not
 
 pytestmark = [
