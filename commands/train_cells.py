@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from callbacks.progress import RunProgress
 from commands.command_line import CommandLine
+from commands.resume import resume_point
 from commands.run_folder import Cell, claim, device_name, init_checkpoint, run_path
-from lightning_modules.transfer import read_checkpoint
 
 NOT_SETTINGS = ("config", "run", "fold", "repeat", "only", "num_tasks", "task", "wandb")
 say = rank_zero_only(tqdm.write)  # above the progress bar
@@ -121,10 +121,8 @@ def train_cells(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        if cell.last_ckpt is not None:
-            read_checkpoint(cell.last_ckpt)  # else a torn or hostile file is a traceback
-            say(f"{cell.folder.name} continues from {cell.last_ckpt}.")
-        trainer.fit(model, data, ckpt_path=cell.last_ckpt, weights_only=True)
+        resume_ckpt = resume_point(cell.folder, say, tidy=is_main_process())
+        trainer.fit(model, data, ckpt_path=resume_ckpt, weights_only=True)
         yield cell, trainer, data
         if trainer.is_global_zero:
             cell.finish({"wall_time_s": time.monotonic() - started, "device": device_name()})
