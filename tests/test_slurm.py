@@ -2,8 +2,11 @@
 
 import re
 import sys
+import time
 
+import pandas as pd
 import pytest
+import torch
 from slurm_cluster import logs, running_cluster, why_not
 
 pytestmark = [
@@ -96,5 +99,61 @@ def test_two_nodes_train_the_network_that_two_processes_of_one_machine_do(
     table = write_cohort(6, labelled=False)
     (job,) = submit("slurm-pretrain", table, "nodes", *PRETRAIN)
     assert cluster.wait_for(job) == "COMPLETED", logs(tmp_path)
-    assert cluster.fact(job, "NodeList") == "n[1-2]"
-    assert cluster.fact(job, "NumTasks") == "2"
+    assert (cluster.fact(job, "NodeList"), cluster.fact(job, "NumTasks")) == ("n[1-2]", "2")
+    ddp = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    submit("pretrain", table, "machine", *PRETRAIN, *ddp)
+    nodes, machine = (_weights(tmp_path / name) for name in ("nodes", "machine"))
+    assert all(torch.equal(nodes[name], machine[name]) for name in machine)
+
+
+def test_a_task_whose_time_is_nearly_up_is_requeued_and_goes_on_alone(
+    cluster, submit, write_cohort, run_verb, tmp_path
+):
+    table = write_cohort(12)
+    long = {"epochs": 60}
+    array, gather = submit("slurm-finetune", table, "run", *FINETUNE, TASKS=3, **long)
+    log = tmp_path / "run/repeat0_fold2/logs/version_0/metrics.csv"
+    _wait_for_epoch(log, 3)
+    # SLURM sends the same to the same steps when --signal says so
+    cluster.run("scancel", "--signal=USR1", f"{array}_2")
+    assert cluster.wait_for(gather) == "COMPLETED", logs(tmp_path)
+    restarts = [cluster.fact(f"{array}_{task}", "Restarts") for task in range(3)]
+    assert restarts == ["0", "0", "1"]
+    assert _first_epoch(tmp_path / "run/repeat0_fold2/logs/version_1/metrics.csv") >= 3
+    assert run_verb("finetune", table, "whole", *FINETUNE, **long) == 0
+    predictions = (tmp_path / "run/predictions.csv").read_bytes()
+    assert predictions == (tmp_path / "whole/predictions.csv").read_bytes()
+
+
+def test_a_preempted_job_on_two_nodes_goes_on_where_it_stopped(
+    cluster, submit, write_cohort, tmp_path
+):
+    table = write_cohort(6, labelled=False)
+    long = {"epochs": 40}
+    (job,) = submit("slurm-pretrain", table, "run", *PRETRAIN, **long)
+    _wait_for_epoch(tmp_path / "run/logs/version_0/metrics.csv", 3)
+    urgent = ["--partition=high", "--nodes=2", "--exclusive", "--wrap=true", "--output=/dev/null"]
+    cluster.run("sbatch", "--wait", *urgent, timeout_s=120)
+    assert cluster.wait_for(job) == "COMPLETED", logs(tmp_path)
+    assert cluster.fact(job, "Restarts") == "1"
+    assert _first_epoch(tmp_path / "run/logs/version_1/metrics.csv") >= 3
+    ddp = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    submit("pretrain", table, "whole", *PRETRAIN, *ddp, **long)
+    run, whole = (_weights(tmp_path / name) for name in ("run", "whole"))
+    assert all(torch.equal(run[name], whole[name]) for name in whole)
+
+
+def _weights(run):
+    return torch.load(run / "best.ckpt", weights_only=True)["state_dict"]
+
+
+def _first_epoch(log):
+    return pd.read_csv(log)["epoch"].min()
+
+
+def _wait_for_epoch(log, epoch):
+    """Wait until the training has logged this epoch, and is not near its end."""
+    end = time.monotonic() + 120
+    while not (log.is_file() and f"\n{epoch}," in log.read_text()):
+        assert time.monotonic() < end, f"{log} never came to epoch {epoch}"
+        time.sleep(0.05)
