@@ -11,6 +11,7 @@ from slurm_cluster import logs, running_cluster, why_not
 
 pytestmark = [
     pytest.mark.slurm,
+    pytest.mark.slow,
     pytest.mark.skipif(why_not() is not None, reason=f"No SLURM here: {why_not()}"),
 ]
 FINETUNE = [
