@@ -62,8 +62,8 @@ slurm-pretrain: $(READY) ## Submit `make pretrain` to SLURM, on several nodes (D
 slurm-finetune: $(READY) ## Submit `make finetune` to SLURM: an array of TASKS, then a job that gathers
 	mkdir -p runs/slurm
 	$(finetune) --only=prepare
-	array=$$(sbatch --parsable --array=0-$$(($(TASKS) - 1)) $(SLURM_ARGS) configs/cluster/finetune.sbatch $(finetune) --num_tasks=$(TASKS)) && echo "Submitted array job $$array" && \
-	sbatch --dependency=afterany:$${array%;*} $(SLURM_ARGS) configs/cluster/gather.sbatch $(finetune)
+	array=$$(sbatch --parsable --array=0-$$(($(TASKS) - 1)) $(SLURM_ARGS) configs/cluster/array.sbatch $(finetune) --only=train --num_tasks=$(TASKS) --task=%a) && echo "Submitted array job $$array" && \
+	sbatch --dependency=afterany:$${array%;*} $(SLURM_ARGS) configs/cluster/gather.sbatch $(finetune) --only=gather
 
 report: $(READY) ## Write report.html of RUN anew; BESIDE="a b" shows other runs
 	$(PY) main.py report --run="$(RUN)" $(if $(BESIDE),--beside="$(BESIDE)") $(ARGS)

@@ -126,8 +126,11 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
             if command[0] == "munged":
                 _wait_until((folder / "munge.socket").exists, cluster)
         _wait_until(lambda: cluster.run("sinfo", "-ho", "%T", check=False) == "idle\n", cluster)
-        yield cluster
-        cluster.run("scancel", "--full", "--signal=KILL", f"--user={USER}", check=False)
+        try:
+            yield cluster
+        finally:  # the processes of a job outlive the daemons
+            cluster.run("scancel", "--full", "--signal=KILL", f"--user={USER}", check=False)
+            _wait_until(lambda: "R" not in cluster.run("squeue", "-ho", "%t"), cluster)
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
@@ -143,7 +146,7 @@ def _wait_until(condition: Callable[[], bool], cluster: Cluster) -> None:
     end = time.monotonic() + 30
     while not condition():
         log = cluster.folder / "daemons.log"
-        assert time.monotonic() < end, f"the cluster does not come up: {log.read_text()[-2000:]}"
+        assert time.monotonic() < end, f"the cluster does not answer: {log.read_text()[-2000:]}"
         time.sleep(0.1)
 
 

@@ -1,6 +1,7 @@
 """Doing a part of a run: one step of it, one task's share of its folds, beside other processes."""
 
 import json
+import shlex
 import subprocess
 from dataclasses import replace
 from itertools import chain
@@ -98,14 +99,14 @@ def test_the_commands_that_are_submitted_are_those_that_make_runs():
         command = ["make", "-n", "-o", ".venv/.ready", target, *given]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    for verb in ("pretrain", "finetune"):
-        (line,) = dry(verb).splitlines()
-        *_, submitted = dry(f"slurm-{verb}").splitlines()
-        assert submitted.strip().startswith("sbatch ")
-        assert submitted.strip().endswith(f".sbatch {line}".rstrip())
+    for verb, step in (("pretrain", []), ("finetune", ["--only=gather"])):
+        words = shlex.split(dry(verb)) + step
+        submitted = shlex.split(dry(f"slurm-{verb}").splitlines()[-1])
+        assert submitted[-len(words) :] == words
+        assert submitted[0] == "sbatch"
         assert "--account=knee" in submitted
     assert "--array=0-$((25 - 1)) --account=knee" in dry("slurm-finetune")
-    assert "--num_tasks=25" in dry("slurm-finetune")
+    assert "--only=train --num_tasks=25 --task=%a)" in dry("slurm-finetune")
 
 
 @pytest.mark.parametrize("script", sorted(Path("configs/cluster").iterdir()), ids=str)

@@ -144,6 +144,16 @@ def test_a_preempted_job_on_two_nodes_goes_on_where_it_stopped(
     assert all(torch.equal(run[name], whole[name]) for name in whole)
 
 
+def test_a_first_node_without_an_address_is_an_error_and_no_endless_wait(
+    cluster, tmp_path, monkeypatch
+):
+    monkeypatch.delitem(cluster.env, "MASTER_ADDR")
+    script = ["--output", tmp_path / "job.out", "configs/cluster/pretrain.sbatch", "true"]
+    job = cluster.run("sbatch", "--parsable", *script).strip()
+    assert cluster.wait_for(job) == "FAILED"
+    assert "n1 has no address: say MASTER_ADDR" in (tmp_path / "job.out").read_text()
+
+
 def _weights(run):
     return torch.load(run / "best.ckpt", weights_only=True)["state_dict"]
 
