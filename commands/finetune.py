@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 
@@ -53,7 +54,7 @@ def finetune(args: list[str]) -> None:
             has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
             validation = _gather(folds, "validation.csv") if has_validation else None
             facts = pd.DataFrame([read_json(cell.folder / "finished.json") for cell in folds])
-            made = {"wall_time_s": float(facts["wall_time_s"].sum())}
+            made: dict[str, Any] = {"wall_time_s": float(facts["wall_time_s"].sum())}
             if "device" in facts:  # not in those of old runs
                 made["device"] = " and ".join(sorted(set(facts["device"].dropna())))
             metrics = write_results(folder, data.cohort, predictions, made, validation)
