@@ -48,6 +48,7 @@ class BestValidationCheckpoint(Checkpoint):
         self.best_epoch = -1
         self.stopped_early = False
         self.saved_at = 0.0
+        self.wish = 0
 
     @property
     def best_score(self) -> float:
@@ -83,9 +84,10 @@ class BestValidationCheckpoint(Checkpoint):
     ) -> None:
         if not _between_steps(trainer, batch_idx + 1):
             return
-        if wish := self._agreed_wish(trainer):
+        self._agree(trainer)
+        if self.wish:
             self._save_last(trainer)
-            _stop_if(wish, trainer)
+            self._stop_if_wished(trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,10 +102,15 @@ class BestValidationCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped_early = trainer.should_stop
         self._save_last(trainer)
-        _stop_if(self._agreed_wish(trainer), trainer)
+        self._agree(trainer)  # and stop when the epoch's curves are written
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_wished(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_wished(trainer)
         stop_signals.end_training()
 
     @override
@@ -150,14 +157,20 @@ class BestValidationCheckpoint(Checkpoint):
             key.append(sign * value)
         return key
 
-    def _agreed_wish(self, trainer: Trainer) -> int:
-        """What to do now: the ranks get a signal at different batches, and have other clocks."""
+    def _agree(self, trainer: Trainer) -> None:
+        """Set the wish of all: ranks get a signal at different batches, and have other clocks."""
         is_due = time.monotonic() - self.saved_at > 60 * self.save_every_minutes
-        wish = stop_signals.exit_code or SAVE * is_due
-        if trainer.world_size == 1:
-            return wish
-        wishes = torch.tensor(wish, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(wishes, reduce_op="max"))
+        self.wish = stop_signals.exit_code or SAVE * is_due
+        if trainer.world_size > 1:
+            wishes = torch.tensor(self.wish, device=trainer.strategy.root_device)
+            self.wish = int(trainer.strategy.reduce(wishes, reduce_op="max"))
+
+    def _stop_if_wished(self, trainer: Trainer) -> None:
+        if self.wish > SAVE:
+            # a process that rank 0 started must not look failed, or rank 0 would be killed for it
+            environment = getattr(trainer.strategy, "cluster_environment", None)
+            is_child = isinstance(environment, LightningEnvironment) and trainer.global_rank > 0
+            raise Stopped(0 if is_child else self.wish)
 
     def _save_last(self, trainer: Trainer) -> None:
         _save(trainer, LAST_NAME, weights_only=False)
@@ -175,14 +188,6 @@ def _between_steps(trainer: Trainer, num_batches: int) -> bool:
     validates = num_batches % every == 0
     accumulates = num_batches % trainer.accumulate_grad_batches != 0
     return not (trainer.is_last_batch or validates or accumulates)
-
-
-def _stop_if(wish: int, trainer: Trainer) -> None:
-    if wish > SAVE:
-        # a process that rank 0 started must not look failed, or rank 0 would be killed for it
-        environment = getattr(trainer.strategy, "cluster_environment", None)
-        is_child = isinstance(environment, LightningEnvironment) and trainer.global_rank > 0
-        raise Stopped(0 if is_child else wish)
 
 
 def _save(trainer: Trainer, name: str, *, weights_only: bool) -> None:

@@ -90,7 +90,7 @@ class Cluster:
         words = self.run("scontrol", "--oneliner", "show", "job", job).split()
         return next(word.partition("=")[2] for word in words if word.startswith(f"{name}="))
 
-    def wait_for(self, job: str, *states: str, timeout_s: float = 150) -> str:
+    def wait_for(self, job: str, *states: str, timeout_s: float = 500) -> str:
         """Wait until a job is in one of the states, or in any that it cannot leave."""
         end = time.monotonic() + timeout_s
         while (state := self.fact(job, "JobState")) not in (*states, *ENDED):

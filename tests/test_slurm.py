@@ -164,7 +164,7 @@ def _first_epoch(log):
 
 def _wait_for_epoch(log, epoch):
     """Wait until the training has logged this epoch, and is not near its end."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 500
     while not (log.is_file() and f"\n{epoch}," in log.read_text()):
         assert time.monotonic() < end, f"{log} never came to epoch {epoch}"
         time.sleep(0.05)

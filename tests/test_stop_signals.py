@@ -1,20 +1,13 @@
 """A training that is asked to stop saves in mid-epoch, and ends as if it had never stopped."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
-import pandas as pd
 import pytest
-import torch
-from lightning.pytorch.callbacks import Callback
+from outcomes import assert_same_outcome
 
-from callbacks.best_checkpoint import BestValidationCheckpoint
 from callbacks.progress import RunProgress
-from callbacks.stop_signals import SAVED, TERMINATED, Stopped, StopSignals
+from callbacks.stop_signals import SAVED
 
 HARD = [
     *("--model.dropout=0.3", "--model.mixup=0.4", "--data.sampling=balanced"),
@@ -44,20 +37,6 @@ def ask_to_stop(monkeypatch):
     return arrange
 
 
-def _same_outcome(whole, broken, names=("best.ckpt",)):
-    for path in sorted(whole.rglob("best.ckpt")):
-        weights = [
-            torch.load(folder / path.relative_to(whole), weights_only=True)
-            for folder in (whole, broken)
-        ]
-        assert weights[0]["epoch"] == weights[1]["epoch"]
-        for name, tensor in weights[0]["state_dict"].items():
-            assert torch.equal(tensor, weights[1]["state_dict"][name]), name
-    for name in ("predictions.csv", "validation.csv"):
-        if (whole / name).exists():
-            assert (whole / name).read_bytes() == (broken / name).read_bytes()
-
-
 @pytest.mark.parametrize(
     ("settings", "batches"),
     [
@@ -81,4 +60,4 @@ def test_a_training_that_saves_in_mid_epoch_ends_like_one_that_was_not_stopped(
         assert run_verb("finetune", table, "broken", *HARD, *settings, epochs=3) == SAVED
     assert run_verb("finetune", table, "broken", *HARD, *settings, epochs=3) == 0
     assert not waiting
-    _same_outcome(tmp_path / "whole", tmp_path / "broken")
+    assert_same_outcome(tmp_path / "whole", tmp_path / "broken")
