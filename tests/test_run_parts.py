@@ -1,11 +1,8 @@
 """Doing a part of a run: one step of it, one task's share of its folds, beside other processes."""
 
 import json
-import shlex
-import subprocess
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -90,26 +87,3 @@ def test_of_two_processes_that_claim_a_folder_at_once_the_first_one_has_it(tmp_p
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"lr": 1}
     assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "run.json"]
-
-
-def test_the_commands_that_are_submitted_are_those_that_make_runs():
-    given = ["DATA=a b.csv", "RUN=x", "INIT=y", "TASKS=25", "SLURM_ARGS=--account=knee"]
-
-    def dry(target):
-        command = ["make", "-n", "-o", ".venv/.ready", target, *given]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    for verb, step in (("pretrain", []), ("finetune", ["--only=gather"])):
-        words = shlex.split(dry(verb)) + step
-        submitted = shlex.split(dry(f"slurm-{verb}").splitlines()[-1])
-        assert submitted[-len(words) :] == words
-        assert submitted[0] == "sbatch"
-        assert "--account=knee" in submitted
-    assert "--array=0-$((25 - 1)) --account=knee" in dry("slurm-finetune")
-    assert "--only=train --num_tasks=25 --task=%a)" in dry("slurm-finetune")
-
-
-@pytest.mark.parametrize("script", sorted(Path("configs/cluster").iterdir()), ids=str)
-def test_every_batch_script_ends_with_the_exit_code_of_its_command(script):
-    last = script.read_text().splitlines()[-1]
-    assert last == 'exit "$code"' or last.startswith("exec ")

@@ -58,7 +58,7 @@ def submit(cluster, tmp_path):
             "SLURM_ARGS": f"--cpus-per-task=1 --output='{tmp_path}/%x-%j.out' {slurm}",
         }
         words = [f"{name}={value}" for name, value in (given | variables).items()]
-        said = cluster.run("make", "-o", ".venv/.ready", target, *words, timeout_s=120)
+        said = cluster.run("make", "-o", ".venv/.ready", target, *words, timeout_s=500)
         return re.findall(r"^Submitted .*job (\d+)", said, flags=re.MULTILINE)
 
     return make
@@ -68,8 +68,9 @@ def test_an_array_of_folds_is_gathered_to_the_tables_of_a_sequential_run(
     cluster, submit, write_cohort, run_verb, tmp_path
 ):
     table = write_cohort(12, name="a cohort")
-    array, gather = submit("slurm-finetune", table, "the array", *FINETUNE, TASKS=3)
-    assert cluster.wait_for(gather) == "COMPLETED", logs(tmp_path)
+    jobs = submit("slurm-finetune", table, "the array", *FINETUNE, slurm="--wait", TASKS=3)
+    array, gather = jobs
+    assert cluster.fact(gather, "JobState") == "COMPLETED", logs(tmp_path)
     assert [cluster.fact(f"{array}_{task}", "JobState") for task in range(3)] == ["COMPLETED"] * 3
     assert run_verb("finetune", table, "sequential", *FINETUNE) == 0
     for name in ("predictions.csv", "validation.csv", "ranking.csv", "splits.csv"):
