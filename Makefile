@@ -4,6 +4,8 @@
 #   RUN, INIT    name of a run, or its folder; RUNS: several, or a folder of runs
 #   SPLITS       splits.csv, or a run that has one
 #   FOLD, REPEAT do one of them alone
+#   TASKS        tasks that share the folds on a cluster: as many as folds × repeats, or fewer
+#   SLURM_ARGS   partition, account, time, GPUs: options of sbatch, as they are
 #   OUT          folder for results (predict, export, convert-medmnist)
 #   ARGS         more settings, as they are
 PYTHON ?= python3
@@ -14,12 +16,15 @@ READY := $(VENV)/.ready
 RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
+pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(ARGS)
+finetune = $(PY) main.py finetune -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+TASKS ?= 15
 
-.PHONY: help setup demo check-data pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
+.PHONY: help setup demo check-data pretrain finetune baseline rivals slurm-pretrain slurm-finetune report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
-	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -8
+	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -10
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
 setup: $(READY) ## Make .venv with the exact versions of requirements.lock
@@ -39,16 +44,26 @@ check-data: $(READY) ## List what is wrong with DATA, or what two cohorts share:
 	$(PY) main.py check_data $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") $(if $(A),--a="$(A)") $(if $(B),--b="$(B)") --run="$(RUN)" $(ARGS)
 
 pretrain: $(READY) ## Train an autoencoder on patches of DATA (fold by fold with SPLITS)
-	$(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(ARGS)
+	$(pretrain)
 
 finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random weights
-	$(PY) main.py finetune -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+	$(finetune)
 
 baseline: $(READY) ## Cross-validate a 2D network on slices of DATA, pretrained on ImageNet
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) -c configs/baseline.yaml $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
 
 rivals: $(READY) ## Cross-validate classical methods on DATA; on INIT's features as well
 	$(PY) main.py rivals -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+slurm-pretrain: $(READY) ## Submit `make pretrain` to SLURM, on several nodes (DDP)
+	mkdir -p runs/slurm
+	sbatch $(SLURM_ARGS) configs/cluster/pretrain.sbatch $(pretrain)
+
+slurm-finetune: $(READY) ## Submit `make finetune` to SLURM: an array of TASKS, then a job that gathers
+	mkdir -p runs/slurm
+	$(finetune) --only=prepare
+	array=$$(sbatch --parsable --array=0-$$(($(TASKS) - 1)) $(SLURM_ARGS) configs/cluster/array.sbatch $(finetune) --only=train --num_tasks=$(TASKS) --task=%a) && echo "Submitted array job $$array" && \
+	sbatch --dependency=afterany:$${array%;*} $(SLURM_ARGS) configs/cluster/gather.sbatch $(finetune) --only=gather
 
 report: $(READY) ## Write report.html of RUN anew; BESIDE="a b" shows other runs
 	$(PY) main.py report --run="$(RUN)" $(if $(BESIDE),--beside="$(BESIDE)") $(ARGS)

@@ -49,7 +49,7 @@ QUIET = (  # Lightning's advice that does not apply here
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*tensorboardX.*",
-    ".*`srun` command is available.*",
+    ".*`srun` command is available.*",  # a run on a login node is meant
     ".*your dataloader is not resumable.*",
 )
 

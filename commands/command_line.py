@@ -28,6 +28,10 @@ class RunOptions:
             run that was pretrained fold by fold, each fold takes its own.
         fold: Do this fold alone, in every repeat.
         repeat: Do this repeat alone.
+        only: Do one step alone: 'prepare' checks the data, claims the run's folder and fills the
+            cache; 'train' trains folds; 'gather' writes the tables, and fails if a fold is missing.
+        num_tasks: Share the folds out among as many tasks, each the same command.
+        task: Which of these tasks this is, from 0.
         wandb: 'auto' is online where a key is known and the network answers, else offline.
     """
 
@@ -35,6 +39,9 @@ class RunOptions:
     init: str | None = None
     fold: int | None = None
     repeat: int | None = None
+    only: Literal["prepare", "train", "gather"] | None = None
+    num_tasks: int = 1
+    task: int = 0
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from commands.report import write_page
 from commands.results import write_results
 from commands.run_folder import Cell, cell_folder, read_json, write_json
 from commands.train_cells import (
+    does,
     is_main_process,
     open_run,
     say,
@@ -33,7 +35,7 @@ def finetune(args: list[str]) -> None:
         write_table(data.splits_table, folder / "splits.csv")
     folds = [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in cells]
     todo = unfinished_cells(cli, folds)
-    with wandb_run(cli, folder, wanted=bool(todo)) as tracker:
+    with wandb_run(cli, folder, wanted=bool(todo) or cli.config.only == "gather") as tracker:
         for cell, trainer, fold_data in train_cells(cli, todo, tracker):
             trainer.predict(
                 datamodule=fold_data,
@@ -47,12 +49,15 @@ def finetune(args: list[str]) -> None:
                 write_json(asdict(reference), cell.folder / "reference.json")
         if missing := [cell for cell in folds if not cell.finished]:
             say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
-        elif is_main_process():
+        elif does(cli, "gather") and is_main_process():
             predictions = _gather(folds, "predictions.csv")
             has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
             validation = _gather(folds, "validation.csv") if has_validation else None
-            times = [read_json(cell.folder / "finished.json")["wall_time_s"] for cell in folds]
-            metrics = write_results(folder, data.cohort, predictions, sum(times), validation)
+            facts = pd.DataFrame([read_json(cell.folder / "finished.json") for cell in folds])
+            made: dict[str, Any] = {"wall_time_s": float(facts["wall_time_s"].sum())}
+            if "device" in facts:  # not in those of old runs
+                made["device"] = " and ".join(sorted(set(facts["device"].dropna())))
+            metrics = write_results(folder, data.cohort, predictions, made, validation)
             write_page(folder)
             if tracker is not None:
                 tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})

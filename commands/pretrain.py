@@ -3,6 +3,7 @@
 from commands.command_line import CommandLine
 from commands.run_folder import Cell, cell_folder
 from commands.train_cells import (
+    does,
     is_main_process,
     learning_curves,
     open_run,
@@ -27,6 +28,6 @@ def pretrain(args: list[str]) -> None:
         for _fitted in train_cells(cli, todo, tracker):
             pass
     finished = [cell for cell in cells if cell.finished]
-    if is_main_process():
+    if finished and does(cli, "gather") and is_main_process():
         draw_learning_curves(learning_curves(finished), folder / "learning_curves.png")
     say(f"{len(finished)} of {len(cells)} encoders are ready: make finetune INIT={folder}")

@@ -71,7 +71,7 @@ def write_results(
     folder: Path,
     cohort: Cohort,
     predictions: pd.DataFrame,
-    wall_time_s: float,
+    made: dict[str, Any],
     validation: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Write tables, metrics, pictures and report of a run.
@@ -80,7 +80,8 @@ def write_results(
         folder: Folder of the run, which holds its run.json and splits.csv.
         cohort: The scans.
         predictions: Predictions of every tested scan and repeat.
-        wall_time_s: Time that training and prediction took.
+        made: What run.json shall say of how they were made: wall_time_s of training and
+            prediction, and the device if it is not that of the process that began the run.
         validation: Predictions of the validation part of every fold.
 
     Returns:
@@ -105,7 +106,7 @@ def write_results(
     pictures.draw_reliability(predictions, scaled, folder / "reliability.png")
     num_cells = len(predictions[["repeat", "fold"]].drop_duplicates())
     run = read_json(folder / "run.json") | {
-        "wall_time_s": wall_time_s,
+        **made,
         "num_cells": num_cells,
         "file_hashes": hash_files(folder),
     }

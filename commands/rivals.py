@@ -64,8 +64,11 @@ class Contest:
 def rivals(args: list[str]) -> None:
     """Cross-validate every chosen method."""
     cli = CommandLine("rivals", args, options=RivalOptions)
-    if cli.config.fold is not None or cli.config.repeat is not None:
-        raise ValueError("Rivals are quick: they do every fold. Drop FOLD and REPEAT.")
+    parts = any(cli.config[name] is not None for name in ("fold", "repeat", "only"))
+    if parts or cli.config.num_tasks > 1:
+        raise ValueError(
+            "Rivals are quick: they do every fold. Drop FOLD, REPEAT, only, num_tasks."
+        )
     logging.getLogger("lightning_modules").setLevel(logging.WARNING)  # else a line for each fold
     cli.config.data.init_args.augmentation.mode = "none"  # they are fitted on the scans alone
     cli.before_instantiate_classes()
@@ -115,9 +118,9 @@ def _cross_validate(
             features = _encode(model, data)
         tables.append(_predict_fold(contest, features, data))
     predictions = pd.concat(tables, ignore_index=True)
-    wall_time_s = time.monotonic() - started
+    made = {"wall_time_s": time.monotonic() - started}
     print(f"{what}: ", end="")
-    write_results(folder, cli.data.cohort, predictions, wall_time_s)
+    write_results(folder, cli.data.cohort, predictions, made)
     write_page(folder)
 
 

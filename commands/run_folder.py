@@ -17,7 +17,7 @@ import yaml
 from callbacks.whole_checkpoints import BEST_NAME
 from commands.resume import forget_progress
 from commands.run_path import run_path
-from evaluation.whole_file import write_whole
+from evaluation.whole_file import write_first, write_whole
 
 PACKAGES = ("torch", "lightning", "torchio", "torchmetrics", "numpy", "scikit-learn", "nibabel")
 
@@ -87,25 +87,30 @@ def claim(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> None:
         ValueError: If the folder belongs to a run with other settings or other data.
     """
     config_file, run_file = folder / "config.yaml", folder / "run.json"
-    if config_file.is_file():
-        old = yaml.safe_load(config_file.read_text()) | _data_hash(read_json(run_file))
-        if changed := _differences(old, config | _data_hash(run)):
-            raise ValueError(
-                f"Run {folder} was made with other settings ({'; '.join(changed[:3])}"
-                f"{'; …' * (len(changed) > 3)}). Choose another RUN, or delete the folder."
-            )
-        return
-    facts = {
-        "name": folder.name,
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": _commit(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-    }
-    write_json(facts | run, run_file)
-    write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), config_file)
+    if not config_file.is_file():
+        facts = {
+            "name": folder.name,
+            "command": shlex.join(["python", *sys.argv]),
+            "commit": _commit(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": {"python": platform.python_version()}
+            | {package: version(package) for package in PACKAGES},
+            "device": device_name(),
+        }
+        write_json(facts | run, run_file, once=True)
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        write_text(text, config_file, once=True)
+    old = yaml.safe_load(config_file.read_text()) | _data_hash(read_json(run_file))
+    if changed := _differences(old, config | _data_hash(run)):
+        raise ValueError(
+            f"Run {folder} was made with other settings ({'; '.join(changed[:3])}"
+            f"{'; …' * (len(changed) > 3)}). Choose another RUN, or delete the folder."
+        )
+
+
+def device_name() -> str:
+    """What a network is trained on here."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -113,9 +118,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def write_json(content: dict[str, Any], path: Path) -> None:
+def write_json(content: dict[str, Any], path: Path, *, once: bool = False) -> None:
     """Write a JSON object whole or not at all; NaN becomes null."""
-    write_text(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", path)
+    text = json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n"
+    write_text(text, path, once=once)
 
 
 def plain(content: dict[str, Any]) -> dict[str, Any]:
@@ -123,10 +129,10 @@ def plain(content: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
 
-def write_text(text: str, path: Path) -> None:
-    """Write a file whole or not at all."""
+def write_text(text: str, path: Path, *, once: bool = False) -> None:
+    """Write a file whole or not at all; with `once`, the first of several processes wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(text, path)
+    (write_first if once else write_whole)(text, path)
 
 
 def _data_hash(run: dict[str, Any]) -> dict[str, Any]:

@@ -17,16 +17,21 @@ from typing_extensions import override
 from callbacks.progress import RunProgress
 from commands.command_line import CommandLine
 from commands.resume import resume_point
-from commands.run_folder import Cell, claim, init_checkpoint, run_path
+from commands.run_folder import Cell, claim, device_name, init_checkpoint, run_path
 from evaluation.whole_file import remove_leftovers
 
-NOT_SETTINGS = ("config", "run", "fold", "repeat", "wandb")
+NOT_SETTINGS = ("config", "run", "fold", "repeat", "only", "num_tasks", "task", "wandb")
 say = rank_zero_only(tqdm.write)  # above the progress bar
 
 
 def is_main_process() -> bool:
     """Whether this process writes the run's files; of several devices' processes one does."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def does(cli: CommandLine, step: str) -> bool:
+    """Whether the command line asks for this step of a run: prepare, train or gather."""
+    return cli.config.only in (None, step)
 
 
 def open_run(cli: CommandLine) -> Path:
@@ -45,6 +50,8 @@ def open_run(cli: CommandLine) -> Path:
     if warnings := cli.check.warnings_in_brief():
         say(warnings)
     say(f"Run {folder}: {len(cohort.scans)} scans of {num_patients} patients. {cli.plan}")
+    if cli.config.only == "prepare":  # else each training does it
+        cli.data.prepare_data()
     return folder
 
 
@@ -58,7 +65,8 @@ def unfinished_cells(cli: CommandLine, cells: Sequence[Cell]) -> list[Cell]:
     """Choose the cells that the command line asks for and that are not finished yet.
 
     Raises:
-        ValueError: If it asks for a repeat or fold that does not exist.
+        ValueError: If it asks for a repeat, fold or task that does not exist, or wants to gather
+            what is not finished.
     """
     repeat, fold = cli.config.repeat, cli.config.fold
     wanted = [cell for cell in cells if repeat in (None, cell.repeat) and fold in (None, cell.fold)]
@@ -68,10 +76,26 @@ def unfinished_cells(cli: CommandLine, cells: Sequence[Cell]) -> list[Cell]:
             f"There is no REPEAT={repeat} FOLD={fold}: repeats are 0 to {last.repeat}, "
             f"folds 0 to {last.fold}."
         )
-    todo = [cell for cell in wanted if not cell.finished]
-    if len(todo) < len(wanted):
-        say(f"{len(wanted) - len(todo)} of {len(wanted)} folds are finished already.")
-    return todo
+    task, num_tasks = cli.config.task, cli.config.num_tasks
+    if not 0 <= task < num_tasks:
+        raise ValueError(f"There is no task {task} of {num_tasks}: they count from 0.")
+    if cli.config.only == "gather":
+        _refuse_unfinished(cells)
+    share = wanted[task::num_tasks]
+    todo = [cell for cell in share if not cell.finished]
+    if len(todo) < len(share):
+        say(f"{len(share) - len(todo)} of {len(share)} folds are finished already.")
+    return todo if does(cli, "train") else []
+
+
+def _refuse_unfinished(cells: Sequence[Cell]) -> None:
+    if missing := [cell for cell in cells if not cell.finished]:
+        names = ", ".join(cell.folder.name for cell in missing[:5])
+        raise ValueError(
+            f"{len(missing)} of {len(cells)} folds of {missing[0].folder.parent} are not finished: "
+            f"{names}{', …' * (len(missing) > 5)}. Train them (the same command again, without "
+            "--only=gather), then gather."
+        )
 
 
 def train_cells(
@@ -104,7 +128,7 @@ def train_cells(
         trainer.fit(model, data, ckpt_path=resume_ckpt, weights_only=True)
         yield cell, trainer, data
         if trainer.is_global_zero:
-            cell.finish({"wall_time_s": time.monotonic() - started})
+            cell.finish({"wall_time_s": time.monotonic() - started, "device": device_name()})
         trainer.strategy.barrier()
         progress.end()
     progress.bar.close()

@@ -37,6 +37,19 @@ def write_whole(text: str, path: Path) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
+def write_first(text: str, path: Path) -> None:
+    """Write a text whole, unless the file is there: of several processes the first one wins."""
+    draft = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.draft")
+    write_whole(text, draft)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(draft, path)
+    draft.unlink(missing_ok=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what processes left that were killed while they wrote, on this machine or long ago."""
     for leftover in folder.glob("*.tmp"):

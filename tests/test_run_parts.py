@@ -1,0 +1,89 @@
+"""Doing a part of a run: one step of it, one task's share of its folds, beside other processes."""
+
+import json
+from dataclasses import replace
+from itertools import chain
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from lightning import Trainer
+
+from commands import run_folder
+from commands.command_line import RunOptions
+from commands.run_folder import Cell, claim
+from commands.train_cells import unfinished_cells
+
+
+@pytest.fixture
+def share(tmp_path):
+    """Return a function that answers which of 2 × 3 folds a task would train."""
+    cells = [Cell(r, f, tmp_path / f"repeat{r}_fold{f}") for r in range(2) for f in range(3)]
+
+    def names(**options):
+        cli = SimpleNamespace(config=replace(RunOptions(), **options))
+        return [cell.folder.name for cell in unfinished_cells(cli, cells)]
+
+    names.cells = cells
+    return names
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 4, 6, 9])
+def test_the_tasks_together_train_each_fold_once(share, num_tasks):
+    shares = [share(task=task, num_tasks=num_tasks) for task in range(num_tasks)]
+    assert sorted(chain(*shares)) == [cell.folder.name for cell in share.cells]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_the_share_of_a_task_does_not_depend_on_what_others_have_finished(share):
+    before = share(task=1, num_tasks=2)
+    share.cells[0].folder.mkdir()
+    share.cells[0].finish({})
+    assert share(task=1, num_tasks=2) == before
+    assert share(task=0, num_tasks=2) == ["repeat0_fold2", "repeat1_fold1"]
+
+
+@pytest.mark.parametrize(("task", "num_tasks"), [(2, 2), (-1, 2), (0, 0)])
+def test_a_task_that_does_not_exist_is_named(share, task, num_tasks):
+    with pytest.raises(ValueError, match=f"no task {task} of {num_tasks}"):
+        share(task=task, num_tasks=num_tasks)
+
+
+def test_preparing_fills_the_cache_and_gathering_too_early_is_refused_and_neither_trains(
+    write_cohort, run_verb, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("trained"))
+    table = write_cohort(12)
+    assert run_verb("finetune", table, "run", "--only=prepare") == 0
+    assert "3 of 3 folds remain" in capsys.readouterr().out
+    assert (tmp_path / "run/splits.csv").is_file()
+    assert list(tmp_path.glob("cache/*/*.npy"))
+    assert run_verb("finetune", table, "run", "--only=gather") == 2
+    error = capsys.readouterr().err
+    assert "3 of 3 folds" in error
+    assert "repeat0_fold0, repeat0_fold1, repeat0_fold2" in error
+
+
+@pytest.mark.slow
+def test_training_leaves_the_tables_to_gathering(write_cohort, run_verb, tmp_path):
+    table, run = write_cohort(12), tmp_path / "run"
+    assert run_verb("finetune", table, "run", "--only=train") == 0
+    assert not (run / "predictions.csv").exists()
+    assert run_verb("finetune", table, "run", "--only=gather") == 0
+    assert len((run / "predictions.csv").read_text().splitlines()) == 1 + 12
+    assert json.loads((run / "run.json").read_text())["device"] == "CPU"
+
+
+def test_of_two_processes_that_claim_a_folder_at_once_the_first_one_has_it(tmp_path, monkeypatch):
+    facts = {"data_hash": "same"}
+
+    def another_claims_meanwhile():
+        monkeypatch.undo()
+        claim(tmp_path, {"lr": 1}, facts | {"seed": 1})
+
+    monkeypatch.setattr(run_folder, "_commit", another_claims_meanwhile)
+    with pytest.raises(ValueError, match="lr: 1 there, 2 here"):
+        claim(tmp_path, {"lr": 2}, facts | {"seed": 2})
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"lr": 1}
+    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "run.json"]
