@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
+from lightning import Callback
 
 from commands.command_line import CommandLine
 from commands.ensemble import training_reference
@@ -19,22 +21,46 @@ from commands.train_cells import (
 )
 from commands.wandb_run import wandb_run
 from datamodules.scans import ScanDataModule
+from evaluation.metrics import running_mean
 from evaluation.predictions import read_predictions, write_table
 
 
 def finetune(args: list[str]) -> None:
     """Train and predict every fold that is not finished, then write the run's tables."""
     cli = CommandLine("finetune", args)
+    folder, folds = open_folds(cli)
+    train_folds(cli, folder, folds, unfinished_cells(cli, folds))
+
+
+def open_folds(cli: CommandLine) -> tuple[Path, list[Cell]]:
+    """Claim the run's folder, write its splits, and list all its folds."""
     data = cli.data
     cells = data.cells()
     folder = open_run(cli)
     say(f"Classes {', '.join(data.class_names)}; {data.class_names[-1]!r} counts as positive.")
     if is_main_process():
         write_table(data.splits_table, folder / "splits.csv")
-    folds = [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in cells]
-    todo = unfinished_cells(cli, folds)
+    return folder, [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in cells]
+
+
+def train_folds(
+    cli: CommandLine,
+    folder: Path,
+    folds: Sequence[Cell],
+    todo: Sequence[Cell],
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train and predict some folds; write the run's tables if none is missing then.
+
+    Args:
+        cli: The parsed command line.
+        folder: Folder of the run.
+        folds: All folds of the run.
+        todo: Those to train now.
+        callbacks: What watches the trainings beside the configured callbacks.
+    """
     with wandb_run(cli, folder, wanted=bool(todo)) as tracker:
-        for cell, trainer, fold_data in train_cells(cli, todo, tracker):
+        for cell, trainer, fold_data in train_cells(cli, todo, tracker, callbacks):
             trainer.predict(
                 datamodule=fold_data,
                 ckpt_path=cell.best_ckpt,
@@ -45,19 +71,24 @@ def finetune(args: list[str]) -> None:
                 device = trainer.strategy.root_device
                 reference = training_reference(trainer.lightning_module, fold_data, device)
                 write_json(asdict(reference), cell.folder / "reference.json")
+            if tracker is not None:
+                done = [fold for fold in folds if fold.finished or fold is cell]
+                figures = running_mean(gather(done, "predictions.csv"))
+                tracker.log({"folds": len(done)} | {f"cv/{name}": f for name, f in figures.items()})
         if missing := [cell for cell in folds if not cell.finished]:
             say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
         elif is_main_process():
-            predictions = _gather(folds, "predictions.csv")
+            predictions = gather(folds, "predictions.csv")
             has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
-            validation = _gather(folds, "validation.csv") if has_validation else None
+            validation = gather(folds, "validation.csv") if has_validation else None
             times = [read_json(cell.folder / "finished.json")["wall_time_s"] for cell in folds]
-            metrics = write_results(folder, data.cohort, predictions, sum(times), validation)
+            metrics = write_results(folder, cli.data.cohort, predictions, sum(times), validation)
             write_page(folder)
             if tracker is not None:
                 tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
 
 
-def _gather(cells: Sequence[Cell], name: str) -> pd.DataFrame:
+def gather(cells: Sequence[Cell], name: str) -> pd.DataFrame:
+    """Read a table of each fold, one below the other."""
     tables = [read_predictions(cell.folder / name) for cell in cells]
     return pd.concat(tables, ignore_index=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
@@ -72,7 +72,7 @@ def unfinished_cells(cli: CommandLine, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def train_cells(
-    cli: CommandLine, cells: Sequence[Cell], wandb_run: Any
+    cli: CommandLine, cells: Sequence[Cell], wandb_run: Any, callbacks: Sequence[Callback] = ()
 ) -> Iterator[tuple[Cell, Trainer, LightningDataModule]]:
     """Fit cells one after another, yield each once it is fitted, then mark it as finished.
 
@@ -80,6 +80,7 @@ def train_cells(
         cli: The parsed command line.
         cells: Cells that are not finished; one that was interrupted is continued.
         wandb_run: W&B run that logs all of them, or None.
+        callbacks: What watches the trainings beside the configured callbacks.
     """
     progress = RunProgress(len(cells), shown=is_main_process())
     for cell in cells:
@@ -92,7 +93,7 @@ def train_cells(
             str(init_checkpoint(init, cell.repeat, cell.fold)) if init else None,
             default_root_dir=str(cell.folder),
             logger=_loggers(cell, wandb_run),
-            callbacks=[progress],
+            callbacks=[progress, *callbacks],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

@@ -30,6 +30,9 @@ def wandb_run(cli: CommandLine, folder: Path, *, wanted: bool) -> Iterator[Any]:
     run = None
     if wanted and is_main_process():
         run = start_wandb(cli.config.wandb, folder, resolved_config(cli))
+        if run is not None:
+            run.define_metric("folds")
+            run.define_metric("cv/*", step_metric="folds")
     yield run
     if run is not None:
         run.finish()
