@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from lightning import Callback
@@ -29,7 +30,15 @@ def finetune(args: list[str]) -> None:
     """Train and predict every fold that is not finished, then write the run's tables."""
     cli = CommandLine("finetune", args)
     folder, folds = open_folds(cli)
-    train_folds(cli, folder, folds, unfinished_cells(cli, folds))
+    todo = unfinished_cells(cli, folds)
+    with wandb_run(cli, folder, wanted=bool(todo)) as tracker:
+        train_folds(cli, folds, todo, tracker)
+        if missing := [cell for cell in folds if not cell.finished]:
+            say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
+        elif is_main_process():
+            metrics = gather_folds(cli, folder, folds)
+            if tracker is not None:
+                tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
 
 
 def open_folds(cli: CommandLine) -> tuple[Path, list[Cell]]:
@@ -45,47 +54,46 @@ def open_folds(cli: CommandLine) -> tuple[Path, list[Cell]]:
 
 def train_folds(
     cli: CommandLine,
-    folder: Path,
     folds: Sequence[Cell],
     todo: Sequence[Cell],
+    tracker: Any = None,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train and predict some folds; write the run's tables if none is missing then.
+    """Train and predict some folds of a run.
 
     Args:
         cli: The parsed command line.
-        folder: Folder of the run.
         folds: All folds of the run.
         todo: Those to train now.
+        tracker: W&B run that logs them, or None.
         callbacks: What watches the trainings beside the configured callbacks.
     """
-    with wandb_run(cli, folder, wanted=bool(todo)) as tracker:
-        for cell, trainer, fold_data in train_cells(cli, todo, tracker, callbacks):
-            trainer.predict(
-                datamodule=fold_data,
-                ckpt_path=cell.best_ckpt,
-                return_predictions=False,
-                weights_only=True,
-            )
-            if trainer.is_global_zero and isinstance(fold_data, ScanDataModule):
-                device = trainer.strategy.root_device
-                reference = training_reference(trainer.lightning_module, fold_data, device)
-                write_json(asdict(reference), cell.folder / "reference.json")
-            if tracker is not None:
-                done = [fold for fold in folds if fold.finished or fold is cell]
-                figures = running_mean(gather(done, "predictions.csv"))
-                tracker.log({"folds": len(done)} | {f"cv/{name}": f for name, f in figures.items()})
-        if missing := [cell for cell in folds if not cell.finished]:
-            say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
-        elif is_main_process():
-            predictions = gather(folds, "predictions.csv")
-            has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
-            validation = gather(folds, "validation.csv") if has_validation else None
-            times = [read_json(cell.folder / "finished.json")["wall_time_s"] for cell in folds]
-            metrics = write_results(folder, cli.data.cohort, predictions, sum(times), validation)
-            write_page(folder)
-            if tracker is not None:
-                tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
+    for cell, trainer, fold_data in train_cells(cli, todo, tracker, callbacks):
+        trainer.predict(
+            datamodule=fold_data,
+            ckpt_path=cell.best_ckpt,
+            return_predictions=False,
+            weights_only=True,
+        )
+        if trainer.is_global_zero and isinstance(fold_data, ScanDataModule):
+            device = trainer.strategy.root_device
+            reference = training_reference(trainer.lightning_module, fold_data, device)
+            write_json(asdict(reference), cell.folder / "reference.json")
+        if tracker is not None:
+            done = [fold for fold in folds if fold.finished or fold == cell]
+            figures = running_mean(gather(done, "predictions.csv"))
+            tracker.log({"folds": len(done)} | {f"cv/{name}": f for name, f in figures.items()})
+
+
+def gather_folds(cli: CommandLine, folder: Path, folds: Sequence[Cell]) -> dict[str, Any]:
+    """Write the tables, metrics and reports of a run whose folds are all finished."""
+    predictions = gather(folds, "predictions.csv")
+    has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
+    validation = gather(folds, "validation.csv") if has_validation else None
+    times = [read_json(cell.folder / "finished.json")["wall_time_s"] for cell in folds]
+    metrics = write_results(folder, cli.data.cohort, predictions, sum(times), validation)
+    write_page(folder)
+    return metrics
 
 
 def gather(cells: Sequence[Cell], name: str) -> pd.DataFrame:
