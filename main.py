@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import re
@@ -11,8 +12,7 @@ from argparse import ArgumentError
 from importlib import import_module
 from pickle import UnpicklingError
 
-import jsonargparse
-from tqdm.contrib.logging import logging_redirect_tqdm
+from callbacks.stop_signals import Stopped, stop_signals
 
 OWN_VERBS = {
     "check_data": "List what is wrong with a cohort, or what two cohorts share.",
@@ -43,17 +43,27 @@ IMPORTABLE = (  # what a class_path of a YAML file may name: it is code
     *("callbacks", "datamodules", "lightning_modules", "evaluation"),
     *("torch", "torchio", "torchvision", "torchmetrics", "lightning", "monai", "timm"),
 )
+DISK_ERRORS = (  # what a disk, a lost folder or the rights on it can do
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM),
+)
 QUIET = (  # Lightning's advice that does not apply here
     ".*does not have many workers.*",
     ".*The number of training batches.*is smaller than the logging interval.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*tensorboardX.*",
+    ".*your dataloader is not resumable.*",
 )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; return 0, or 2 after one line about what the user can mend."""
+    """Run one verb.
+
+    Returns:
+        0; 2 after one line about what the user can mend; 75 or 143 if the process was asked to
+        stop by SIGUSR1 or SIGTERM: the same command goes on.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -64,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in OWN_VERBS | LIGHTNING_VERBS:
         print(f"error: There is no verb {verb!r}.\n\n{_help()}", file=sys.stderr)
         return 2
+    stop_signals.begin()
     try:
         _run(verb, rest)
     except (ValueError, ArgumentError) as error:
@@ -76,10 +87,28 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print("error: The checkpoint is torn or would run code: give another.", file=sys.stderr)
         return 2
+    except OSError as error:
+        if debug or error.errno not in DISK_ERRORS:
+            raise
+        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        print(f"error: {what}. Mend it and give the command again.", file=sys.stderr)
+        return 2
+    except Stopped as stop:
+        if stop.code:
+            print("Stopped as asked; the same command goes on from here.", file=sys.stderr)
+        return int(stop.code or 0)
+    except Exception as error:
+        if debug or not stop_signals.exit_code:
+            raise
+        print(f"Stopped as asked, though not in order: {error}", file=sys.stderr)
+        return stop_signals.exit_code
     return 0
 
 
 def _run(verb: str, arguments: list[str]) -> None:
+    import jsonargparse  # not at the top: signals are handled before the first large import
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     _keep_freed_memory()
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls
     for message in QUIET:

@@ -1,29 +1,36 @@
-"""Keep the epoch with the best validation score, and the last epoch to continue from."""
+"""Keep the epoch with the best validation score, and where to continue from after a stop."""
 
 import math
-import os
+import time
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-BEST_NAME = "best.ckpt"
-LAST_NAME = "last.ckpt"
+from callbacks.stop_signals import Stopped, stop_signals
+from callbacks.whole_checkpoints import BEST_NAME, LAST_NAME, WholeCheckpoints
+
+SAVE = 1  # what the ranks agree on: nothing, to save, or the exit code to stop with
 
 
 class BestValidationCheckpoint(Checkpoint):
     """Write best.ckpt and last.ckpt into the trainer's `default_root_dir`.
 
-    Ties go to the lower tie breaker, then to the earlier epoch (MCTL §3.3). Each file is written
-    beside its final name and renamed, so that a killed run leaves whole files.
+    Ties go to the lower tie breaker, then to the earlier epoch (MCTL §3.3). last.ckpt is written
+    after every epoch, in between every few minutes, and when the process is asked to stop; a
+    training continued from it ends as one that was never stopped does. The one before stays as
+    previous.ckpt. Each file is written beside its final name and renamed.
 
     Args:
         monitor: Name of the logged validation score.
         mode: Whether the highest or the lowest score is best.
         tie_breaker: Name of a logged value, lower is better; None keeps the earlier epoch.
+        save_every_minutes: Minutes after which an epoch that is not over yet is saved as well.
     """
 
     def __init__(
@@ -31,17 +38,54 @@ class BestValidationCheckpoint(Checkpoint):
         monitor: str = "val/accuracy",
         mode: Literal["max", "min"] = "max",
         tie_breaker: str | None = "val/loss",
+        save_every_minutes: float = 15.0,
     ) -> None:
         self.monitor = monitor
         self.mode = mode
         self.tie_breaker = tie_breaker
+        self.save_every_minutes = save_every_minutes
         self.best_key: list[float] = []
         self.best_epoch = -1
+        self.stopped_early = False
+        self.saved_at = 0.0
 
     @property
     def best_score(self) -> float:
         """The best validation score so far."""
         return self.best_key[0] if self.mode == "max" else -self.best_key[0]
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Tell epoch and batch now: a scheduler asks for the loader before Lightning does so."""
+        if trainer.state.fn == TrainerFn.FITTING and "loops" in checkpoint:
+            trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = self.stopped_early  # else one more epoch would follow
+        self.saved_at = time.monotonic()
+        stop_signals.begin_training()
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if not _between_steps(trainer, batch_idx + 1):
+            return
+        if wish := self._agreed_wish(trainer):
+            self._save_last(trainer)
+            _stop_if(wish, trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,16 +98,37 @@ class BestValidationCheckpoint(Checkpoint):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _save(trainer, LAST_NAME, weights_only=False)
+        self.stopped_early = trainer.should_stop
+        self._save_last(trainer)
+        _stop_if(self._agreed_wish(trainer), trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stop_signals.end_training()
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        stop_signals.patient = False
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stop_signals.listen()
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"best_key": self.best_key, "best_epoch": self.best_epoch}
+        return {
+            "best_key": self.best_key,
+            "best_epoch": self.best_epoch,
+            "stopped_early": self.stopped_early,
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_key = state_dict["best_key"]
         self.best_epoch = state_dict["best_epoch"]
+        self.stopped_early = state_dict.get("stopped_early", False)
 
     def _key(self, trainer: Trainer) -> list[float]:
         """Larger is better, compared from left to right."""
@@ -85,11 +150,40 @@ class BestValidationCheckpoint(Checkpoint):
             key.append(sign * value)
         return key
 
+    def _agreed_wish(self, trainer: Trainer) -> int:
+        """What to do now: the ranks get a signal at different batches, and have other clocks."""
+        is_due = time.monotonic() - self.saved_at > 60 * self.save_every_minutes
+        wish = stop_signals.exit_code or SAVE * is_due
+        if trainer.world_size == 1:
+            return wish
+        wishes = torch.tensor(wish, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(wishes, reduce_op="max"))
+
+    def _save_last(self, trainer: Trainer) -> None:
+        _save(trainer, LAST_NAME, weights_only=False)
+        self.saved_at = time.monotonic()
+
+
+def _between_steps(trainer: Trainer, num_batches: int) -> bool:
+    """Whether a training can go on exactly from here: no gradients are kept, no validation is due.
+
+    Args:
+        trainer: The trainer.
+        num_batches: Batches of the epoch that are done.
+    """
+    every = trainer.val_check_batch or math.inf
+    validates = num_batches % every == 0
+    accumulates = num_batches % trainer.accumulate_grad_batches != 0
+    return not (trainer.is_last_batch or validates or accumulates)
+
+
+def _stop_if(wish: int, trainer: Trainer) -> None:
+    if wish > SAVE:
+        # a process that rank 0 started must not look failed, or rank 0 would be killed for it
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        is_child = isinstance(environment, LightningEnvironment) and trainer.global_rank > 0
+        raise Stopped(0 if is_child else wish)
+
 
 def _save(trainer: Trainer, name: str, *, weights_only: bool) -> None:
-    path = Path(trainer.default_root_dir) / name
-    unfinished = path.with_suffix(".tmp")
-    trainer.save_checkpoint(unfinished, weights_only=weights_only)
-    if trainer.is_global_zero:
-        os.replace(unfinished, path)
-    trainer.strategy.barrier()
+    trainer.save_checkpoint(Path(trainer.default_root_dir) / name, weights_only=weights_only)

@@ -1,7 +1,6 @@
 """The folder of a run: what made it, which folds are done, and that nothing is mixed up."""
 
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -15,8 +14,10 @@ from typing import Any
 import torch
 import yaml
 
-from callbacks.best_checkpoint import BEST_NAME, LAST_NAME
+from callbacks.whole_checkpoints import BEST_NAME
+from commands.resume import forget_progress
 from commands.run_path import run_path
+from evaluation.whole_file import write_whole
 
 PACKAGES = ("torch", "lightning", "torchio", "torchmetrics", "numpy", "scikit-learn", "nibabel")
 
@@ -39,16 +40,10 @@ class Cell:
         """The checkpoint to predict with."""
         return self.folder / BEST_NAME
 
-    @property
-    def last_ckpt(self) -> Path | None:
-        """The checkpoint to continue from, if the cell was interrupted."""
-        path = self.folder / LAST_NAME
-        return path if path.is_file() else None
-
     def finish(self, facts: dict[str, Any]) -> None:
         """Mark the cell as done and drop what only an interrupted one needs."""
         write_json(facts, self.folder / "finished.json")
-        (self.folder / LAST_NAME).unlink(missing_ok=True)
+        forget_progress(self.folder)
 
 
 def cell_folder(run: Path, repeat: int, fold: int) -> Path:
@@ -131,9 +126,7 @@ def plain(content: dict[str, Any]) -> dict[str, Any]:
 def write_text(text: str, path: Path) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(text, path)
 
 
 def _data_hash(run: dict[str, Any]) -> dict[str, Any]:

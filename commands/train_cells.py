@@ -15,8 +15,9 @@ from typing_extensions import override
 
 from callbacks.progress import RunProgress
 from commands.command_line import CommandLine
+from commands.resume import resume_point
 from commands.run_folder import Cell, claim, init_checkpoint, run_path
-from lightning_modules.transfer import read_checkpoint
+from evaluation.whole_file import remove_leftovers
 
 NOT_SETTINGS = ("config", "run", "fold", "repeat", "wandb")
 say = rank_zero_only(tqdm.write)  # above the progress bar
@@ -31,6 +32,7 @@ def open_run(cli: CommandLine) -> Path:
     """Claim the run's folder for this configuration and say what will be done."""
     folder, cohort = run_path(cli.config.run), cli.data.cohort
     if is_main_process():
+        remove_leftovers(folder)
         facts = {
             "seed": cli.config.seed_everything,
             "init": cli.config.init,
@@ -98,10 +100,8 @@ def train_cells(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        if cell.last_ckpt is not None:
-            read_checkpoint(cell.last_ckpt)  # else a torn or hostile file is a traceback
-            say(f"{cell.folder.name} continues from {cell.last_ckpt}.")
-        trainer.fit(model, data, ckpt_path=cell.last_ckpt, weights_only=True)
+        resume_ckpt = resume_point(cell.folder, say, tidy=is_main_process())
+        trainer.fit(model, data, ckpt_path=resume_ckpt, weights_only=True)
         yield cell, trainer, data
         if trainer.is_global_zero:
             cell.finish({"wall_time_s": time.monotonic() - started})

@@ -23,7 +23,7 @@ from datamodules.cohort_table import Columns, RowFault, Scan, read_other_columns
 from datamodules.geometry import refuse_other_orientation
 from datamodules.leakage import Leak, find_leaks
 from datamodules.nifti import read_volume
-from datamodules.row_cache import digest
+from datamodules.row_cache import digest, unfinished_path
 from datamodules.scan_check import ScanCheck, ScanFacts, check_scans, file_hash
 
 FEW_SCANS = 5  # below this there is no cohort to stand out from
@@ -183,7 +183,7 @@ def _find_leaks(
                 lambda place: read_volume(scans[usable[place]].path, assume_orientation).voxels,
             )
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+        unfinished = unfinished_path(file)
         unfinished.write_text(json.dumps([asdict(leak) for leak in found]))
         os.replace(unfinished, file)
     return [

@@ -1,6 +1,8 @@
 """The order of the batches as a function of seed, epoch and rank, with no hidden state."""
 
+import signal
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ class EpochSampler(Sampler[Batch]):
             None visits every row once. Only while training.
         rank: This process.
         world_size: Number of processes.
+        begin: An epoch, and how many of its batches are done already.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class EpochSampler(Sampler[Batch]):
         chances: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
+        begin: tuple[int, int] = (0, 0),
     ) -> None:
         self.rows = rows
         self.batch_size = batch_size
@@ -44,7 +48,8 @@ class EpochSampler(Sampler[Batch]):
         self.chances = chances
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
+        self.begin = begin
+        self.epoch = begin[0]  # workers fetch before Lightning says it
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before every epoch."""
@@ -63,7 +68,8 @@ class EpochSampler(Sampler[Batch]):
             else:
                 order = generator.choice(order, size=len(order), p=self.chances)
         own = self._own_rows(order)
-        for start in range(0, len(own), self.batch_size):
+        num_done = self.begin[1] if self.epoch == self.begin[0] else 0
+        for start in range(num_done * self.batch_size, len(own), self.batch_size):
             yield epoch, own[start : start + self.batch_size]
 
     def _own_rows(self, order: np.ndarray) -> np.ndarray:
@@ -95,7 +101,13 @@ def batch_loader(
     """
     rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
     sampler = EpochSampler(
-        rows, batch_size, seed=seed, chances=chances, rank=rank, world_size=world_size
+        rows,
+        batch_size,
+        seed=seed,
+        chances=chances,
+        rank=rank,
+        world_size=world_size,
+        begin=_place(trainer) if trainer and seed is not None else (0, 0),
     )
     return DataLoader(
         dataset,
@@ -103,4 +115,18 @@ def batch_loader(
         sampler=sampler,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals_to_the_training,
     )
+
+
+def _place(trainer: Trainer) -> tuple[int, int]:
+    """The epoch in which a training goes on, and how many of its batches are done."""
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return epochs.processed, batches.processed if epochs.started > epochs.processed else 0
+
+
+def _leave_signals_to_the_training(worker: int) -> None:
+    """A cluster signals all processes of a job; workers must serve until the training has saved."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -9,6 +9,7 @@ whatever rows its folder already has.
 import hashlib
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,11 @@ def digest(*parts: object) -> str:
     """Hash JSON-able values to 24 hexadecimal digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def unfinished_path(path: Path) -> Path:
+    """Where this process alone writes what gets the name `path` once it is whole."""
+    return path.with_suffix(f".{platform.node()}.{os.getpid()}.tmp")
 
 
 def cached_rows(
@@ -77,7 +83,7 @@ def _build(
 ) -> None:
     known = _rows_of_other_files(array_path.parent, row_shape)
     facts: list[Facts] = []
-    unfinished = array_path.with_suffix(f".{os.getpid()}.tmp")
+    unfinished = unfinished_path(array_path)
     try:
         rows = np.lib.format.open_memmap(
             unfinished, mode="w+", dtype=np.float16, shape=(len(keys), *row_shape)

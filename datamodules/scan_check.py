@@ -20,7 +20,7 @@ from tqdm import tqdm
 from datamodules.leakage import Signature, shrink, sign
 from datamodules.nifti import Volume, read_volume
 from datamodules.nifti_bytes import MAX_BYTES, ScanError, header_file, suffix_of, voxel_file
-from datamodules.row_cache import digest
+from datamodules.row_cache import digest, unfinished_path
 
 VERSION = 1  # of what is found; raise it when checks change
 SLICE_SIZE = 96
@@ -201,7 +201,7 @@ def _save(check: ScanCheck, file: Path) -> None:
         arrays = {"blocks": signature.blocks, "thumbnail": signature.thumbnail}
         arrays |= {f"slice{axis}": plane for axis, plane in enumerate(check.slices)}
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+    unfinished = unfinished_path(file)
     with unfinished.open("wb") as stream:
         np.savez(stream, facts=np.array(json.dumps(facts)), **arrays)
     os.replace(unfinished, file)

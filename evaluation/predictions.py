@@ -6,13 +6,14 @@ one sigmoid per class need not add up to one; the highest is the prediction, and
 the second is the confidence (MCTL §3.3).
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
+
+from evaluation.whole_file import write_whole
 
 PROB = "prob_"
 
@@ -119,9 +120,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a CSV whole or not at all; nine digits keep a float32 exact."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(table_text(table), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(table_text(table), path)
 
 
 def table_text(table: pd.DataFrame) -> str:

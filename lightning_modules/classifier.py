@@ -169,7 +169,7 @@ class Classifier(LightningModule):
         self.load_start(data.held_out_patients)
 
     @override
-    def on_train_epoch_start(self) -> None:
+    def on_train_start(self) -> None:
         if self.hparams["freeze_encoder"]:
             self.encoder.eval()  # the statistics of BatchNorm stay as well
 

@@ -173,7 +173,7 @@ class ImageNetBaseline(LightningModule):
         self.load_start(data.held_out_patients)
 
     @override
-    def on_train_epoch_start(self) -> None:
+    def on_train_start(self) -> None:
         self.encoder.train(not self.hparams["freeze_encoder"])  # frozen running means stay, too
 
     @override

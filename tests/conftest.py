@@ -1,5 +1,6 @@
 """Small cohorts on disk, and the command line in this process."""
 
+import signal
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +10,7 @@ import torch
 from people import write_people
 
 import main
+from callbacks.stop_signals import EXIT_CODES
 
 SHAPE = (12, 12, 12)
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
@@ -17,6 +19,14 @@ torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 @pytest.fixture(autouse=True)
 def _no_wandb(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(autouse=True)
+def _own_signal_handlers():
+    before = {number: signal.getsignal(number) for number in EXIT_CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -90,11 +90,13 @@ def test_a_score_that_cannot_be_compared_is_an_error(tmp_path, callback, scores,
 def test_a_torn_write_leaves_the_old_file(tmp_path, monkeypatch):
     _fit(tmp_path, [(0.5, 1.0)], BestValidationCheckpoint())
 
-    def torn(self, path, **_):
-        Path(path).write_bytes(b"half a checkp")
+    def torn(path, content):
+        with path.open("wb") as stream:
+            stream.write(content[:100])
         raise OSError("disk full")
 
-    monkeypatch.setattr(Trainer, "save_checkpoint", torn)
+    monkeypatch.setattr(Path, "write_bytes", torn)
     with pytest.raises(OSError, match="disk full"):
         _fit(tmp_path, [(0.9, 1.0)], BestValidationCheckpoint())
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 0
+    assert not list(tmp_path.glob("*.tmp"))

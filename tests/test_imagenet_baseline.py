@@ -145,7 +145,7 @@ def test_a_backbone_without_weights_or_without_existence_is_refused():
 def test_a_frozen_backbone_keeps_weights_and_running_means():
     model = _baseline(freeze_encoder=True)
     before = {name: weight.clone() for name, weight in model.encoder.state_dict().items()}
-    model.on_train_epoch_start()
+    model.on_train_start()
     model._trainer = SimpleNamespace(max_epochs=1, estimated_stepping_batches=1)
     optimizer = model.configure_optimizers()["optimizer"]
     model.loss(model(torch.rand(4, 1, 10, 12, 8)), torch.tensor([0, 1, 0, 1])).backward()

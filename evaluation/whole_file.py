@@ -1,0 +1,65 @@
+"""Write a file whole or not at all, also when the process is killed or others write it as well."""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DAY_S = 86_400
+
+
+@contextmanager
+def whole_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
+    """Give a path to write to; when the block ends, the file goes to the disk and gets its name.
+
+    Args:
+        path: The final name. Its folder must exist.
+        keep: Name that a file which is there already gets first. At every instant one of the two
+            names has a whole file, if one had before.
+    """
+    unfinished = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        _to_disk(unfinished)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(unfinished, path)
+        _to_disk(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(text: str, path: Path) -> None:
+    """Write a text whole or not at all."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes left that were killed while they wrote, on this machine or long ago."""
+    for leftover in folder.glob("*.tmp"):
+        writer = leftover.name.split(".")[-2]
+        is_ours = writer.isdigit() and leftover.name.endswith(f".{platform.node()}.{writer}.tmp")
+        is_old = time.time() - leftover.stat().st_mtime > DAY_S
+        if is_old or (is_ours and _gone(int(writer))):
+            leftover.unlink(missing_ok=True)
+
+
+def _gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return False
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
