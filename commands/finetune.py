@@ -58,6 +58,8 @@ def train_folds(
     todo: Sequence[Cell],
     tracker: Any = None,
     callbacks: Sequence[Callback] = (),
+    *,
+    quiet: bool = False,
 ) -> None:
     """Train and predict some folds of a run.
 
@@ -67,8 +69,10 @@ def train_folds(
         todo: Those to train now.
         tracker: W&B run that logs them, or None.
         callbacks: What watches the trainings beside the configured callbacks.
+        quiet: Whether to show no progress bar.
     """
-    for cell, trainer, fold_data in train_cells(cli, todo, tracker, callbacks):
+    fitted = train_cells(cli, todo, tracker, callbacks, quiet=quiet)
+    for cell, trainer, fold_data in fitted:
         trainer.predict(
             datamodule=fold_data,
             ckpt_path=cell.best_ckpt,

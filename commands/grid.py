@@ -1,52 +1,44 @@
 """`grid`: every combination of a sweep file, its cells shared by any number of workers."""
 
-import argparse
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from callbacks.stop_signals import EXIT_CODES, Stopped, stop_signals
 from commands.run_path import run_path
 from commands.sweep_file import Sweep, read_sweep, setting_name
 from commands.sweep_table import failures, is_gathered, write_sweep_table
 
-STOPS = (signal.SIGTERM, signal.SIGUSR1)
+
+def yes(text: str) -> bool:
+    """Read a switch of the command line."""
+    return text == "true"
+
+
+OPTIONS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
+    "sweep": (str, "", "the sweep file"),
+    "run": (str, "", "name of the folder of all settings, kept in runs/<name>, or a folder"),
+    "workers": (int, 1, "processes on this machine"),
+    "retry_failed": (yes, False, "true: do again what has failed"),
+    "local": (yes, False, "true: search on this machine, without W&B"),
+    "count": (int, None, "settings after which an agent ends"),
+    "given": (str, "", "what all settings share, as one text"),
+}
 
 
 def grid(args: list[str]) -> None:
     """Train every cell of every setting that is not finished, then write the grid's table."""
-    options, arguments = parse_known(
-        "grid",
-        args,
-        "Train every combination of a sweep file; all other settings are those of `finetune`.",
-        {
-            "--sweep": {"help": "the sweep file, of method grid"},
-            "--run": {"help": "name of the grid, kept in runs/<name>, or a folder"},
-            "--workers": {"type": int, "default": 1, "help": "processes on this machine"},
-            "--launched": {"default": "false", "help": argparse.SUPPRESS},
-            "--retry_failed": {"default": "false", "help": "true: train again what failed"},
-        },
-    )
+    options, arguments = parse_known("grid", args, "sweep", "run", "workers", "retry_failed")
     sweep, folder = read_sweep(options.sweep), run_path(options.run or "grid")
-    settings = list(sweep.settings())
-    if options.retry_failed == "true":
-        for file in folder.glob("**/failed.json"):
-            file.unlink()
-    if options.workers > 1:
-        launch(["grid", f"--sweep={sweep.path}", f"--run={folder}", *arguments], options.workers)
-    else:
-        from commands.grid_worker import setting_run, work, write_setting  # a launcher needs none
-
-        runs = [setting_run(arguments, folder, setting) for setting in settings]
-        for run, setting in zip(runs, settings, strict=True):
-            write_setting(run.folder, setting)
-        work(runs)
-    if options.launched == "false":
-        conclude(sweep, folder, [setting_name(setting) for setting in settings])
+    names = [setting_name(setting) for setting in sweep.settings()]
+    launch(sweep, folder, options, arguments)
+    conclude(sweep, folder, names)
 
 
 def conclude(sweep: Sweep, folder: Path, names: Sequence[str]) -> None:
@@ -73,37 +65,53 @@ def conclude(sweep: Sweep, folder: Path, names: Sequence[str]) -> None:
         )
 
 
-def parse_known(
-    verb: str, args: list[str], words: str, options: Mapping[str, dict[str, Any]]
-) -> tuple[argparse.Namespace, list[str]]:
-    """Parse a verb's own options; everything else is for `finetune`, in its order."""
-    parser = argparse.ArgumentParser(
-        f"main.py {verb}", description=words, allow_abbrev=False, exit_on_error=False
+def parse_known(verb: str, args: list[str], *names: str) -> tuple[Namespace, list[str]]:
+    """Parse some of the options that sweeps have; the rest is for `finetune`, in its order."""
+    words = "All other settings are those of `finetune`, whose help explains them."
+    parser = ArgumentParser(
+        prog=f"main.py {verb}", description=words, allow_abbrev=False, exit_on_error=False
     )
-    for name, settings in options.items():
-        parser.add_argument(name, **settings)
+    for name in names:
+        kind, default, meaning = OPTIONS[name]
+        parser.add_argument(f"--{name}", type=kind, default=default, help=meaning)
     return parser.parse_known_args(args)
 
 
-def launch(arguments: Sequence[str], num_workers: int) -> None:
-    """Run a verb in several processes, pass signals on to them, and wait for all.
+def launch(sweep: Sweep, folder: Path, options: Namespace, arguments: Sequence[str]) -> None:
+    """Run workers on this machine, pass signals on to them, and wait for all.
+
+    Args:
+        sweep: The sweep.
+        folder: Folder of its settings.
+        options: `workers`, how many; `retry_failed`, whether to do again what has failed.
+        arguments: What all settings share.
 
     Raises:
-        SystemExit: With the highest code, if one of them was stopped or died.
+        Stopped: If they were asked to stop.
+        ValueError: If one of them ended otherwise.
     """
+    if options.retry_failed:
+        for file in folder.glob("**/failed.json"):
+            file.unlink()
     main = str(Path(__file__).parents[1] / "main.py")
-    command = [sys.executable, main, *arguments, "--workers=1", "--launched=true"]
-    workers = [subprocess.Popen(command, env=_environment(place)) for place in range(num_workers)]
+    own = ["worker", f"--sweep={sweep.path}", f"--run={folder}"]
+    workers = [
+        subprocess.Popen([sys.executable, main, *own, *arguments], env=_environment(place))
+        for place in range(options.workers)
+    ]
 
     def pass_on(number: int, frame: object) -> None:
         for worker in workers:
             worker.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in EXIT_CODES:
         signal.signal(number, pass_on)
     codes = [worker.wait() for worker in workers]
+    stop_signals.listen()
+    if stopped := set(codes) & set(EXIT_CODES.values()):
+        raise Stopped(max(stopped))
     if any(codes):
-        raise SystemExit(max(code if code >= 0 else 128 - code for code in codes))
+        raise ValueError(f"Workers ended with exit codes {codes}: give the command again.")
 
 
 def _environment(place: int) -> dict[str, str]:

@@ -5,11 +5,14 @@ import platform
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from callbacks.stop_signals import stop_signals
 from commands.command_line import CommandLine
 from commands.finetune import gather_folds, open_folds, train_folds
 from commands.run_folder import Cell, cell_folder, write_json
@@ -33,9 +36,9 @@ class SettingRun:
 
     folder: Path
     cli: CommandLine
-    opened: list[Cell] = field(default_factory=list)
+    is_open: bool = False
 
-    @property
+    @cached_property
     def cells(self) -> list[Cell]:
         """All its folds."""
         return [Cell(r, f, cell_folder(self.folder, r, f)) for r, f in self.cli.data.cells()]
@@ -47,9 +50,10 @@ class SettingRun:
 
     def train(self, cell: Cell, claim: Claim) -> None:
         """Train one fold."""
-        if not self.opened:
-            _, self.opened = open_folds(self.cli)
-        train_folds(self.cli, self.opened, [cell], callbacks=[StopIfClaimLost(claim)])
+        if not self.is_open:
+            open_folds(self.cli)
+            self.is_open = True
+        train_folds(self.cli, self.cells, [cell], callbacks=[StopIfClaimLost(claim)], quiet=True)
 
     def gather(self) -> None:
         """Write the tables of all folds."""
@@ -114,18 +118,30 @@ def _do(run: SettingRun, cell: Cell | None) -> bool:
             return True  # another worker has done it since
         started = time.monotonic()
         name = f"{run.folder.name}/{cell.folder.name}" if cell else run.folder.name
-        try:
+        with failures_written_down(folder, name):
             if cell is None:
                 run.gather()
             else:
                 run.train(cell, claim)
-        except ClaimLostError:
-            say(f"{name}: another worker goes on with it.")
-        except Exception as error:
-            words = " ".join(str(error).split()) or type(error).__name__
-            facts = {"error": words, "traceback": traceback.format_exc()}
-            write_json(facts, folder / FAILED_NAME)
-            say(f"{name}: FAILED, {words}")
-        else:
-            say(f"{name}: {time.monotonic() - started:.0f} s")
+            say(f"{name}: done in {time.monotonic() - started:.0f} s")
     return True
+
+
+@contextmanager
+def failures_written_down(folder: Path, name: str) -> Iterator[None]:
+    """Let a worker go on after an error, which failed.json keeps, but not without a disk.
+
+    Args:
+        folder: Where failed.json goes.
+        name: What the lines on the screen call it.
+    """
+    try:
+        yield
+    except ClaimLostError:
+        say(f"{name}: another worker goes on with it.")
+    except Exception as error:
+        if isinstance(error, OSError) or stop_signals.exit_code:
+            raise
+        words = " ".join(str(error).split()) or type(error).__name__
+        write_json({"error": words, "traceback": traceback.format_exc()}, folder / FAILED_NAME)
+        say(f"{name}: FAILED, {words}")

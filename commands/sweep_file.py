@@ -18,7 +18,7 @@ from evaluation.metrics import NAMES
 
 Setting = Mapping[str, str]
 METHODS = ("grid", "random", "bayes")
-LONGEST_NAME = 64
+LONGEST_NAME = 48
 SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
 

@@ -1,6 +1,7 @@
 """The results of a folder of settings: whoever trained them, a grid, a search or W&B's agents."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from evaluation.sweep_results import (
     draw_parallel_coordinates,
     write_sweep_report,
 )
+from evaluation.whole_file import write_whole
 
 SETTING_NAME, FAILED_NAME, PRUNED_NAME = "setting.json", "failed.json", "pruned.json"
 
@@ -43,9 +45,19 @@ def read_settings(folder: Path) -> dict[Path, dict[str, str]]:
     return {file.parent: json.loads(file.read_text()) for file in files}
 
 
-def running_figures(folder: Path) -> tuple[int, dict[str, float]]:
-    """Number of a setting's finished folds, and its cross-validated figures over them."""
-    done = sorted(file.parent for file in folder.glob("repeat*_fold*/finished.json"))
+def running_figures(folder: Path, num_folds: int | None = None) -> tuple[int, dict[str, float]]:
+    """Measure a setting over the folds that are finished.
+
+    Args:
+        folder: Folder of the setting.
+        num_folds: Take the first of them alone; None takes all.
+
+    Returns:
+        The number of folds, and the figures by name.
+    """
+    done = [file.parent for file in folder.glob("repeat*_fold*/finished.json")]
+    done = sorted(done, key=lambda cell: [int(word) for word in re.findall(r"\d+", cell.name)])
+    done = done[:num_folds]
     if not done:
         return 0, {}
     tables = [read_predictions(cell / "predictions.csv") for cell in done]
@@ -71,7 +83,7 @@ def write_sweep_table(sweep: Sweep, folder: Path) -> str:
     report = write_sweep_report(
         table, keys, sweep.measure, sweep.method, failures(folder), has_picture=drawn
     )
-    (folder / "report.md").write_text(report, encoding="utf-8")
+    write_whole(report, folder / "report.md")
     finished = table[table["state"] == "finished"]
     if not len(finished):
         return f"No setting is finished yet. Table: {folder / 'results.csv'}"

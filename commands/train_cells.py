@@ -74,7 +74,12 @@ def unfinished_cells(cli: CommandLine, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def train_cells(
-    cli: CommandLine, cells: Sequence[Cell], wandb_run: Any, callbacks: Sequence[Callback] = ()
+    cli: CommandLine,
+    cells: Sequence[Cell],
+    wandb_run: Any,
+    callbacks: Sequence[Callback] = (),
+    *,
+    quiet: bool = False,
 ) -> Iterator[tuple[Cell, Trainer, LightningDataModule]]:
     """Fit cells one after another, yield each once it is fitted, then mark it as finished.
 
@@ -83,8 +88,9 @@ def train_cells(
         cells: Cells that are not finished; one that was interrupted is continued.
         wandb_run: W&B run that logs all of them, or None.
         callbacks: What watches the trainings beside the configured callbacks.
+        quiet: Whether to show no progress bar.
     """
-    progress = RunProgress(len(cells), shown=is_main_process())
+    progress = RunProgress(len(cells), shown=is_main_process() and not quiet)
     for cell in cells:
         started = time.monotonic()
         progress.begin(cell.folder.name)

@@ -19,6 +19,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
+from evaluation.whole_file import write_whole
+
 CLAIM_NAME = "worker.json"
 BEAT_S = 20.0
 FRESH_S = 120.0
@@ -48,9 +50,7 @@ class Claim:
         except FileExistsError:
             if is_fresh(self.path):
                 return False
-            unfinished = self.path.with_suffix(f".{platform.node()}.{os.getpid()}.tmp")
-            unfinished.write_text(self.text)
-            os.replace(unfinished, self.path)
+            write_whole(self.text, self.path)
         return self.is_ours()
 
     def is_ours(self) -> bool:
