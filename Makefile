@@ -4,6 +4,7 @@
 #   RUN, INIT    name of a run, or its folder; RUNS: several, or a folder of runs
 #   SPLITS       splits.csv, or a run that has one
 #   FOLD, REPEAT do one of them alone
+#   SWEEP        sweep file, or the id of a W&B sweep; WORKERS: processes on this machine
 #   OUT          folder for results (predict, export, convert-medmnist)
 #   ARGS         more settings, as they are
 PYTHON ?= python3
@@ -15,11 +16,11 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo check-data pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
+.PHONY: help setup demo check-data pretrain finetune grid sweep agent baseline rivals report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
-	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -8
+	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -9
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
 setup: $(READY) ## Make .venv with the exact versions of requirements.lock
@@ -43,6 +44,15 @@ pretrain: $(READY) ## Train an autoencoder on patches of DATA (fold by fold with
 
 finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random weights
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+grid: $(READY) ## Cross-validate every setting of SWEEP=configs/sweeps/x.yaml with WORKERS=2; RETRY=1 what failed
+	$(PY) main.py grid --sweep="$(SWEEP)" $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+sweep: $(READY) ## Search among the settings of SWEEP by W&B, or here with LOCAL=1 WORKERS=2
+	$(PY) main.py sweep --sweep="$(SWEEP)" $(if $(LOCAL),--local=true) $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+agent: $(READY) ## Cross-validate the settings that the W&B sweep SWEEP=id asks for; COUNT=n of them
+	$(PY) main.py agent --sweep="$(SWEEP)" $(if $(COUNT),--count=$(COUNT)) -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
 
 baseline: $(READY) ## Cross-validate a 2D network on slices of DATA, pretrained on ImageNet
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) -c configs/baseline.yaml $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)

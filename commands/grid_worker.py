@@ -75,6 +75,8 @@ def setting_run(arguments: Sequence[str], grid: Path, setting: Setting) -> Setti
             "--trainer.devices=1 and start a worker for each device, or train a whole setting on "
             "several with `main.py trial`."
         )
+    if (cli.config.fold, cli.config.repeat) != (None, None):
+        raise ValueError("The folds of a grid are shared by its workers: drop FOLD and REPEAT.")
     return SettingRun(folder, cli)
 
 
