@@ -4,6 +4,7 @@
 #   RUN, INIT    name of a run, or its folder; RUNS: several, or a folder of runs
 #   SPLITS       splits.csv, or a run that has one
 #   FOLD, REPEAT do one of them alone
+#   SWEEP        sweep file, or the id of a W&B sweep; WORKERS: processes on this machine
 #   TASKS        tasks that share the folds on a cluster: as many as folds × repeats, or fewer
 #   SLURM_ARGS   partition, account, time, GPUs: options of sbatch, as they are
 #   OUT          folder for results (predict, export, convert-medmnist)
@@ -20,11 +21,11 @@ pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLI
 finetune = $(PY) main.py finetune -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
 TASKS ?= 15
 
-.PHONY: help setup demo check-data pretrain finetune baseline rivals slurm-pretrain slurm-finetune report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
+.PHONY: help setup demo check-data pretrain finetune grid sweep agent slurm-pretrain slurm-finetune baseline screen rivals report canary verify compare predict export convert-medmnist import-dicom import-bids bench bench-gpu test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
-	@sed -n 's/^#  \{0,1\}\(.*\)/\1/p' Makefile | head -10
+	@sed -n '/^PYTHON/q; s/^#  \{0,1\}//p' Makefile
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
 
 setup: $(READY) ## Make .venv with the exact versions of requirements.lock
@@ -48,6 +49,15 @@ pretrain: $(READY) ## Train an autoencoder on patches of DATA (fold by fold with
 
 finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random weights
 	$(finetune)
+
+grid: $(READY) ## Cross-validate every setting of SWEEP=configs/sweeps/x.yaml with WORKERS=2; RETRY=1 what failed
+	$(PY) main.py grid --sweep="$(SWEEP)" $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+sweep: $(READY) ## Search among the settings of SWEEP by W&B, or here with LOCAL=1 WORKERS=2
+	$(PY) main.py sweep --sweep="$(SWEEP)" $(if $(LOCAL),--local=true) $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+agent: $(READY) ## Cross-validate the settings that the W&B sweep SWEEP=id asks for; COUNT=n of them
+	$(PY) main.py agent --sweep="$(SWEEP)" $(if $(COUNT),--count=$(COUNT)) -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
 
 baseline: $(READY) ## Cross-validate a 2D network on slices of DATA, pretrained on ImageNet
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) -c configs/baseline.yaml $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)

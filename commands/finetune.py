@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from lightning import Callback
 
 from commands.command_line import CommandLine
 from commands.ensemble import training_reference
@@ -21,48 +23,88 @@ from commands.train_cells import (
 )
 from commands.wandb_run import wandb_run
 from datamodules.scans import ScanDataModule
+from evaluation.metrics import running_mean
 from evaluation.predictions import read_predictions, write_table
 
 
 def finetune(args: list[str]) -> None:
     """Train and predict every fold that is not finished, then write the run's tables."""
     cli = CommandLine("finetune", args)
+    folder, folds = open_folds(cli)
+    todo = unfinished_cells(cli, folds)
+    with wandb_run(cli, folder, wanted=bool(todo) or cli.config.only == "gather") as tracker:
+        train_folds(cli, folds, todo, tracker)
+        if missing := [cell for cell in folds if not cell.finished]:
+            say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
+        elif does(cli, "gather") and is_main_process():
+            metrics = gather_folds(cli, folder, folds)
+            if tracker is not None:
+                tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
+
+
+def open_folds(cli: CommandLine) -> tuple[Path, list[Cell]]:
+    """Claim the run's folder, write its splits, and list all its folds."""
     data = cli.data
     cells = data.cells()
     folder = open_run(cli)
     say(f"Classes {', '.join(data.class_names)}; {data.class_names[-1]!r} counts as positive.")
     if is_main_process():
         write_table(data.splits_table, folder / "splits.csv")
-    folds = [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in cells]
-    todo = unfinished_cells(cli, folds)
-    with wandb_run(cli, folder, wanted=bool(todo) or cli.config.only == "gather") as tracker:
-        for cell, trainer, fold_data in train_cells(cli, todo, tracker):
-            trainer.predict(
-                datamodule=fold_data,
-                ckpt_path=cell.best_ckpt,
-                return_predictions=False,
-                weights_only=True,
-            )
-            if trainer.is_global_zero and isinstance(fold_data, ScanDataModule):
-                device = trainer.strategy.root_device
-                reference = training_reference(trainer.lightning_module, fold_data, device)
-                write_json(asdict(reference), cell.folder / "reference.json")
-        if missing := [cell for cell in folds if not cell.finished]:
-            say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
-        elif does(cli, "gather") and is_main_process():
-            predictions = _gather(folds, "predictions.csv")
-            has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
-            validation = _gather(folds, "validation.csv") if has_validation else None
-            facts = pd.DataFrame([read_json(cell.folder / "finished.json") for cell in folds])
-            made: dict[str, Any] = {"wall_time_s": float(facts["wall_time_s"].sum())}
-            if "device" in facts:  # not in those of old runs
-                made["device"] = " and ".join(sorted(set(facts["device"].dropna())))
-            metrics = write_results(folder, data.cohort, predictions, made, validation)
-            write_page(folder)
-            if tracker is not None:
-                tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
+    return folder, [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in cells]
 
 
-def _gather(cells: Sequence[Cell], name: str) -> pd.DataFrame:
+def train_folds(
+    cli: CommandLine,
+    folds: Sequence[Cell],
+    todo: Sequence[Cell],
+    tracker: Any = None,
+    callbacks: Sequence[Callback] = (),
+    *,
+    quiet: bool = False,
+) -> None:
+    """Train and predict some folds of a run.
+
+    Args:
+        cli: The parsed command line.
+        folds: All folds of the run.
+        todo: Those to train now.
+        tracker: W&B run that logs them, or None.
+        callbacks: What watches the trainings beside the configured callbacks.
+        quiet: Whether to show no progress bar.
+    """
+    fitted = train_cells(cli, todo, tracker, callbacks, quiet=quiet)
+    for cell, trainer, fold_data in fitted:
+        trainer.predict(
+            datamodule=fold_data,
+            ckpt_path=cell.best_ckpt,
+            return_predictions=False,
+            weights_only=True,
+        )
+        if trainer.is_global_zero and isinstance(fold_data, ScanDataModule):
+            device = trainer.strategy.root_device
+            reference = training_reference(trainer.lightning_module, fold_data, device)
+            write_json(asdict(reference), cell.folder / "reference.json")
+        if tracker is not None:
+            done = [fold for fold in folds if fold.finished or fold == cell]
+            figures = running_mean(gather(done, "predictions.csv"))
+            tracker.log({"folds": len(done)} | {f"cv/{name}": f for name, f in figures.items()})
+
+
+def gather_folds(cli: CommandLine, folder: Path, folds: Sequence[Cell]) -> dict[str, Any]:
+    """Write the tables, metrics and reports of a run whose folds are all finished."""
+    predictions = gather(folds, "predictions.csv")
+    has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
+    validation = gather(folds, "validation.csv") if has_validation else None
+    facts = pd.DataFrame([read_json(cell.folder / "finished.json") for cell in folds])
+    made: dict[str, Any] = {"wall_time_s": float(facts["wall_time_s"].sum())}
+    if "device" in facts:  # not in those of old runs
+        made["device"] = " and ".join(sorted(set(facts["device"].dropna())))
+    metrics = write_results(folder, cli.data.cohort, predictions, made, validation)
+    write_page(folder)
+    return metrics
+
+
+def gather(cells: Sequence[Cell], name: str) -> pd.DataFrame:
+    """Read a table of each fold, one below the other."""
     tables = [read_predictions(cell.folder / name) for cell in cells]
     return pd.concat(tables, ignore_index=True)

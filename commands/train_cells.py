@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
@@ -99,7 +99,12 @@ def _refuse_unfinished(cells: Sequence[Cell]) -> None:
 
 
 def train_cells(
-    cli: CommandLine, cells: Sequence[Cell], wandb_run: Any
+    cli: CommandLine,
+    cells: Sequence[Cell],
+    wandb_run: Any,
+    callbacks: Sequence[Callback] = (),
+    *,
+    quiet: bool = False,
 ) -> Iterator[tuple[Cell, Trainer, LightningDataModule]]:
     """Fit cells one after another, yield each once it is fitted, then mark it as finished.
 
@@ -107,8 +112,10 @@ def train_cells(
         cli: The parsed command line.
         cells: Cells that are not finished; one that was interrupted is continued.
         wandb_run: W&B run that logs all of them, or None.
+        callbacks: What watches the trainings beside the configured callbacks.
+        quiet: Whether to show no progress bar.
     """
-    progress = RunProgress(len(cells), shown=is_main_process())
+    progress = RunProgress(len(cells), shown=is_main_process() and not quiet)
     for cell in cells:
         started = time.monotonic()
         progress.begin(cell.folder.name)
@@ -119,7 +126,7 @@ def train_cells(
             str(init_checkpoint(init, cell.repeat, cell.fold)) if init else None,
             default_root_dir=str(cell.folder),
             logger=_loggers(cell, wandb_run),
-            callbacks=[progress],
+            callbacks=[progress, *callbacks],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 
 import wandb
 
+from callbacks.stop_signals import SAVED, Stopped
 from commands.command_line import CommandLine
 from commands.train_cells import is_main_process, resolved_config
 
@@ -30,7 +31,17 @@ def wandb_run(cli: CommandLine, folder: Path, *, wanted: bool) -> Iterator[Any]:
     run = None
     if wanted and is_main_process():
         run = start_wandb(cli.config.wandb, folder, resolved_config(cli))
-    yield run
+        if run is not None:
+            run.define_metric("folds")
+            run.define_metric("cv/*", step_metric="folds")
+    try:
+        yield run
+    except Stopped as stop:
+        if run is not None:
+            if stop.code == SAVED:
+                run.mark_preempting()  # a sweep then gives its setting again
+            run.finish(exit_code=stop.code)
+        raise
     if run is not None:
         run.finish()
 
@@ -44,7 +55,7 @@ def start_wandb(mode: Any, folder: Path, config: dict[str, Any]) -> Any:
         config: The resolved configuration; paths are left out of what is sent.
     """
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "disabled":
         return None
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +85,8 @@ def start_wandb(mode: Any, folder: Path, config: dict[str, Any]) -> Any:
         return wandb.init(mode="offline", **arguments)
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
+    """Whether W&B could log in without asking."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

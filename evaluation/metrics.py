@@ -82,6 +82,27 @@ def summarise(predictions: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def running_mean(predictions: pd.DataFrame) -> dict[str, float]:
+    """Measure a cross-validation of which only some folds are predicted.
+
+    Args:
+        predictions: Rows of the folds so far; a repeat may be incomplete.
+
+    Returns:
+        Mean over the repeats, each weighted by the scans it has so far; once all folds are there
+        it is the mean of `summarise`. A figure that is not defined yet is left out.
+    """
+    repeats = [rows for _, rows in predictions.groupby("repeat")]
+    figures = pd.DataFrame([classification_metrics(rows) for rows in repeats])[list(NAMES)]
+    weights = np.array([len(rows) for rows in repeats], dtype=float)
+    means = {}
+    for name, values in figures.astype(float).items():
+        known = values.notna().to_numpy()
+        if known.any():
+            means[str(name)] = float(np.average(values[known], weights=weights[known]))
+    return means
+
+
 def _one_against_rest(true: np.ndarray, predicted: np.ndarray, prob: np.ndarray) -> dict:
     hits, misses = int((true & predicted).sum()), int((true & ~predicted).sum())
     alarms, passes = int((~true & predicted).sum()), int((~true & ~predicted).sum())

@@ -13,7 +13,7 @@ from commands.run_folder import init_checkpoint, run_path
 from commands.wandb_run import start_wandb
 from evaluation.predictions import read_predictions
 
-CONFIGS = sorted(Path("configs").rglob("*.yaml"))
+CONFIGS = sorted(path for path in Path("configs").rglob("*.yaml") if "sweeps" not in path.parts)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)

@@ -1,0 +1,127 @@
+"""`grid`: every combination of a sweep file, its cells shared by any number of workers."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from callbacks.stop_signals import EXIT_CODES, Stopped, stop_signals
+from commands.run_path import run_path
+from commands.sweep_file import Sweep, read_sweep, setting_name
+from commands.sweep_table import failures, is_gathered, write_sweep_table
+
+
+def yes(text: str) -> bool:
+    """Read a switch of the command line."""
+    return text == "true"
+
+
+OPTIONS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
+    "sweep": (str, "", "the sweep file"),
+    "run": (str, "", "name of the folder of all settings, kept in runs/<name>, or a folder"),
+    "workers": (int, 1, "processes on this machine"),
+    "retry_failed": (yes, False, "true: do again what has failed"),
+    "local": (yes, False, "true: search on this machine, without W&B"),
+    "count": (int, None, "settings after which an agent ends"),
+    "given": (str, "", "what all settings share, as one text"),
+}
+
+
+def grid(args: list[str]) -> None:
+    """Train every cell of every setting that is not finished, then write the grid's table."""
+    options, arguments = parse_known("grid", args, "sweep", "run", "workers", "retry_failed")
+    sweep, folder = read_sweep(options.sweep), run_path(options.run or "grid")
+    names = [setting_name(setting) for setting in sweep.settings()]
+    launch(sweep, folder, options, arguments)
+    conclude(sweep, folder, names)
+
+
+def conclude(sweep: Sweep, folder: Path, names: Sequence[str]) -> None:
+    """Write the table of results, and see that all is done.
+
+    Args:
+        sweep: The sweep.
+        folder: Its folder.
+        names: Folders of the settings that should be finished.
+
+    Raises:
+        ValueError: If anything failed, with a line for each, or is missing.
+    """
+    print(write_sweep_table(sweep, folder))
+    if lines := failures(folder):
+        raise ValueError(
+            "\n".join([f"{len(lines)} parts failed:", *lines])
+            + "\nMend the cause and give the command again with RETRY=1 (--retry_failed=true)."
+        )
+    if missing := [name for name in names if not is_gathered(folder / name)]:
+        raise ValueError(
+            f"{len(missing)} of {len(names)} settings are not finished (first: {missing[0]}): "
+            "give the command again."
+        )
+
+
+def parse_known(verb: str, args: list[str], *names: str) -> tuple[Namespace, list[str]]:
+    """Parse some of the options that sweeps have; the rest is for `finetune`, in its order."""
+    words = "All other settings are those of `finetune`, whose help explains them."
+    parser = ArgumentParser(
+        prog=f"main.py {verb}", description=words, allow_abbrev=False, exit_on_error=False
+    )
+    for name in names:
+        kind, default, meaning = OPTIONS[name]
+        parser.add_argument(f"--{name}", type=kind, default=default, help=meaning)
+    return parser.parse_known_args(args)
+
+
+def launch(sweep: Sweep, folder: Path, options: Namespace, arguments: Sequence[str]) -> None:
+    """Run workers on this machine, pass signals on to them, and wait for all.
+
+    Args:
+        sweep: The sweep.
+        folder: Folder of its settings.
+        options: `workers`, how many; `retry_failed`, whether to do again what has failed.
+        arguments: What all settings share.
+
+    Raises:
+        Stopped: If they were asked to stop.
+        ValueError: If one of them ended otherwise.
+    """
+    if options.retry_failed:
+        for file in folder.glob("**/failed.json"):
+            file.unlink()
+    main = str(Path(__file__).parents[1] / "main.py")
+    own = ["worker", f"--sweep={sweep.path}", f"--run={folder}"]
+    workers = [
+        subprocess.Popen([sys.executable, main, *own, *arguments], env=_environment(place))
+        for place in range(options.workers)
+    ]
+
+    def pass_on(number: int, frame: object) -> None:
+        for worker in workers:
+            worker.send_signal(number)
+
+    for number in EXIT_CODES:
+        signal.signal(number, pass_on)
+    codes = [worker.wait() for worker in workers]
+    stop_signals.listen()
+    if stopped := set(codes) & set(EXIT_CODES.values()):
+        raise Stopped(max(stopped))
+    if any(codes):
+        raise ValueError(f"Workers ended with exit codes {codes}: give the command again.")
+
+
+def _environment(place: int) -> dict[str, str]:
+    """One thread a process, since two of one thread are faster than one of two; one GPU each."""
+    environment = {"OMP_NUM_THREADS": "1"} | dict(os.environ)
+    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if not devices and shutil.which("nvidia-smi"):
+        import torch  # takes seconds, and only a machine with GPUs needs it here
+
+        devices = [str(device) for device in range(torch.cuda.device_count())]
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
+    return environment
