@@ -15,7 +15,7 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo check-data pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
+.PHONY: help setup demo check-data pretrain finetune baseline screen rivals report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -46,6 +46,9 @@ finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random w
 
 baseline: $(READY) ## Cross-validate a 2D network on slices of DATA, pretrained on ImageNet
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) -c configs/baseline.yaml $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+
+screen: $(READY) ## Cross-validate many heads on the frozen encoder of INIT at once, and rank them
+	$(PY) main.py screen -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
 
 rivals: $(READY) ## Cross-validate classical methods on DATA; on INIT's features as well
 	$(PY) main.py rivals -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)

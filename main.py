@@ -18,6 +18,7 @@ OWN_VERBS = {
     "check_data": "List what is wrong with a cohort, or what two cohorts share.",
     "pretrain": "Train an autoencoder on 3D patches of a cohort.",
     "finetune": "Cross-validate a classifier, from random or pretrained weights.",
+    "screen": "Cross-validate many heads at once on the features of a frozen encoder.",
     "rivals": "Cross-validate classical methods on the same folds.",
     "report": "Write a run's report.html anew, beside other runs if asked.",
     "canary": "Ask a run what should not work: random labels, headers alone, the site.",
