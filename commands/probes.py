@@ -36,9 +36,7 @@ def train_probes(cli: CommandLine, folds: Sequence[Fold]) -> None:
         folds: Folds that are not finished.
     """
     model, width = cli.config.model.init_args, folds[0][1].features.shape[-1]
-    weights = width * (model.nodes or model.num_classes)
-    room = STACK_BYTES.get(folds[0][1].device.type, LARGEST_STACK_BYTES)
-    size = max(room // (weights * BYTES_PER_WEIGHT), 1)
+    size = stack_size(width * (model.nodes or model.num_classes), folds[0][1].device)
     alike = sorted(folds, key=lambda fold: len(fold[1].sampler))
     with tqdm(total=len(folds), leave=False) as bar:
         for _, group in itertools.groupby(alike, key=lambda fold: len(fold[1].sampler)):
@@ -46,6 +44,12 @@ def train_probes(cli: CommandLine, folds: Sequence[Fold]) -> None:
             for start in range(0, len(members), size):
                 _train_stack(cli, members[start : start + size])
                 bar.update(len(members[start : start + size]))
+
+
+def stack_size(num_weights: int, device: torch.device) -> int:
+    """How many heads of `num_weights` weights are trained together."""
+    room = STACK_BYTES.get(device.type, LARGEST_STACK_BYTES)
+    return max(room // (num_weights * BYTES_PER_WEIGHT), 1)
 
 
 def _train_stack(cli: CommandLine, stack: Sequence[Fold]) -> None:
