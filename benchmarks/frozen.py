@@ -6,8 +6,9 @@
 2. Heads trained one after another on cached outputs, against the same heads in stacks.
 
 Both ways make the same steps on the same scans with the same optimizer; that they end with the
-same outputs is checked. 'both' is as many epochs through the encoder, against the stacks. No data loader and no Lightning on either side. Times are CPU times of one
-thread, which other processes disturb less than wall times.
+same outputs is checked. The last column is as many epochs through the encoder as there are heads,
+against the stacks. No data loader and no Lightning on any side. Times are CPU times of one thread,
+which other processes disturb less than wall times.
 """
 
 import copy
@@ -70,7 +71,9 @@ def measure(shape: tuple[int, int, int]) -> str:
         return cached[rows].float()
 
     def apart() -> Trained:
-        return _joined([_alone(*pair, read, read, NUM_EPOCHS) for pair in zip(heads, orders)])
+        return _joined(
+            [_alone(*pair, read, read, NUM_EPOCHS) for pair in zip(heads, orders, strict=True)]
+        )
 
     def in_stacks() -> Trained:
         starts = range(0, NUM_HEADS, size)

@@ -58,10 +58,9 @@ class ScreenOptions:
 def screen(args: list[str]) -> None:
     """Cross-validate every setting, and rank them."""
     cli = CommandLine("screen", args, options=ScreenOptions)
-    _refuse_what_features_cannot_follow(cli)
+    folder, settings = run_path(cli.config.run), probe_settings(cli)
     logging.getLogger("lightning_modules").setLevel(logging.WARNING)  # else a line for each fold
     cli.config.model.init_args.freeze_encoder = True
-    folder, settings = run_path(cli.config.run), _settings(cli)
     scale: Scale = cli.config.scale or ("init" if cli.config.init else "fold")
     say(f"Run {folder}: {len(settings)} probes of {len(cli.data.cells())} folds. {cli.plan}")
 
@@ -133,8 +132,13 @@ def _write_run(cli: CommandLine, folder: Path, cells: list[Path]) -> None:
     write_page(folder)
 
 
-def _settings(cli: CommandLine) -> dict[str, Setting]:
-    """Every combination by the name of its sub-run, which tells what differs between them."""
+def probe_settings(cli: CommandLine) -> dict[str, Setting]:
+    """Every combination by the name of its sub-run, which tells what differs between them.
+
+    Raises:
+        ValueError: If something is asked for that cannot be done on cached features.
+    """
+    _refuse_what_features_cannot_follow(cli)
     options, model = cli.config, cli.config.model.init_args
     values = {
         "nodes": options.nodes or ([0, 16, 32, 64] if model.backbone == "mctl" else [0]),

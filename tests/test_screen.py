@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import main
+from commands.command_line import CommandLine
+from commands.screen import ScreenOptions, probe_settings
 from evaluation.predictions import read_predictions
 from evaluation.screening import screen_table, screen_text
 
@@ -131,22 +133,41 @@ def test_the_features_are_the_encoders_outputs_on_the_scale_it_was_trained_with(
         np.testing.assert_allclose(features[row], encode(stored), rtol=2e-3, atol=2e-4)
 
 
-def test_what_a_screen_cannot_do_is_said_in_one_line(write_cohort, run_verb, capsys):
-    table = write_cohort(12)
-    assert run_verb("screen", table, "screen", "--fold=9") == 2  # and its scans are checked
-    capsys.readouterr()
-    for arguments, words in (
-        (["--fold=1"], "drop FOLD and REPEAT"),
-        (["--scale=init"], "say INIT="),
-        (["--model.mixup=0.4"], "drop --model.mixup"),
-        (["--data.augmentation.mode=fresh"], "--data.augmentation.mode=bank, or none"),
-        (["--trainer.gradient_clip_val=1"], "not trained with trainer.gradient_clip_val"),
-        (["--model.backbone=resnet18", "--nodes=[16]"], "is one linear layer: drop --nodes"),
+def test_what_a_screen_cannot_do_is_said(write_cohort):
+    table = f"--data.table={write_cohort(6)}"
+    shape = "--data.preprocessing.spatial_shape=[12,12,12]"
+    arguments = ["-cconfigs/finetune.yaml", table, shape]
+    cli = CommandLine("screen", arguments, options=ScreenOptions)
+    plain = cli.config
+    for key, value, words in (
+        ("fold", 1, "drop FOLD and REPEAT"),
+        ("scale", "init", "say INIT="),
+        ("model.init_args.mixup", 0.4, "drop --model.mixup"),
+        ("data.init_args.augmentation.mode", "fresh", "mode=bank, or none"),
+        ("trainer.gradient_clip_val", 1.0, "not trained with trainer.gradient_clip_val"),
+        ("model.class_path", "lightning_modules.imagenet_baseline.ImageNetBaseline", "make rivals"),
+        ("model.init_args.backbone", "resnet18", "is one linear layer: drop --nodes"),
     ):
-        assert run_verb("screen", table, "screen", *arguments) == 2
-        error = capsys.readouterr().err
-        assert words in error
-        assert len(error.strip().splitlines()) == 1
+        cli.config = plain.clone()
+        cli.config["nodes"] = [16]
+        cli.config[key] = value
+        with pytest.raises(ValueError, match=words):
+            probe_settings(cli)
+
+
+def test_settings_are_named_by_what_differs(write_cohort):
+    arguments = ["-cconfigs/finetune.yaml", f"--data.table={write_cohort(6)}"]
+    arguments += ["--data.preprocessing.spatial_shape=[12,12,12]", "--lrs=[1e-3,1e-4]"]
+    cli = CommandLine("screen", [*arguments, "--nodes=[0,16]"], options=ScreenOptions)
+    settings = probe_settings(cli)
+    names = ["linear-lr0.001", "linear-lr0.0001", "mlp16-lr0.001", "mlp16-lr0.0001"]
+    assert list(settings) == names
+    assert settings["mlp16-lr0.0001"] == {
+        "nodes": 16,
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "dropout": 0.0,
+    }
 
 
 def _metrics(auroc, balanced):
