@@ -17,8 +17,9 @@ READY := $(VENV)/.ready
 RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
+settings = -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)")
 pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(ARGS)
-finetune = $(PY) main.py finetune -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+finetune = $(PY) main.py finetune $(settings) $(ARGS)
 TASKS ?= 15
 
 .PHONY: help setup demo check-data pretrain finetune grid sweep agent slurm-pretrain slurm-finetune baseline screen rivals report canary verify compare predict export convert-medmnist import-dicom import-bids bench bench-gpu test test-fast check lock clean-cache
@@ -51,19 +52,22 @@ finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random w
 	$(finetune)
 
 grid: $(READY) ## Cross-validate every setting of SWEEP=configs/sweeps/x.yaml with WORKERS=2; RETRY=1 what failed
-	$(PY) main.py grid --sweep="$(SWEEP)" $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+	$(PY) main.py grid --sweep="$(SWEEP)" $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) $(settings) $(ARGS)
 
 sweep: $(READY) ## Search among the settings of SWEEP by W&B, or here with LOCAL=1 WORKERS=2
-	$(PY) main.py sweep --sweep="$(SWEEP)" $(if $(LOCAL),--local=true) $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+	$(PY) main.py sweep --sweep="$(SWEEP)" $(if $(LOCAL),--local=true) $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) $(settings) $(ARGS)
 
 agent: $(READY) ## Cross-validate the settings that the W&B sweep SWEEP=id asks for; COUNT=n of them
-	$(PY) main.py agent --sweep="$(SWEEP)" $(if $(COUNT),--count=$(COUNT)) -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+	$(PY) main.py agent --sweep="$(SWEEP)" $(if $(COUNT),--count=$(COUNT)) $(settings) $(ARGS)
 
 baseline: $(READY) ## Cross-validate a 2D network on slices of DATA, pretrained on ImageNet
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) -c configs/baseline.yaml $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
 
+screen: $(READY) ## Cross-validate many heads on the frozen encoder of INIT at once, and rank them
+	$(PY) main.py screen $(settings) $(ARGS)
+
 rivals: $(READY) ## Cross-validate classical methods on DATA; on INIT's features as well
-	$(PY) main.py rivals -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
+	$(PY) main.py rivals $(settings) $(ARGS)
 
 slurm-pretrain: $(READY) ## Submit `make pretrain` to SLURM, on several nodes (DDP)
 	mkdir -p runs/slurm

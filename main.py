@@ -23,6 +23,7 @@ OWN_VERBS = {
     "agent": "Cross-validate the settings that a W&B sweep asks for.",
     "trial": "Cross-validate one setting of a sweep.",
     "worker": "Train what is free in a folder of settings; grid and sweep start workers.",
+    "screen": "Cross-validate many heads at once on the features of a frozen encoder.",
     "rivals": "Cross-validate classical methods on the same folds.",
     "report": "Write a run's report.html anew, beside other runs if asked.",
     "canary": "Ask a run what should not work: random labels, headers alone, the site.",

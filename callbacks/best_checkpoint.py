@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +101,7 @@ class BestValidationCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        key = self._key(trainer)
+        key = self.key(trainer.callback_metrics)
         if not self.best_key or key > self.best_key:
             self.best_key, self.best_epoch = key, trainer.current_epoch
             _save(trainer, BEST_NAME, weights_only=True)
@@ -146,8 +147,15 @@ class BestValidationCheckpoint(Checkpoint):
         self.stopped_early = state_dict.get("stopped_early", False)
         self.sums = state_dict.get("sums", {})
 
-    def _key(self, trainer: Trainer) -> list[float]:
-        """Larger is better, compared from left to right."""
+    def key(self, logged: Mapping[str, Any]) -> list[float]:
+        """What an epoch is judged by: larger is better, compared from left to right.
+
+        Args:
+            logged: Validation scores by name.
+
+        Raises:
+            ValueError: If one that is asked for is not there, or NaN.
+        """
         key = []
         for name, sign in (
             (self.monitor, 1 if self.mode == "max" else -1),
@@ -155,12 +163,12 @@ class BestValidationCheckpoint(Checkpoint):
         ):
             if name is None:
                 continue
-            if name not in trainer.callback_metrics:
+            if name not in logged:
                 raise ValueError(
                     f"The checkpoint's monitor {name!r} is not logged; "
-                    f"choose from {sorted(trainer.callback_metrics)}."
+                    f"choose from {sorted(logged)}."
                 )
-            value = float(trainer.callback_metrics[name])
+            value = float(logged[name])
             if math.isnan(value):
                 raise ValueError(f"{name} is NaN: the training diverged. Lower --model.lr.")
             key.append(sign * value)

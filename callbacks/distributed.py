@@ -46,8 +46,13 @@ class DistributedRun(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         base = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # set by seed_everything
-        place = (base, trainer.current_epoch, batch_idx, trainer.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+        torch.manual_seed(step_seed(base, trainer.current_epoch, batch_idx, trainer.global_rank))
+
+
+def step_seed(base: int, epoch: int, batch_idx: int, rank: int = 0) -> int:
+    """Seed of everything random in one training step on one rank."""
+    place = (base, epoch, batch_idx, rank)
+    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
 
 
 def _groups(trainer: Trainer) -> list[dict[str, Any]]:

@@ -142,8 +142,8 @@ class CommandLine(LightningCLI):
             if "init_ckpt" not in settings.model.init_args:
                 raise ValueError(f"{settings.model.class_path} cannot start from a run: drop INIT.")
             settings.model.init_args.init_ckpt = init_ckpt
-        seed = np.random.SeedSequence((settings.seed_everything, repeat, fold)).generate_state(1)
-        lightning.seed_everything(int(seed[0]), workers=True, verbose=False)
+        seed = cell_seed(settings.seed_everything, repeat, fold)
+        lightning.seed_everything(seed, workers=True, verbose=False)
         objects = self.parser.instantiate(settings)
         if init_ckpt is not None:
             _refuse_known_scans(objects.data, init_ckpt)
@@ -151,6 +151,11 @@ class CommandLine(LightningCLI):
         callbacks = [*(configured["callbacks"] or []), *trainer_settings.pop("callbacks", [])]
         trainer = Trainer(**{**configured, **trainer_settings, "callbacks": callbacks})
         return trainer, objects.model, objects.data
+
+
+def cell_seed(seed: int, repeat: int, fold: int) -> int:
+    """Seed of everything random in the training of one fold."""
+    return int(np.random.SeedSequence((seed, repeat, fold)).generate_state(1)[0])
 
 
 def _refuse_known_scans(data: Any, checkpoint_path: str) -> None:

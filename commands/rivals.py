@@ -13,11 +13,11 @@ from lightning import LightningModule
 from tqdm import tqdm
 
 from commands.command_line import CommandLine
+from commands.frozen_features import encode
 from commands.report import write_page
 from commands.results import write_results
 from commands.run_folder import claim, init_checkpoint, run_path
 from commands.train_cells import resolved_config, say
-from datamodules.augmentation import volume_tensor
 from datamodules.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table, write_table
@@ -26,7 +26,6 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.imagenet_baseline import ImageNetBaseline
 
 COVARIATE_NAMES = ("age", "sex", "gender", "volume")
-BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -142,17 +141,12 @@ def _predict_fold(contest: Contest, features: Any, data: ScanDataModule) -> pd.D
     )
 
 
-@torch.no_grad()
 def _encode(model: LightningModule, data: ScanDataModule) -> np.ndarray:
     """What the model's encoder makes of every scan, (N, F)."""
     assert isinstance(model, Classifier | ImageNetBaseline)
     model.eval().load_start(data.held_out_patients)
     assert data.intensity is not None
-    volumes, outputs = data.cohort.volumes.data, []
-    for start in range(0, len(volumes), BATCH_SIZE):
-        volume = volume_tensor(volumes[start : start + BATCH_SIZE].copy())
-        outputs.append(model.features(data.intensity.scale(volume)))
-    return torch.cat(outputs).numpy()
+    return encode(model, data.intensity, data.cohort.volumes.data, torch.device("cpu"))
 
 
 def _contests(cli: CommandLine, covariates: pd.DataFrame) -> list[Contest]:

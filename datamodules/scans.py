@@ -269,11 +269,15 @@ class ScanBatches(Dataset[ScanBatch]):
             "row": torch.from_numpy(rows),
         }
 
+    def versions(self, epoch: int) -> np.ndarray:
+        """Which version of the bank each scan is served in at an epoch, (N,)."""
+        assert self.bank is not None
+        generator = np.random.default_rng((self.seed, epoch))
+        return generator.integers(self.bank.shape[1], size=len(self.bank))
+
     def _copies(self, epoch: int, rows: np.ndarray) -> Tensor:
         if self.bank is not None:
-            generator = np.random.default_rng((self.seed, epoch))
-            versions = generator.integers(self.bank.shape[1], size=len(self.bank))
-            return volume_tensor(self.bank[rows, versions[rows]])
+            return volume_tensor(self.bank[rows, self.versions(epoch)[rows]])
         plain = volume_tensor(self.volumes.data[rows])
         if self.augmentation.mode == "none":
             return plain

@@ -119,7 +119,7 @@ def model_card(metrics: dict[str, Any], run: dict[str, Any], config: dict[str, A
 
 
 def _model(config: dict[str, Any]) -> str:
-    if "model" not in config:
+    if "method" in config:
         return f"{config['method']} on {config['features']}"
     name = config["model"]["class_path"].rpartition(".")[2]
     settings = config["model"]["init_args"]

@@ -49,7 +49,8 @@ class Classifier(LightningModule):
         spatial_shape: Voxels of a volume along R, A, S; taken from the cohort as well.
         depth: Number of convolutions (MCTL Table 1: 1, 2, 3).
         filters: Filters of each convolution (Table 1: 16, 32, 64).
-        nodes: Nodes of the fully connected layer (Table 1: 16, 32, 64).
+        nodes: Nodes of the fully connected layer (Table 1: 16, 32, 64); 0 leaves it out: the
+            outputs see the encoder's directly.
         pool: Max-pooling factor after each convolution; 1 is the paper's network taken literally.
         norm: Normalisation after each convolution; the paper has none.
         dropout: Share of the head's inputs dropped while training.
@@ -118,13 +119,14 @@ class Classifier(LightningModule):
                 for _ in range(depth):
                     size = -(-size // pool)
                 num_features *= size
+            hidden: list[nn.Module] = []
+            if nodes:
+                hidden = [nn.Linear(num_features, nodes), nn.ReLU(), nn.Dropout(dropout)]
             self.head = nn.Sequential(
                 nn.Flatten(),
                 nn.Dropout(dropout),
-                nn.Linear(num_features, nodes),
-                nn.ReLU(),
-                nn.Dropout(dropout),
-                nn.Linear(nodes, num_classes),
+                *hidden,
+                nn.Linear(nodes or num_features, num_classes),
             )
         else:
             self.encoder = build_backbone(backbone, spatial_shape)

@@ -63,6 +63,7 @@ def configure_finetuning(
     weight_decay: float,
     max_epochs: int,
     num_steps: int,
+    fused: bool | None = None,
 ) -> OptimizerLRSchedulerConfig:
     """Make AdamW and its schedule, in the form that `configure_optimizers` returns.
 
@@ -75,6 +76,7 @@ def configure_finetuning(
         weight_decay: Weight decay of AdamW.
         max_epochs: Length of the training in epochs.
         num_steps: Length of the training in steps.
+        fused: AdamW's way of going through the weights; None leaves it to torch.
 
     Raises:
         ValueError: If the last layer would never learn, or a setting is out of range.
@@ -91,7 +93,7 @@ def configure_finetuning(
         )
     groups: list[dict[str, Any]] = [{"params": list(head)}]
     groups += [{"params": layer, "lr": lr * encoder_lr_factor} for layer in layers]
-    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
     steps_per_epoch = num_steps / max_epochs
 
     def at_depth(depth: int) -> Callable[[int], float]:
