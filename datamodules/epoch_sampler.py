@@ -102,5 +102,5 @@ def batch_loader(
         batch_size=None,
         sampler=sampler,
         num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and not getattr(dataset, "on_device", False),
     )
