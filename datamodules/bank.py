@@ -1,6 +1,8 @@
 """The bank: a fixed number of augmented versions of every scan, made once (MCTL §4.2)."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ import numpy as np
 from datamodules.augmentation import Augmentation, draw_seed
 from datamodules.changes import make_copies
 from datamodules.residence import volume_tensor
-from datamodules.row_cache import cached_rows, digest
+from datamodules.row_cache import Facts, cached_rows, digest
 from datamodules.volumes import Volumes
+from datamodules.workers import usable_cores
 
 BANK_VERSION = 2  # of what a version is; raise it when versions change
 
@@ -26,16 +29,39 @@ def load_bank(
     """
     recipe = digest("bank", BANK_VERSION, volumes.recipe, asdict(augmentation), seed)
 
-    def build_row(position: int) -> tuple[np.ndarray, dict]:
-        num_versions = augmentation.num_versions
-        scan_seed = int(volumes.keys[position][:12], 16)
-        seeds = [draw_seed(seed, scan_seed, version) for version in range(num_versions)]
-        volume = volume_tensor(volumes.data[[position] * num_versions])
-        spacings_mm = volumes.spacings_mm[[position] * num_versions]
-        return np.moveaxis(make_copies(volume, spacings_mm, augmentation, seeds).numpy(), -1, 2), {}
-
-    shape = (augmentation.num_versions, *volumes.data.shape[1:])
+    build_row = partial(
+        _build_row,
+        str(volumes.data.filename),
+        volumes.keys,
+        volumes.spacings_mm,
+        augmentation,
+        seed,
+    )
     bank, _ = cached_rows(
-        cache_dir / f"bank-{recipe}", volumes.keys, shape, build_row, what="augmented versions"
+        cache_dir / f"bank-{recipe}",
+        volumes.keys,
+        (augmentation.num_versions, *volumes.data.shape[1:]),
+        build_row,
+        what="augmented versions",
+        num_workers=usable_cores() if augmentation.by_torchio else 1,  # else threads do it
     )
     return bank
+
+
+def _build_row(
+    volumes_path: str,
+    keys: Sequence[str],
+    spacings_mm: np.ndarray,
+    augmentation: Augmentation,
+    seed: int,
+    position: int,
+) -> tuple[np.ndarray, Facts]:
+    """All versions of one scan."""
+    num_versions = augmentation.num_versions
+    scan_seed = int(keys[position][:12], 16)
+    seeds = [draw_seed(seed, scan_seed, version) for version in range(num_versions)]
+    stored = np.array(np.load(volumes_path, mmap_mode="r", allow_pickle=False)[position])
+    volume = volume_tensor(stored).expand(num_versions, -1, -1, -1, -1)
+    spacings_mm = np.tile(spacings_mm[position], (num_versions, 1))
+    versions = make_copies(volume, spacings_mm, augmentation, seeds)
+    return np.moveaxis(versions.numpy(), -1, 2), {}
