@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 import torchio as tio
 from torch import Tensor
 
@@ -51,7 +52,7 @@ class Intensity:
 
     def scale(self, volume: Tensor) -> Tensor:
         """Subtract the mean and divide, in float32."""
-        return (volume.float() - self.mean) / self.divisor
+        return volume.to(torch.float32, copy=True).sub_(self.mean).div_(self.divisor)
 
 
 def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir: Path) -> Volumes:

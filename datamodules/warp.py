@@ -27,33 +27,48 @@ from torch.nn import functional as F
 
 logger = logging.getLogger(__name__)
 
+# Places first, 64 voxels at a time in vector registers; then two neighbours with every load, which
+# is twice as fast as gathering eight.
 KERNEL = r"""
-/* out[d][w][h] = src at map * (d, w, h, 1), linear in between, `fill` outside of the volume */
+#include <string.h>
+#define CHUNK 64
+typedef float pair __attribute__((vector_size(8)));
+static inline pair load(const float *from) { pair both; memcpy(&both, from, 8); return both; }
+
+/* out[d][w][h] = src at map * (d, w, h, 1), linear in between, `fill` outside of the volume;
+   one number after the end of src is read as well */
 void warp(const float *restrict src, float *restrict out, const double *map, float fill,
           int D, int W, int H) {
+  int dx = D > 1 ? W * H : 0, dy = W > 1 ? H : 0;
+  int last_i = D > 1 ? D - 2 : 0, last_j = W > 1 ? W - 2 : 0, last_k = H > 1 ? H - 2 : 0;
   for (int d = 0; d < D; d++) for (int w = 0; w < W; w++) {
     double x0 = map[0] * d + map[1] * w + map[3];
     double y0 = map[4] * d + map[5] * w + map[7];
     double z0 = map[8] * d + map[9] * w + map[11];
     float *row = out + ((long)d * W + w) * H;
-    #pragma omp simd
-    for (int h = 0; h < H; h++) {
-      double x = x0 + map[2] * h, y = y0 + map[6] * h, z = z0 + map[10] * h;
-      int inside = (x >= -0.5) & (x < D - 0.5) & (y >= -0.5) & (y < W - 0.5)
-                 & (z >= -0.5) & (z < H - 0.5);
-      x = x < 0 ? 0 : x; x = x > D - 1 ? D - 1 : x;
-      y = y < 0 ? 0 : y; y = y > W - 1 ? W - 1 : y;
-      z = z < 0 ? 0 : z; z = z > H - 1 ? H - 1 : z;
-      int i = (int)x, j = (int)y, k = (int)z;
-      float fx = (float)(x - i), fy = (float)(y - j), fz = (float)(z - k);
-      int dx = i + 1 < D ? W * H : 0, dy = j + 1 < W ? H : 0, dz = k + 1 < H ? 1 : 0;
-      int at = (i * W + j) * H + k;
-      float a = src[at]; a += fz * (src[at + dz] - a);
-      float b = src[at + dy]; b += fz * (src[at + dy + dz] - b);
-      float c = src[at + dx]; c += fz * (src[at + dx + dz] - c);
-      float e = src[at + dx + dy]; e += fz * (src[at + dx + dy + dz] - e);
-      a += fy * (b - a); c += fy * (e - c);
-      row[h] = inside ? a + fx * (c - a) : fill;
+    for (int start = 0; start < H; start += CHUNK) {
+      int n = H - start < CHUNK ? H - start : CHUNK, at[CHUNK], inside[CHUNK];
+      float fx[CHUNK], fy[CHUNK], fz[CHUNK];
+      #pragma omp simd
+      for (int c = 0; c < n; c++) {
+        int h = start + c;
+        double x = x0 + map[2] * h, y = y0 + map[6] * h, z = z0 + map[10] * h;
+        inside[c] = (x >= -0.5) & (x < D - 0.5) & (y >= -0.5) & (y < W - 0.5)
+                  & (z >= -0.5) & (z < H - 0.5);
+        x = x < 0 ? 0 : x; x = x > D - 1 ? D - 1 : x;
+        y = y < 0 ? 0 : y; y = y > W - 1 ? W - 1 : y;
+        z = z < 0 ? 0 : z; z = z > H - 1 ? H - 1 : z;
+        int i = (int)x, j = (int)y, k = (int)z;
+        i = i > last_i ? last_i : i; j = j > last_j ? last_j : j; k = k > last_k ? last_k : k;
+        fx[c] = (float)(x - i); fy[c] = (float)(y - j); fz[c] = (float)(z - k);
+        at[c] = (i * W + j) * H + k;
+      }
+      for (int c = 0; c < n; c++) {
+        const float *p = src + at[c];
+        pair a = load(p), b = load(p + dy), e = load(p + dx), f = load(p + dx + dy);
+        a += fy[c] * (b - a); e += fy[c] * (f - e); a += fx[c] * (e - a);
+        row[start + c] = inside[c] ? a[0] + fz[c] * (a[1] - a[0]) : fill;
+      }
     }
   }
 }
@@ -125,11 +140,12 @@ def _by_loop(kernel: Callable[..., Any], volume: Tensor, voxel_maps: Tensor) -> 
     copies = torch.empty(stored.shape)
 
     def fill_copy(place: int) -> None:
-        source = stored[place].float().contiguous()
+        source = torch.zeros(stored[place].numel() + 1)
+        source[:-1].view(stored.shape[1:]).copy_(stored[place])
         pointers = (
             ctypes.c_void_p(each.data_ptr()) for each in (source, copies[place], maps[place])
         )
-        kernel(*pointers, ctypes.c_float(float(source.min())), *source.shape[1:])
+        kernel(*pointers, ctypes.c_float(float(source[:-1].min())), *stored.shape[2:])
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # ctypes lets go of Python's lock
         list(threads.map(fill_copy, range(len(stored))))

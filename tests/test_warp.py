@@ -48,6 +48,16 @@ def test_a_warp_is_torchios_affine(way, flips):
     torch.testing.assert_close(copies, torch.stack(expected), atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(1, 7, 5), (6, 1, 5), (6, 7, 1), (70, 3, 2), (2, 130, 2)])
+def test_thin_and_long_volumes_are_warped_alike(shape):
+    volumes = torch.rand(2, 1, *shape)
+    degrees, shift = np.array([5.0, -7.0, 3.0]), np.array([0.3, -0.2, 0.4])
+    voxel_maps = voxel_map(1.1, degrees, shift, np.zeros(3, bool), SPACING, shape)
+    maps = torch.from_numpy(voxel_maps).expand(2, 3, 4)
+    expected = warp._warp_by_grid(volumes, maps)
+    torch.testing.assert_close(warp.warp(volumes, maps), expected, atol=1e-5, rtol=0)
+
+
 def test_copies_are_torchios_for_the_same_seeds(way):
     volumes, seeds = _volumes(12), range(12)
     spacings = np.tile(SPACING, (12, 1))
