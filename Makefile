@@ -15,7 +15,7 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 
-.PHONY: help setup demo check-data pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist import-dicom import-bids test test-fast check lock clean-cache
+.PHONY: help setup demo check-data pretrain finetune baseline rivals report canary verify compare predict export convert-medmnist import-dicom import-bids bench bench-gpu test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -76,6 +76,12 @@ import-dicom: $(READY) ## Import the DICOM series under SRC into OUT; SERIES=pat
 
 import-bids: $(READY) ## Make the cohort table OUT of the BIDS tree SRC; SUFFIX=T1w, LABEL=column
 	$(PY) main.py import_bids --src="$(SRC)" --out="$(OUT)" $(if $(SUFFIX),--suffix="$(SUFFIX)") $(if $(LABEL),--label="$(LABEL)") $(ARGS)
+
+bench: $(READY) ## Measure this machine beside TorchIO and MONAI; writes docs/benchmarks.md
+	$(PY) -m benchmarks $(ARGS)
+
+bench-gpu: $(READY) ## Measure training on the GPU; writes docs/benchmarks.md
+	$(PY) -m benchmarks --gpu $(ARGS)
 
 test: $(READY) ## Run every test that this machine can run
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)

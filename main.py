@@ -11,9 +11,6 @@ from argparse import ArgumentError
 from importlib import import_module
 from pickle import UnpicklingError
 
-import jsonargparse
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 OWN_VERBS = {
     "check_data": "List what is wrong with a cohort, or what two cohorts share.",
     "pretrain": "Train an autoencoder on 3D patches of a cohort.",
@@ -76,6 +73,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> None:
+    import jsonargparse  # what `--help` and a mistyped verb do not wait for
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     _keep_freed_memory()
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls
     for message in QUIET:
