@@ -106,6 +106,12 @@ import-dicom: $(READY) ## Import the DICOM series under SRC into OUT; SERIES=pat
 import-bids: $(READY) ## Make the cohort table OUT of the BIDS tree SRC; SUFFIX=T1w, LABEL=column
 	$(PY) main.py import_bids --src="$(SRC)" --out="$(OUT)" $(if $(SUFFIX),--suffix="$(SUFFIX)") $(if $(LABEL),--label="$(LABEL)") $(ARGS)
 
+bench: $(READY) ## Measure this machine beside TorchIO and MONAI; writes docs/benchmarks.md
+	$(PY) -m benchmarks $(ARGS)
+
+bench-gpu: $(READY) ## Measure training on the GPU; writes docs/benchmarks.md
+	$(PY) -m benchmarks --gpu $(ARGS)
+
 test: $(READY) ## Run every test that this machine can run
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from commands.run_folder import Cell, cell_folder, read_json
-from datamodules.augmentation import volume_tensor
 from datamodules.preprocessing import Preprocessing
 from datamodules.reference import Reference, describe, read_facts
+from datamodules.residence import volume_tensor
 from datamodules.scans import ScanDataModule
 from datamodules.splits import cells, read_splits
 from datamodules.volumes import Intensity, Volumes

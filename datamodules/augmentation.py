@@ -1,18 +1,15 @@
-"""Label-preserving copies of a volume: TorchIO transforms as a function of a seed."""
+"""Label-preserving copies of a volume: TorchIO's transforms as a function of a seed."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 import torchio as tio
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.row_cache import cached_rows, digest
-from datamodules.volumes import Volumes
+from datamodules.warp import rotation_matrix
 
 # Axes: C = 1 channel; W, H, D = voxels along R, A, S.
 
@@ -58,21 +55,40 @@ class Augmentation:
         if not set(self.flip_axes) <= {0, 1, 2}:
             raise ValueError(f"flip_axes {self.flip_axes} must be 0 (R), 1 (A) or 2 (S).")
 
+    @property
+    def by_torchio(self) -> bool:
+        """Whether something is switched on that only TorchIO does, scan by scan."""
+        return bool(self.elastic_mm or self.bias_field)
+
+    def draw_affine(
+        self, volume_mm: np.ndarray, generator: torch.Generator
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Draw scale, degrees and shift in mm.
+
+        Args:
+            volume_mm: Size of the field of view in mm along R, A, S, (3,).
+            generator: Where the random numbers come from.
+        """
+        degrees, shift, size = (
+            ((torch.rand(3, generator=generator) * 2 - 1) * limit).double().numpy()
+            for limit in (self.degrees, self.translation_mm, self.scale)
+        )
+        scale = 1 + float(size[0])
+        if self.keep_corners:
+            scale *= _corner_scale(degrees, volume_mm)
+        return scale, degrees, shift
+
     def draw(self, volume_mm: np.ndarray) -> tio.Compose:
-        """Draw one transform from torch's generator.
+        """Draw one transform from torch's own generator.
 
         Args:
             volume_mm: Size of the field of view in mm along R, A, S, (3,).
         """
-        degrees = _uniform(self.degrees)
-        shift = _uniform(self.translation_mm)
-        size = 1 + float(_uniform(self.scale)[0])
-        if self.keep_corners:
-            size *= _corner_scale(degrees, volume_mm)
+        scale, degrees, shift = self.draw_affine(volume_mm, torch.default_generator)
         steps: list[tio.Transform] = []
         if self.elastic_mm:
             steps.append(tio.RandomElasticDeformation(max_displacement=self.elastic_mm))
-        steps.append(tio.Affine((size,) * 3, tuple(degrees), tuple(shift)))
+        steps.append(tio.Affine((scale,) * 3, tuple(degrees), tuple(shift)))
         steps += [tio.RandomFlip(axis, flip_probability=0.5) for axis in self.flip_axes]
         if self.bias_field:
             steps.append(tio.RandomBiasField(self.bias_field))
@@ -86,7 +102,7 @@ class Augmentation:
 def augment(
     volume: Float[Tensor, "1 w h d"], spacing_mm: np.ndarray, augmentation: Augmentation, seed: int
 ) -> Float[Tensor, "1 w h d"]:
-    """Make one augmented copy, the same for the same seed.
+    """Make one augmented copy with TorchIO alone, the same for the same seed.
 
     Args:
         volume: A preprocessed volume.
@@ -100,51 +116,12 @@ def augment(
         return augmentation.draw(spacing_mm * volume.shape[1:])(image).data
 
 
-def load_bank(
-    volumes: Volumes, augmentation: Augmentation, seed: int, cache_dir: Path
-) -> np.memmap:
-    """Open the bank of augmented versions, building what the cache does not hold yet.
-
-    A version depends on the scan's content, the settings and the seed alone: all folds share it.
-
-    Returns:
-        Memmap, float16 of shape (N, num_versions, 1, D, W, H).
-    """
-    recipe = digest("bank", volumes.recipe, asdict(augmentation), seed)
-
-    def build_row(position: int) -> tuple[np.ndarray, dict]:
-        volume = volume_tensor(volumes.data[position].copy()).float()
-        scan_seed = int(volumes.keys[position][:12], 16)
-        versions = [
-            augment(volume, volumes.spacings_mm[position], augmentation, draw_seed(*key))
-            for key in ((seed, scan_seed, version) for version in range(augmentation.num_versions))
-        ]
-        return np.moveaxis(torch.stack(versions).numpy(), -1, 2), {}
-
-    shape = (augmentation.num_versions, *volumes.data.shape[1:])
-    bank, _ = cached_rows(
-        cache_dir / f"bank-{recipe}", volumes.keys, shape, build_row, what="augmented versions"
-    )
-    return bank
-
-
-def volume_tensor(stored: np.ndarray) -> Tensor:
-    """View stored voxels (..., D, W, H) as a tensor (..., W, H, D); copies nothing in memory."""
-    return torch.from_numpy(np.ascontiguousarray(stored)).movedim(-3, -1)
-
-
 def draw_seed(*numbers: int) -> int:
     """Mix whole numbers to one seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _uniform(limit: float) -> np.ndarray:
-    return ((torch.rand(3) * 2 - 1) * limit).double().numpy()
-
-
 def _corner_scale(degrees: np.ndarray, volume_mm: np.ndarray) -> float:
     """Largest scale at which the rotated volume's bounding box fits into the old one."""
-    rotation = sitk.Euler3DTransform()
-    rotation.SetRotation(*(np.radians(degrees) * (-1, -1, 1)))  # TorchIO's RAS angles in LPS
-    cosines = np.abs(np.array(rotation.GetMatrix()).reshape(3, 3))
+    cosines = np.abs(rotation_matrix(degrees))
     return float((volume_mm / (cosines @ volume_mm)).min())

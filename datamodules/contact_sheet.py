@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.cohort_check import CohortCheck
+from datamodules.likeness import Picture
 from datamodules.nifti_bytes import printable
 
 STYLE = """
@@ -42,11 +43,12 @@ def contact_sheet(cohorts: Sequence[CohortCheck]) -> str:
     )
 
 
-def _picture(slices: Sequence[np.ndarray]) -> str:
+def _picture(slices: Sequence[Picture]) -> str:
     """The slices side by side, as a data address."""
-    size = max(max(plane.shape) for plane in slices)
+    planes = [np.asarray(plane) for plane in slices]
+    size = max(max(plane.shape) for plane in planes)
     tiles = []
-    for plane in slices:
+    for plane in planes:
         room = [size - extent for extent in plane.shape]
         tiles.append(np.pad(plane, [(free // 2, free - free // 2) for free in room]))
     stream = io.BytesIO()

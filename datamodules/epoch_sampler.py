@@ -118,7 +118,7 @@ def batch_loader(
         batch_size=None,
         sampler=sampler,
         num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and not getattr(dataset, "on_device", False),
         worker_init_fn=_leave_signals_to_the_training,
     )
 

@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 from scipy.spatial import cKDTree
 
-from datamodules.likeness import THUMBNAIL_SIZE, like_pairs
+from datamodules.likeness import THUMBNAIL_SIZE, Picture, like_pairs
 from datamodules.nifti import Volume
 
 NUM_BLOCKS = 8
@@ -44,7 +44,7 @@ class Signature:
     blocks: np.ndarray
     slope: float
     intercept: float
-    thumbnail: np.ndarray
+    thumbnail: Picture
     thumbnail_mm: tuple[float, float, float]
 
 

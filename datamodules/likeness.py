@@ -5,6 +5,8 @@ magnitudes of its low frequencies, which no shift changes; that pair is then ali
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,33 @@ NUM_FREQUENCIES = 9
 WORTH_COMPARING = 0.6
 WORTH_REFINING = 0.4
 LIKENESS = 0.83
+ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class KeptPicture:
+    """An array in a file of the cache, read each time it is asked for: `np.asarray` does."""
+
+    file: Path
+    name: str
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        with np.load(self.file, allow_pickle=False) as arrays:
+            array = arrays[self.name]
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+Picture = np.ndarray | KeptPicture
 
 
 def like_pairs(
-    pictures: Sequence[tuple[np.ndarray, tuple[float, float, float]]], patients: Sequence[str]
+    pictures: Sequence[tuple[Picture, tuple[float, float, float]]], patients: Sequence[str]
 ) -> Iterator[tuple[int, int, float]]:
     """Find pictures of different patients whose fine detail agrees at the best shift.
 
     Args:
-        pictures: Thumbnail in RAS, uint8, and its voxel size in mm, of each scan.
+        pictures: Thumbnail in RAS, uint8, and its voxel size in mm, of each scan. Memory is
+            needed for the spectra alone, 10 kB each.
         patients: Patient of each scan.
 
     Returns:
@@ -32,18 +52,17 @@ def like_pairs(
     """
     if len(set(patients)) < 2:
         return
-    extents = [max(np.multiply(thumbnail.shape, size_mm)) for thumbnail, size_mm in pictures]
+    extents = [max(np.multiply(np.asarray(image).shape, size_mm)) for image, size_mm in pictures]
     step_mm = float(np.median(extents)) / THUMBNAIL_SIZE
-    regridded = (_regrid(thumbnail, size_mm, step_mm) for thumbnail, size_mm in pictures)
-    spectra = np.array([_spectrum(picture) for picture in regridded])
-    alike = spectra @ spectra.T
-    _, codes = np.unique(np.asarray(patients), return_inverse=True)
-    alike[codes[:, None] == codes] = -1
-    nearest = alike.argmax(axis=1)
+    spectra = np.empty(
+        (len(pictures), (2 * NUM_FREQUENCIES - 1) ** 2 * NUM_FREQUENCIES), np.float32
+    )
+    for spectrum, (thumbnail, size_mm) in zip(spectra, pictures, strict=True):
+        spectrum[:] = _spectrum(_regrid(thumbnail, size_mm, step_mm))
     pairs = {
-        (min(pair), max(pair))
-        for pair in enumerate(nearest.tolist())
-        if alike[pair] >= WORTH_COMPARING
+        (min(first, second), max(first, second))
+        for first, second, alike in _nearest(spectra, patients)
+        if alike >= WORTH_COMPARING
     }
     for first, second in sorted(pairs):
         both = pictures[first], pictures[second]
@@ -53,11 +72,23 @@ def like_pairs(
             yield first, second, value
 
 
-def _regrid(thumbnail: np.ndarray, size_mm: Sequence[float], step_mm: float) -> np.ndarray:
+def _nearest(spectra: np.ndarray, patients: Sequence[str]) -> Iterator[tuple[int, int, float]]:
+    """For each spectrum the one most like it among other patients'; a block of rows at a time."""
+    _, codes = np.unique(np.asarray(patients), return_inverse=True)
+    for start in range(0, len(spectra), ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + ROWS_AT_ONCE, len(spectra)))
+        alike = spectra[rows] @ spectra.T
+        alike[codes[rows, None] == codes] = -1
+        nearest = alike.argmax(axis=1)
+        found = alike[np.arange(len(rows)), nearest]
+        yield from zip(rows.tolist(), nearest.tolist(), found.tolist(), strict=True)
+
+
+def _regrid(thumbnail: Picture, size_mm: Sequence[float], step_mm: float) -> np.ndarray:
     """The thumbnail at a voxel size that all share, cut to the box."""
-    sizes = np.rint(np.multiply(thumbnail.shape, size_mm) / step_mm)
+    picture = np.asarray(thumbnail).astype(np.float32) / 255
+    sizes = np.rint(np.multiply(picture.shape, size_mm) / step_mm)
     sizes = np.clip(sizes, 2, BOX_SIZE).astype(int)
-    picture = thumbnail.astype(np.float32) / 255
     for wanted, size in zip(sizes, picture.shape, strict=True):
         places = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
         weights = np.clip(1 - np.abs(places[:, None] - np.arange(size)), 0, None)  # linear

@@ -5,19 +5,21 @@ from functools import cached_property
 from typing import Any, TypedDict
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from datamodules.augmentation import draw_seed, volume_tensor
+from datamodules.augmentation import draw_seed
 from datamodules.cohort import Cohort
 from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns
 from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing, Shape
+from datamodules.residence import Stored, settle, volume_tensor, windows
 from datamodules.splits import cells, hold_out, patients_of, read_splits
-from datamodules.volumes import Intensity, Volumes
+from datamodules.volumes import Intensity
 
 
 class PatchBatch(TypedDict):
@@ -127,8 +129,10 @@ class PatchDataModule(LightningDataModule):
         train_rows, val_rows = np.delete(rows, val), rows[val]
         if stage == "fit":
             self.intensity = self.cohort.fit_intensity(train_rows)
-        self.train_patches = PatchBatches(volumes, train_rows, self.patch_shape, seed)
-        self.val_patches = PatchBatches(volumes, val_rows, self.patch_shape, seed + 1)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        stored = settle(volumes.data, device, self.num_workers)
+        self.train_patches = PatchBatches(stored, train_rows, self.patch_shape, seed)
+        self.val_patches = PatchBatches(stored, val_rows, self.patch_shape, seed + 1)
 
     @override
     def train_dataloader(self) -> DataLoader:
@@ -176,27 +180,28 @@ class PatchBatches(Dataset[PatchBatch]):
     """Batches of patches by (epoch, numbers): where they are cut depends on nothing else.
 
     Args:
-        volumes: The cached cohort.
+        stored: The cached volumes, last axis first, (N, 1, D, W, H).
         rows: Rows to cut from, (N,).
         patch_shape: Voxels of a patch along R, A, S.
         seed: Seed of the places.
     """
 
-    def __init__(self, volumes: Volumes, rows: np.ndarray, patch_shape: Shape, seed: int) -> None:
-        self.volumes = volumes
+    def __init__(self, stored: Stored, rows: np.ndarray, patch_shape: Shape, seed: int) -> None:
+        width, height, depth = patch_shape
+        self.windows = windows(stored, (depth, width, height))
         self.rows = rows
-        self.patch_shape = patch_shape
         self.seed = seed
 
+    @property
+    def on_device(self) -> bool:
+        """Whether batches are made on a GPU and need no transfer."""
+        return isinstance(self.windows, Tensor)
+
+    @override
     def __getitem__(self, index: Batch) -> PatchBatch:
         epoch, numbers = index
         generator = np.random.default_rng((self.seed, epoch, int(numbers[0])))
-        width, height, depth = self.patch_shape
-        stored = (depth, width, height)
-        room = [n - size + 1 for n, size in zip(self.volumes.data.shape[2:], stored, strict=True)]
         rows = generator.choice(self.rows, size=len(numbers))
-        starts = generator.integers(room, size=(len(numbers), 3))
-        patches = np.empty((len(numbers), 1, *stored), dtype=np.float16)
-        for patch, row, (d, w, h) in zip(patches, rows, starts.tolist(), strict=True):
-            patch[0] = self.volumes.data[row, 0, d : d + depth, w : w + width, h : h + height]
+        d, w, h = generator.integers(self.windows.shape[1:4], size=(len(numbers), 3)).T
+        patches = self.windows[rows, d, w, h][:, None]
         return {"volume": volume_tensor(patches)}  # float16 (B, 1, W, H, D)

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from datamodules.leakage import Signature, shrink, sign
+from datamodules.likeness import KeptPicture, Picture
 from datamodules.nifti import Volume, read_volume
 from datamodules.nifti_bytes import MAX_BYTES, ScanError, header_file, suffix_of, voxel_file
 from datamodules.row_cache import digest, unfinished_path
@@ -57,13 +58,15 @@ class ScanCheck:
         facts: What it is, if it can be used.
         signature: By what it is found again, if it can be used.
         slices: Its middle sagittal, coronal and axial slice for the eye, uint8.
+
+    What was kept in the cache has its pictures there, not in memory, however many scans there are.
     """
 
     fault: tuple[str, str] | None
     warnings: list[tuple[str, str]]
     facts: ScanFacts | None = None
     signature: Signature | None = None
-    slices: tuple[np.ndarray, ...] = ()
+    slices: tuple[Picture, ...] = ()
 
 
 def check_scans(
@@ -96,6 +99,7 @@ def check_scans(
             file = files[index]
             if file is not None:
                 _save(check, file)
+                found[index] = _load(file) or check
             bar.update()
     checks = [found[index] for index in range(len(paths))]
     return [check for check in checks if check is not None]
@@ -221,10 +225,10 @@ def _load(file: Path) -> ScanCheck | None:
                 arrays["blocks"],
                 facts["slope"],
                 facts["intercept"],
-                arrays["thumbnail"],
+                KeptPicture(file, "thumbnail"),
                 tuple(facts["thumbnail_mm"]),
             )
-            slices = tuple(arrays[f"slice{axis}"] for axis in range(3))
+            slices = tuple(KeptPicture(file, f"slice{axis}") for axis in range(3))
     except Exception:  # whatever a damaged file may cause: the scan is checked anew
         return None
     lists: dict[str, Any] = facts["facts"]

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from functools import cached_property, lru_cache
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -12,25 +12,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from datamodules.augmentation import Augmentation, augment, draw_seed, load_bank, volume_tensor
+from datamodules.augmentation import Augmentation, draw_seed
+from datamodules.bank import load_bank
+from datamodules.changes import Changes, apply_changes, draw_changes, make_copies
 from datamodules.cohort import Cohort
 from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns, class_names
 from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing
+from datamodules.residence import Stored, settle, volume_tensor
 from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
-from datamodules.volumes import Intensity, Volumes
+from datamodules.volumes import Intensity
 
 
 class ScanBatch(TypedDict):
     """A batch of scans.
 
-    volume: (B, 1, W, H, D); label: class index (B,); row: position in the cohort table (B,).
+    volume: (B, 1, W, H, D); label: class index (B,); row: position in the cohort table (B,);
+    changes: what is done to the volumes on the device, in mode 'fresh'.
     """
 
     volume: Tensor
     label: Tensor
     row: Tensor
+    changes: NotRequired[Changes]
 
 
 class ScanDataModule(LightningDataModule):
@@ -158,9 +163,16 @@ class ScanDataModule(LightningDataModule):
         if stage == "fit":
             self.intensity = self.cohort.fit_intensity(self.rows["train"])
         self.seed = draw_seed(self.splits.seed, self.repeat, self.fold)
-        self.plain = ScanBatches(volumes, self.labels, Augmentation(mode="none"), self.seed)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        stored = settle(volumes.data, device, self.num_workers)
+        versions = self._open_bank() if stage == "fit" else None
+        bank = None if versions is None else settle(versions, device, self.num_workers)
+        spacings_mm = volumes.spacings_mm
+        self.plain = ScanBatches(
+            stored, spacings_mm, self.labels, Augmentation(mode="none"), self.seed
+        )
         self.augmented = ScanBatches(
-            volumes, self.labels, self.augmentation, self.seed, self._open_bank()
+            stored, spacings_mm, self.labels, self.augmentation, self.seed, bank
         )
 
     def _open_bank(self) -> np.memmap | None:
@@ -209,7 +221,10 @@ class ScanDataModule(LightningDataModule):
     @override
     def on_after_batch_transfer(self, batch: ScanBatch, dataloader_idx: int) -> ScanBatch:
         assert self.intensity is not None, "the intensity scale comes from fit or a checkpoint"
-        return {**batch, "volume": self.intensity.scale(batch["volume"])}
+        volume = batch["volume"]
+        if "changes" in batch:
+            volume = apply_changes(volume, batch.pop("changes"))
+        return {**batch, "volume": self.intensity.scale(volume)}
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -240,7 +255,8 @@ class ScanBatches(Dataset[ScanBatch]):
     """Batches by (epoch, rows): which copy of a scan is served depends on nothing else.
 
     Args:
-        volumes: The cached cohort.
+        stored: The cached volumes, last axis first, (N, 1, D, W, H).
+        spacings_mm: Voxel sizes in mm, (N, 3).
         labels: Class index of each row, (N,).
         augmentation: What may change.
         seed: Seed of the choice of copies.
@@ -249,25 +265,41 @@ class ScanBatches(Dataset[ScanBatch]):
 
     def __init__(
         self,
-        volumes: Volumes,
+        stored: Stored,
+        spacings_mm: np.ndarray,
         labels: np.ndarray,
         augmentation: Augmentation,
         seed: int,
-        bank: np.memmap | None = None,
+        bank: Stored | None = None,
     ) -> None:
-        self.volumes = volumes
+        self.stored = stored
+        self.spacings_mm = spacings_mm
         self.labels = torch.from_numpy(labels)
         self.augmentation = augmentation
         self.seed = seed
         self.bank = bank
 
+    @property
+    def on_device(self) -> bool:
+        """Whether batches are made on a GPU and need no transfer."""
+        return isinstance(self.stored if self.bank is None else self.bank, Tensor)
+
+    @override
     def __getitem__(self, index: Batch) -> ScanBatch:
         epoch, rows = index
-        return {
-            "volume": self._copies(epoch, rows),  # float16 (B, 1, W, H, D)
+        batch: ScanBatch = {
+            "volume": self._volumes(epoch, rows),  # float16 (B, 1, W, H, D)
             "label": self.labels[rows],
             "row": torch.from_numpy(rows),
         }
+        if self.augmentation.mode == "fresh":
+            seeds = [draw_seed(self.seed, epoch, row) for row in rows.tolist()]
+            what = self.spacings_mm[rows], self.augmentation, seeds
+            if self.augmentation.by_torchio:
+                batch["volume"] = make_copies(batch["volume"], *what)
+            else:
+                batch["changes"] = draw_changes(*what, batch["volume"].shape[2:])
+        return batch
 
     def versions(self, epoch: int) -> np.ndarray:
         """Which version of the bank each scan is served in at an epoch, (N,)."""
@@ -275,22 +307,11 @@ class ScanBatches(Dataset[ScanBatch]):
         generator = np.random.default_rng((self.seed, epoch))
         return generator.integers(self.bank.shape[1], size=len(self.bank))
 
-    def _copies(self, epoch: int, rows: np.ndarray) -> Tensor:
-        if self.bank is not None:
-            return volume_tensor(self.bank[rows, self.versions(epoch)[rows]])
-        plain = volume_tensor(self.volumes.data[rows])
-        if self.augmentation.mode == "none":
-            return plain
-        copies = [
-            augment(
-                volume.float(),
-                self.volumes.spacings_mm[row],
-                self.augmentation,
-                draw_seed(self.seed, epoch, int(row)),
-            )
-            for volume, row in zip(plain, rows, strict=True)
-        ]
-        return torch.stack(copies).half()
+    def _volumes(self, epoch: int, rows: np.ndarray) -> Tensor:
+        """The scans as they are, or a version of each out of the bank."""
+        if self.bank is None:
+            return volume_tensor(self.stored[rows])
+        return volume_tensor(self.bank[rows, self.versions(epoch)[rows]])
 
 
 @lru_cache(maxsize=1)

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 import torchio as tio
 from torch import Tensor
 
 from datamodules.cohort_table import Scan
 from datamodules.preprocessing import Preprocessing, preprocess
-from datamodules.row_cache import cached_rows, digest
+from datamodules.row_cache import Facts, cached_rows, digest
 from datamodules.scan_check import file_hash
+from datamodules.workers import usable_cores
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Intensity:
 
     def scale(self, volume: Tensor) -> Tensor:
         """Subtract the mean and divide, in float32."""
-        return (volume.float() - self.mean) / self.divisor
+        return volume.to(torch.float32, copy=True).sub_(self.mean).div_(self.divisor)
 
 
 def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir: Path) -> Volumes:
@@ -68,19 +71,13 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
         del settings["assume_orientation"]
     recipe = digest("volumes", settings, tio.__version__)
 
-    def build_row(position: int) -> tuple[np.ndarray, dict]:
-        volume, spacing = preprocess(scans[position].path, preprocessing)
-        voxels = volume.astype(np.float64)
-        return np.moveaxis(volume, -1, 1), {
-            "spacing_mm": [float(size) for size in spacing],
-            "mean": float(voxels.mean()),
-            "mean_square": float(np.square(voxels).mean()),
-            "min": float(voxels.min()),
-            "max": float(voxels.max()),
-        }
-
     data, facts = cached_rows(
-        cache_dir / f"volumes-{recipe}", keys, (1, depth, width, height), build_row, what="volumes"
+        cache_dir / f"volumes-{recipe}",
+        keys,
+        (1, depth, width, height),
+        partial(_build_row, [scan.path for scan in scans], preprocessing),
+        what="volumes",
+        num_workers=usable_cores(),
     )
     return Volumes(
         data=data,
@@ -92,6 +89,20 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
         maxima=np.array([fact["max"] for fact in facts]),
         recipe=recipe,
     )
+
+
+def _build_row(
+    paths: Sequence[Path], preprocessing: Preprocessing, position: int
+) -> tuple[np.ndarray, Facts]:
+    volume, spacing = preprocess(paths[position], preprocessing)
+    voxels = volume.astype(np.float64)
+    return np.moveaxis(volume, -1, 1), {
+        "spacing_mm": [float(size) for size in spacing],
+        "mean": float(voxels.mean()),
+        "mean_square": float(np.square(voxels).mean()),
+        "min": float(voxels.min()),
+        "max": float(voxels.max()),
+    }
 
 
 def fit_intensity(

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -27,6 +26,8 @@ def build_backbone_2d(
     Raises:
         ValueError: If timm has no such model.
     """
+    import timm  # takes seconds, and few runs need it
+
     if not timm.is_model(name):
         similar = timm.list_models(f"*{name}*")[:5] or timm.list_models("resnet*")[:5]
         raise ValueError(f"timm has no backbone {name!r}; similar ones: {', '.join(similar)}.")
@@ -50,6 +51,8 @@ def load_weights_2d(
     Raises:
         ValueError: If they cannot be obtained, or do not fit.
     """
+    import timm
+
     wanted = encoder.state_dict()
     if weights == "imagenet":
         if not timm.is_model_pretrained(backbone):
@@ -89,5 +92,7 @@ def load_weights_2d(
 
 
 def _hub_name(backbone: str) -> str:
+    import timm
+
     config = timm.get_pretrained_cfg(backbone)
     return config.hf_hub_id if config and config.hf_hub_id else f"timm/{backbone}"

@@ -3,7 +3,8 @@ import pytest
 import torch
 import torchio as tio
 
-from datamodules.augmentation import Augmentation, augment, load_bank
+from datamodules.augmentation import Augmentation, augment
+from datamodules.bank import load_bank
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns
 from datamodules.preprocessing import Preprocessing

@@ -1,10 +1,18 @@
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns
 from datamodules.preprocessing import Preprocessing
-from datamodules.row_cache import cached_rows
+from datamodules.row_cache import cached_rows, digest
+from datamodules.workers import in_order
 
 
 @pytest.fixture
@@ -16,7 +24,7 @@ def build(tmp_path):
 
         def build_row(position):
             if position == fail_at:
-                raise RuntimeError("killed")
+                raise RuntimeError("interrupted")
             built.append(keys[position])
             return np.full((2, 2), float(keys[position])), {"key": keys[position]}
 
@@ -38,11 +46,64 @@ def test_only_changed_and_new_rows_are_built(build):
     assert build(["3", "9", "1", "4"]) == ["9", "4"]
 
 
-def test_an_interrupted_build_leaves_nothing_behind(build, tmp_path):
-    with pytest.raises(RuntimeError, match="killed"):
-        build(["1", "2", "3"], fail_at=1)
-    assert list((tmp_path / "rows").iterdir()) == []
-    assert build(["1", "2", "3"]) == ["1", "2", "3"]
+def test_an_interrupted_build_is_continued_by_any_list_with_the_same_rows(build, tmp_path):
+    with pytest.raises(RuntimeError, match="interrupted"):
+        build(["1", "2", "3", "4"], fail_at=2)
+    assert build(["2", "5", "1"]) == ["5"]
+    assert build(["1", "2", "3", "4"]) == ["3", "4"]
+
+
+def test_a_killed_build_is_continued_and_leaves_nothing_behind(build, tmp_path):
+    build(["9"])
+    folder = tmp_path / "rows"
+    script = f"""
+import os, signal
+import numpy as np
+from pathlib import Path
+from datamodules import row_cache
+row_cache.SECONDS_BETWEEN_NOTES = 0
+def build_row(position):
+    if position == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return np.full((2, 2), position + 1.0), {{"key": str(position + 1)}}
+row_cache.cached_rows(Path({str(folder)!r}), list("12345"), (2, 2), build_row, what="rows")
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    (notes,) = folder.glob("*.rows")
+    with notes.open("a") as file:
+        file.write('["4", {"ke')  # torn
+    assert build(list("12345")) == ["4", "5"]
+    assert {path.suffix for path in folder.iterdir()} == {".npy", ".json"}
+
+
+def test_the_rows_of_another_running_build_stay(build, tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    name = digest(["1"], (2, 2))
+    theirs = [
+        folder / f"{name}.{socket.gethostname()}.5.{os.getppid()}{end}" for end in (".tmp", ".rows")
+    ]
+    theirs.append(folder / f"{name}.elsewhere.5.1.rows")
+    for path in theirs:
+        path.touch()
+    build(["1"])
+    assert all(path.exists() for path in theirs)
+    for path in theirs:
+        os.utime(path, (0, 0))
+    build(["1", "2"])
+    assert not any(path.exists() for path in theirs)
+
+
+def _square(position):
+    return position**2
+
+
+@pytest.mark.slow
+def test_worker_processes_keep_the_order(monkeypatch):
+    monkeypatch.setattr("datamodules.workers.SECONDS_WORTH_WORKERS", -1)
+    monkeypatch.setattr("datamodules.workers.time.monotonic", itertools.count(0, 2).__next__)
+    assert list(in_order(_square, range(2, 12), 2)) == [n**2 for n in range(2, 12)]
 
 
 def test_an_array_without_an_index_does_not_count(build, tmp_path):

@@ -1,0 +1,1 @@
+"""What the data path, the training step and the start cost, beside other libraries."""

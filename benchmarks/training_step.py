@@ -1,0 +1,125 @@
+"""What a training step costs: memory formats, bfloat16, and the share of the machine's peak."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.rounds import Rates, ratio, take_turns
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.classifier import Classifier
+
+PLAIN = "float32"
+FLOPS_A_TURN = 5e10
+MATMUL_SIZE = 2048
+
+
+def measure(num_rounds: int) -> list[str]:
+    """Compare forward, backward and optimizer step of both networks; return lines of Markdown."""
+    peaks = {name: _matmul_flops(getattr(torch, name)) for name in (PLAIN, "bfloat16")}
+    lines = [
+        "Matrix product of "
+        + ", ".join(f"{name}: {flops / 1e9:,.0f} GFLOP/s" for name, flops in peaks.items())
+        + f" ({MATMUL_SIZE} × {MATMUL_SIZE}). Times as fast as {PLAIN} in the usual memory format:",
+        "",
+        "| step | samples/s | " + " | ".join(_ways()) + " | share of the float32 peak |",
+        "|---|---|" + "---|" * (len(_ways()) + 1),
+    ]
+    for name, shape, batch_size in (
+        ("classifier, 64³", (64, 64, 64), 8),
+        ("classifier, 24 × 48 × 16", (24, 48, 16), 8),
+        ("autoencoder, 25 × 25 × 4", (25, 25, 4), 256),
+    ):
+        rates, num_flops = _rates(shape, batch_size, num_rounds)
+        plain = float(np.median(rates[PLAIN]))
+        ratios = " | ".join(ratio(rates, way, PLAIN) for way in _ways())
+        share = plain / batch_size * num_flops / peaks[PLAIN]
+        lines.append(f"| {name}, batch {batch_size} | {plain:,.0f} | {ratios} | {share:.0%} |")
+    return lines
+
+
+def training_step(
+    shape: tuple[int, int, int],
+    device: torch.device | str = "cpu",
+    *,
+    bf16: bool = False,
+    channels_last: bool = False,
+    depth: int = 3,
+    filters: int = 16,
+) -> Callable[[Tensor], Tensor]:
+    """Return a function that does one step on a batch and gives its loss.
+
+    Args:
+        shape: Voxels of a volume; thin ones are patches to be reconstructed, others are classified.
+        device: Where the network lives.
+        bf16: Whether the forward pass computes in bfloat16 where autocast does.
+        channels_last: Whether weights and volumes are stored with the channel last.
+        depth: Number of convolutions.
+        filters: Filters of each convolution.
+    """
+    torch.manual_seed(0)
+    patches = min(shape) < 8
+    memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
+    model: Any = Autoencoder(depth, filters) if patches else Classifier(2, shape, depth, filters)
+    model.to(device).to(memory_format=memory_format)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step(volume: Tensor) -> Tensor:
+        volume = volume.contiguous(memory_format=memory_format)
+        optimizer.zero_grad()
+        with torch.autocast(volume.device.type, torch.bfloat16, enabled=bf16):
+            output = model(volume)
+        if patches:
+            loss = F.mse_loss(output.float(), volume)
+        else:
+            loss = F.binary_cross_entropy_with_logits(
+                output.float(), torch.zeros_like(output.float())
+            )
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def _rates(shape: tuple[int, int, int], batch_size: int, num_rounds: int) -> tuple[Rates, float]:
+    volume = torch.rand(batch_size, 1, *shape)
+    with FlopCounterMode(display=False) as counter:
+        training_step(shape)(volume)
+    num_flops = float(counter.get_total_flops())
+    num_steps = max(1, round(FLOPS_A_TURN / num_flops))
+
+    def turn(step: Callable[[Tensor], Tensor]) -> Callable[[], int]:
+        def work() -> int:
+            for _ in range(num_steps):
+                step(volume)
+            return num_steps * len(volume)
+
+        return work
+
+    ways = {PLAIN: turn(training_step(shape))}
+    ways |= {name: turn(training_step(shape, **settings)) for name, settings in _ways().items()}
+    return take_turns(ways, num_rounds), num_flops
+
+
+def _ways() -> dict[str, dict[str, Any]]:
+    return {
+        "channels last": {"channels_last": True},
+        "bfloat16": {"bf16": True},
+        "bfloat16, channels last": {"bf16": True, "channels_last": True},
+    }
+
+
+def _matmul_flops(dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product, the best of some."""
+    one = torch.rand(MATMUL_SIZE, MATMUL_SIZE).to(dtype)
+
+    def work() -> int:
+        torch.mm(one, one)
+        return 2 * MATMUL_SIZE**3
+
+    return float(take_turns({"mm": work}, 8)["mm"].max())

@@ -1,0 +1,67 @@
+"""The bank: a fixed number of augmented versions of every scan, made once (MCTL §4.2)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.augmentation import Augmentation, draw_seed
+from datamodules.changes import make_copies
+from datamodules.residence import volume_tensor
+from datamodules.row_cache import Facts, cached_rows, digest
+from datamodules.volumes import Volumes
+from datamodules.workers import usable_cores
+
+BANK_VERSION = 2  # of what a version is; raise it when versions change
+
+
+def load_bank(
+    volumes: Volumes, augmentation: Augmentation, seed: int, cache_dir: Path
+) -> np.memmap:
+    """Open the bank of augmented versions, building what the cache does not hold yet.
+
+    A version depends on the scan's content, the settings and the seed alone: all folds share it.
+
+    Returns:
+        Memmap, float16 of shape (N, num_versions, 1, D, W, H).
+    """
+    recipe = digest("bank", BANK_VERSION, volumes.recipe, asdict(augmentation), seed)
+
+    build_row = partial(
+        _build_row,
+        str(volumes.data.filename),
+        volumes.keys,
+        volumes.spacings_mm,
+        augmentation,
+        seed,
+    )
+    bank, _ = cached_rows(
+        cache_dir / f"bank-{recipe}",
+        volumes.keys,
+        (augmentation.num_versions, *volumes.data.shape[1:]),
+        build_row,
+        what="augmented versions",
+        num_workers=usable_cores() if augmentation.by_torchio else 1,  # else threads do it
+    )
+    return bank
+
+
+def _build_row(
+    volumes_path: str,
+    keys: Sequence[str],
+    spacings_mm: np.ndarray,
+    augmentation: Augmentation,
+    seed: int,
+    position: int,
+) -> tuple[np.ndarray, Facts]:
+    """All versions of one scan."""
+    num_versions = augmentation.num_versions
+    scan_seed = int(keys[position][:12], 16)
+    seeds = [draw_seed(seed, scan_seed, version) for version in range(num_versions)]
+    stored = np.array(np.load(volumes_path, mmap_mode="r", allow_pickle=False)[position])
+    volume = volume_tensor(stored).expand(num_versions, -1, -1, -1, -1)
+    spacings_mm = np.tile(spacings_mm[position], (num_versions, 1))
+    versions = make_copies(volume, spacings_mm, augmentation, seeds)
+    return np.moveaxis(versions.numpy(), -1, 2), {}
