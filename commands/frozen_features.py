@@ -13,8 +13,8 @@ from torch import nn
 from callbacks.distributed import step_seed
 from commands.command_line import CommandLine, cell_seed
 from commands.run_folder import init_checkpoint
-from datamodules.augmentation import volume_tensor
 from datamodules.epoch_sampler import EpochSampler
+from datamodules.residence import volume_tensor
 from datamodules.row_cache import cached_rows, digest
 from datamodules.scans import ScanDataModule
 from datamodules.volumes import Intensity
@@ -102,7 +102,7 @@ def encoded_bank(
     The outputs depend on the encoder, the intensity scale, the scans and the bank: folds that
     have the same of these share them.
     """
-    volumes, bank = data.cohort.volumes, data.augmented.bank
+    volumes, bank = data.cohort.volumes, data.open_bank()  # as they are stored, on no device
     sources = [volumes.data, *([] if bank is None else [bank])]
     made_by = [Path(str(source.filename)).parent.name for source in sources]  # names of recipes
     shape = {name: model.hparams[name] for name in ("backbone", "pool", "norm")}

@@ -19,7 +19,6 @@ from commands.results import write_results
 from commands.run_folder import claim, init_checkpoint, run_path
 from commands.train_cells import resolved_config, say
 from datamodules.cohort_table import read_other_columns
-from datamodules.residence import volume_tensor
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table, write_table
 from lightning_modules.classical import RIVALS, fit_rival, predict_probs

@@ -150,7 +150,7 @@ class ScanDataModule(LightningDataModule):
 
     @override
     def prepare_data(self) -> None:
-        self._open_bank()
+        self.open_bank()
 
     @override
     def setup(self, stage: str) -> None:
@@ -165,7 +165,7 @@ class ScanDataModule(LightningDataModule):
         self.seed = draw_seed(self.splits.seed, self.repeat, self.fold)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         stored = settle(volumes.data, device, self.num_workers)
-        versions = self._open_bank() if stage == "fit" else None
+        versions = self.open_bank() if stage == "fit" else None
         bank = None if versions is None else settle(versions, device, self.num_workers)
         spacings_mm = volumes.spacings_mm
         self.plain = ScanBatches(
@@ -175,7 +175,8 @@ class ScanDataModule(LightningDataModule):
             stored, spacings_mm, self.labels, self.augmentation, self.seed, bank
         )
 
-    def _open_bank(self) -> np.memmap | None:
+    def open_bank(self) -> np.memmap | None:
+        """The augmented versions as they are stored; None in the other modes."""
         volumes = self.cohort.volumes
         if self.augmentation.mode != "bank":
             return None
