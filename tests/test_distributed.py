@@ -25,7 +25,7 @@ TINY = [
 ]
 
 
-def _run(arguments, timeout=300):
+def _run(arguments, timeout=900):
     done = subprocess.run(
         [sys.executable, "main.py", *arguments], capture_output=True, text=True, timeout=timeout
     )
@@ -84,10 +84,15 @@ def test_pretraining_works_on_two_processes(write_cohort, tmp_path):
 def test_a_2d_network_trains_on_more_processes_than_there_are_validation_scans(
     write_cohort, tmp_path
 ):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "trainer:\n  strategy:\n    class_path: lightning.pytorch.strategies.DDPStrategy\n"
+        '    init_args: {timeout: "0:05:00"}\n'
+    )
     small = [argument for argument in TINY if not argument.startswith("--model")]
     said = _run(
         [
-            *("finetune", *small, "-cconfigs/baseline.yaml", "-cconfigs/distributed.yaml"),
+            *("finetune", *small, "-cconfigs/baseline.yaml", f"-c{own}"),
             *("--model.backbone=mobilenetv3_small_050", "--model.weights=none", "--fold=0"),
             *("--model.image_size=32", "--model.num_slices=2", "--trainer.max_epochs=3"),
             *("--model.finetuning.head_epochs=1", "--trainer.devices=3"),
