@@ -49,6 +49,7 @@ class BestValidationCheckpoint(Checkpoint):
         self.stopped_early = False
         self.saved_at = 0.0
         self.wish = 0
+        self.sums: dict[str, tuple[float, int]] = {}  # of an epoch's means, when saved within it
 
     @property
     def best_score(self) -> float:
@@ -82,11 +83,17 @@ class BestValidationCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        self._go_on_summing(trainer)
         if not _between_steps(trainer, batch_idx + 1):
             return
         self._agree(trainer)
         if self.wish:
+            self.sums = {
+                name: (float(sum_.value), int(sum_.cumulated_batch_size))
+                for name, sum_ in _means(trainer).items()
+            }
             self._save_last(trainer)
+            self.sums = {}
             self._stop_if_wished(trainer)
 
     @override
@@ -129,6 +136,7 @@ class BestValidationCheckpoint(Checkpoint):
             "best_key": self.best_key,
             "best_epoch": self.best_epoch,
             "stopped_early": self.stopped_early,
+            "sums": self.sums,
         }
 
     @override
@@ -136,6 +144,7 @@ class BestValidationCheckpoint(Checkpoint):
         self.best_key = state_dict["best_key"]
         self.best_epoch = state_dict["best_epoch"]
         self.stopped_early = state_dict.get("stopped_early", False)
+        self.sums = state_dict.get("sums", {})
 
     def _key(self, trainer: Trainer) -> list[float]:
         """Larger is better, compared from left to right."""
@@ -156,6 +165,14 @@ class BestValidationCheckpoint(Checkpoint):
                 raise ValueError(f"{name} is NaN: the training diverged. Lower --model.lr.")
             key.append(sign * value)
         return key
+
+    def _go_on_summing(self, trainer: Trainer) -> None:
+        """Add to the means of the epoch what was summed before the checkpoint."""
+        for name, (value, num_scans) in self.sums.items():
+            mean = _means(trainer)[name]
+            mean.value = mean.value + value
+            mean.cumulated_batch_size = mean.cumulated_batch_size + num_scans
+        self.sums = {}
 
     def _agree(self, trainer: Trainer) -> None:
         """Set the wish of all: ranks get a signal at different batches, and have other clocks."""
@@ -188,6 +205,12 @@ def _between_steps(trainer: Trainer, num_batches: int) -> bool:
     validates = num_batches % every == 0
     accumulates = num_batches % trainer.accumulate_grad_batches != 0
     return not (trainer.is_last_batch or validates or accumulates)
+
+
+def _means(trainer: Trainer) -> dict[str, Any]:
+    """What the steps log as means over the epoch; Lightning keeps it out of its checkpoints."""
+    results = trainer.fit_loop.epoch_loop._results
+    return {name: sum_ for name, sum_ in results.items() if hasattr(sum_, "cumulated_batch_size")}
 
 
 def _save(trainer: Trainer, name: str, *, weights_only: bool) -> None:

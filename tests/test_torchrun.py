@@ -38,7 +38,7 @@ def _agents(arguments, log):
     with log.open("a") as stream:
         return [
             subprocess.Popen(
-                [*torchrun, "main.py", *arguments],
+                [*torchrun, "--", "main.py", *arguments],  # else it takes --run for its own
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=os.environ | environment | {"PYTHONUNBUFFERED": "1"},
@@ -95,6 +95,6 @@ def test_a_run_whose_worker_dies_is_restarted_and_ends_like_one_in_which_none_di
                 os.kill(generator.choice(workers), signal.SIGKILL)
                 num_kills += 1
         assert _end(agents) == [0, 0], log.read_text()[-3000:]
-        assert_same_outcome(tmp_path / "whole", run)
+        assert_same_outcome(tmp_path / "whole", run, killed=True)
         num_finished += 1
     print(f"{num_kills} workers killed, {num_finished} runs of {duration:.0f} s finished")
