@@ -17,14 +17,16 @@ from outcomes import assert_same_outcome
 
 NUM_KILLS = int(os.environ.get("MCTL_KILLS", "1"))
 KILLS_A_RUN = 2
-EPOCHS = 10 if NUM_KILLS < 5 else 40
+EPOCHS = 10
 ARGUMENTS = [
     *("finetune", "-cconfigs/finetune.yaml", "--wandb=disabled", "--trainer.accelerator=cpu"),
     *(f"--trainer.max_epochs={EPOCHS}", "--model.filters=4", "--model.depth=2"),
     *("--model.dropout=0.3", "--data.preprocessing.spatial_shape=[12,12,12]"),
     *("--data.augmentation.num_versions=2", "--data.batch_size=2"),
     *("--data.splits.num_repeats=1", "--data.splits.num_folds=2"),
-    *("--trainer.devices=2", "--trainer.num_nodes=2", "--trainer.strategy=ddp"),
+    # plain ddp rearranges its sums after the first step: four ranks would be rounded otherwise
+    *("--trainer.devices=2", "--trainer.num_nodes=2"),
+    "--trainer.strategy=ddp_find_unused_parameters_true",
 ]
 
 
