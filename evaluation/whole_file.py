@@ -39,7 +39,7 @@ def write_whole(text: str, path: Path) -> None:
 
 def write_first(text: str, path: Path) -> None:
     """Write a text whole, unless the file is there: of several processes the first one wins."""
-    draft = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.draft")
+    draft = path.with_name(f"{path.name}.first.{platform.node()}.{os.getpid()}.tmp")
     write_whole(text, draft)
     try:
         os.link(draft, path)

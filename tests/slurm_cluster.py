@@ -95,7 +95,7 @@ class Cluster:
         end = time.monotonic() + timeout_s
         while (state := self.fact(job, "JobState")) not in (*states, *ENDED):
             assert time.monotonic() < end, f"job {job} is still {state}"
-            time.sleep(0.2)
+            time.sleep(0.5)
         return state
 
 

@@ -130,7 +130,9 @@ def test_what_rivals_cannot_do_is_said_in_one_line(write_cohort, run_verb, capsy
         (["--features=[encoder]"], "need a pretrained run: say INIT="),
         (["--features=[smell]"], "no features 'smell'"),
         (["--covariates=[shoe]"], "has no column 'shoe'"),
-        (["--fold=1"], "Drop FOLD and REPEAT"),
+        (["--fold=1"], "Drop FOLD, REPEAT"),
+        (["--only=gather"], "Drop FOLD, REPEAT, only, num_tasks"),
+        (["--num_tasks=2"], "Drop FOLD, REPEAT, only, num_tasks"),
     ):
         assert run_verb("rivals", table, "rivals", *arguments) == 2
         assert words in capsys.readouterr().err

