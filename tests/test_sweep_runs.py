@@ -68,7 +68,7 @@ def test_workers_that_are_killed_lose_no_cell_and_end_like_plain_runs(given, swe
     path, grid = sweep_file(), tmp_path / "grid"
     command = ["worker", f"--sweep={path}", f"--run={grid}", *given]
     chance = random.Random(0)
-    for _ in range(int(os.environ.get("MCTL_KILLS", "2"))):
+    for _ in range(int(os.environ.get("MCTL_KILLS", "1"))):
         pair = [_start(*command), _start(*command)]
         begun = time.monotonic()
         while time.monotonic() - begun < 600 and not list(grid.glob("*/*/logs")):
