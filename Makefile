@@ -54,8 +54,8 @@ finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random w
 grid: $(READY) ## Cross-validate every setting of SWEEP=configs/sweeps/x.yaml with WORKERS=2; RETRY=1 what failed
 	$(PY) main.py grid --sweep="$(SWEEP)" $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) $(settings) $(ARGS)
 
-sweep: $(READY) ## Search among the settings of SWEEP by W&B, or here with LOCAL=1 WORKERS=2
-	$(PY) main.py sweep --sweep="$(SWEEP)" $(if $(LOCAL),--local=true) $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) $(settings) $(ARGS)
+sweep: $(READY) ## Search among the settings of SWEEP by W&B, or here with LOCAL=1 WORKERS=2; TABLE=1 only tells
+	$(PY) main.py sweep --sweep="$(SWEEP)" $(if $(LOCAL),--local=true) $(if $(TABLE),--table=true) $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) $(settings) $(ARGS)
 
 agent: $(READY) ## Cross-validate the settings that the W&B sweep SWEEP=id asks for; COUNT=n of them
 	$(PY) main.py agent --sweep="$(SWEEP)" $(if $(COUNT),--count=$(COUNT)) $(settings) $(ARGS)

@@ -27,6 +27,7 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "workers": (int, 1, "processes on this machine"),
     "retry_failed": (yes, False, "true: do again what has failed"),
     "local": (yes, False, "true: search on this machine, without W&B"),
+    "table": (yes, False, "true: only write the table of what is there"),
     "count": (int, None, "settings after which an agent ends"),
     "given": (str, "", "what all settings share, as one text"),
 }

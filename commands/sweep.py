@@ -7,19 +7,25 @@ import wandb
 from commands.grid import conclude, launch, parse_known
 from commands.run_path import run_path
 from commands.sweep_file import read_sweep, setting_name
-from commands.sweep_table import PRUNED_NAME, read_settings
+from commands.sweep_table import PRUNED_NAME, read_settings, write_sweep_table
 from commands.wandb_run import PROJECT, has_key
 
 
 def sweep(args: list[str]) -> None:
     """Search here, with any number of workers, or create the sweep that agents then ask.
 
+    The table of results is written from the folders, also of what agents have trained here.
+
     Raises:
         ValueError: If W&B shall search, and no key is known.
     """
-    names = ("sweep", "run", "workers", "retry_failed", "local")
+    names = ("sweep", "run", "workers", "retry_failed", "local", "table")
     options, arguments = parse_known("sweep", args, *names)
     space = read_sweep(options.sweep)
+    folder = run_path(options.run or "sweep")
+    if options.table:
+        print(write_sweep_table(space, folder))
+        return
     if not options.local:
         if not has_key() or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
             raise ValueError(
@@ -32,7 +38,6 @@ def sweep(args: list[str]) -> None:
         path = "/".join(filter(None, [entity, project, sweep_id]))
         print(f"Start as many agents as you like: make agent SWEEP={path} DATA=… RUN=…")
         return
-    folder = run_path(options.run or "sweep")
     launch(space, folder, options, arguments)
     if space.method == "grid":
         wanted = [setting_name(setting) for setting in space.settings()]

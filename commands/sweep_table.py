@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,14 @@ def running_figures(folder: Path, num_folds: int | None = None) -> tuple[int, di
     done = done[:num_folds]
     if not done:
         return 0, {}
+    return len(done), _figures(tuple(done))
+
+
+@lru_cache(maxsize=4096)
+def _figures(done: tuple[Path, ...]) -> dict[str, float]:
+    """Measure finished folds, once: they do not change any more."""
     tables = [read_predictions(cell / "predictions.csv") for cell in done]
-    return len(done), running_mean(pd.concat(tables, ignore_index=True))
+    return running_mean(pd.concat(tables, ignore_index=True))
 
 
 def write_sweep_table(sweep: Sweep, folder: Path) -> str:

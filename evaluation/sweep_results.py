@@ -121,7 +121,7 @@ def draw_parallel_coordinates(
     for place in np.argsort(places[:, -1]):  # the best on top
         dashed = known["state"].iloc[place] != "finished"
         axis.plot(
-            _spread(places[place], place, len(known), columns),
+            places[place],
             color=colors[place],
             linestyle="--" if dashed else "-",
             alpha=0.5 if dashed else 0.85,
@@ -150,15 +150,8 @@ def _places(texts: pd.Series) -> tuple[np.ndarray, dict[Any, float]]:
     order = numbers if numbers.notna().all() else texts
     names = list(dict.fromkeys(texts.iloc[np.argsort(order.to_numpy(), kind="stable")]))
     share = {name: place / (len(names) - 1) for place, name in enumerate(names)}
-    return texts.map(share).to_numpy(dtype=float), share
-
-
-def _spread(
-    line: np.ndarray, place: int, num_lines: int, columns: Sequence[tuple[np.ndarray, dict]]
-) -> np.ndarray:
-    """Move a line a little, so that settings with a value in common can be told apart."""
-    shift = 0.05 * ((place + 0.5) / num_lines - 0.5)
-    return line + np.array([shift * (len(ticks) < 6) for _, ticks in columns] + [0.0])
+    apart = 0.05 * ((np.arange(len(texts)) + 0.5) / len(texts) - 0.5)  # lines with it in common
+    return texts.map(share).to_numpy(dtype=float) + apart, share
 
 
 def _draw_axes(axis: Axes, titles: Sequence[str], ticks: Sequence[dict]) -> None:

@@ -39,6 +39,6 @@ sweeps._agent_heartbeat = heartbeat
 wandb_agent.wandb_login._login = lambda **_: True
 wandb_agent.Agent.POLL_INTERVAL = 0.1
 wandb.Api = lambda: None
-os.environ["WANDB_MODE"] = "offline"
+os.environ |= {"WANDB_MODE": "offline", "WANDB_API_KEY": "0" * 40}
 
 sys.exit(main.main(["agent", "--sweep=nobody/mctl/abc123", *sys.argv[2:]]))

@@ -68,10 +68,10 @@ def test_workers_that_are_killed_lose_no_cell_and_end_like_plain_runs(given, swe
     path, grid = sweep_file(), tmp_path / "grid"
     command = ["worker", f"--sweep={path}", f"--run={grid}", *given]
     chance = random.Random(0)
-    for _ in range(int(os.environ.get("MCTL_KILLS", "2"))):
+    for _ in range(int(os.environ.get("MCTL_KILLS", "1"))):
         pair = [_start(*command), _start(*command)]
         begun = time.monotonic()
-        while time.monotonic() - begun < 120 and not list(grid.glob("*/*/logs")):
+        while time.monotonic() - begun < 600 and not list(grid.glob("*/*/logs")):
             time.sleep(0.05)
         time.sleep(chance.random() * 2)
         for process in pair:
@@ -147,17 +147,17 @@ def test_a_grid_hands_a_signal_on_and_ends_with_its_workers_exit_code(
     endless = [*given, "--trainer.max_epochs=100000"]
     process = _start("grid", f"--sweep={sweep_file()}", f"--run={grid}", *endless)
     begun = time.monotonic()
-    while time.monotonic() - begun < 120 and not list(grid.glob("*/*/last.ckpt")):
+    while time.monotonic() - begun < 600 and not list(grid.glob("*/*/last.ckpt")):
         time.sleep(0.05)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == code, said
     assert list(grid.glob("*/*/last.ckpt"))
     assert not list(grid.rglob("worker.json")), "the cell is free for another worker"
 
 
 @pytest.mark.slow
-def test_a_simulated_agent_runs_three_trials_offline(given, tmp_path):
+def test_a_simulated_agent_runs_three_trials_offline(given, sweep_file, tmp_path):
     config = yaml.safe_load(Path("configs/sweeps/mctl_table1.yaml").read_text())
     network = "configs/sweeps/networks/depth1_filters16.yaml"
     trials = [{"config": network, "model.nodes": nodes} for nodes in (4, 8)]
@@ -169,7 +169,7 @@ def test_a_simulated_agent_runs_three_trials_offline(given, tmp_path):
         [sys.executable, "tests/simulated_agent.py", str(job), f"--run={sweep}", *given],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
     )
     names = ("depth1_filters16-nodes4", "depth1_filters16-nodes8", "freeze_encoderTrue-lr1e-05")
@@ -184,6 +184,9 @@ def test_a_simulated_agent_runs_three_trials_offline(given, tmp_path):
             assert private not in content
         assert repr(metrics["mean"]["auroc"])[:8].encode() in content
     assert done.returncode == 0, done.stderr[-2000:]
+    table = [f"--sweep={sweep_file()}", f"--run={sweep}", "--table=true"]
+    assert main.main(["sweep", *table]) == 0
+    assert sorted(pd.read_csv(sweep / "results.csv")["name"]) == sorted(names)
 
 
 @pytest.mark.slow
@@ -194,7 +197,7 @@ def test_of_a_trial_on_two_processes_one_talks_to_wandb(given, tmp_path):
         [sys.executable, "main.py", *command],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         env=os.environ | {"WANDB_MODE": "offline", "WANDB_RUN_ID": "one", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -228,3 +231,28 @@ def test_a_trial_without_a_setting_is_refused(capsys):
     assert "after `--`" in capsys.readouterr().err
     assert main.main(["agent", "-cconfigs/finetune.yaml"]) == 2
     assert "Say which sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "preempting"), [(75, True), (143, False)])
+def test_wandb_is_told_when_a_trial_will_go_on(tmp_path, monkeypatch, code, preempting):
+    from callbacks.stop_signals import Stopped
+    from commands import wandb_run as module
+
+    told = []
+
+    class Run:
+        def mark_preempting(self):
+            told.append("preempting")
+
+        def finish(self, exit_code=0):
+            told.append(exit_code)
+
+        def define_metric(self, *_, **__):
+            pass
+
+    monkeypatch.setattr(module, "start_wandb", lambda *_: Run())
+    monkeypatch.setattr(module, "resolved_config", lambda _: {})
+    cli = type("Cli", (), {"config": type("Config", (), {"wandb": "offline"})})
+    with pytest.raises(Stopped), module.wandb_run(cli, tmp_path, wanted=True):
+        raise Stopped(code)
+    assert told == ["preempting"] * preempting + [code]
