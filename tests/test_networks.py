@@ -43,7 +43,7 @@ def test_the_memory_format_does_not_change_what_is_learnt(pool):
             loss = F.binary_cross_entropy_with_logits(model(volume), target)
             loss.backward()
             optimizer.step()
-            losses[-1].append(float(loss))
+            losses[-1].append(loss.item())
     assert (
         _classifier(pool=pool)
         .encoder[1][0]
