@@ -14,11 +14,10 @@ from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
 
 PLAIN = "float32"
-FLOPS_A_TURN = 5e10
 MATMUL_SIZE = 2048
 
 
-def measure(num_rounds: int) -> list[str]:
+def measure(num_rounds: int, flops_a_turn: float = 5e10) -> list[str]:
     """Compare forward, backward and optimizer step of both networks; return lines of Markdown."""
     peaks = {name: _matmul_flops(getattr(torch, name)) for name in (PLAIN, "bfloat16")}
     lines = [
@@ -34,7 +33,7 @@ def measure(num_rounds: int) -> list[str]:
         ("classifier, 24 × 48 × 16", (24, 48, 16), 8),
         ("autoencoder, 25 × 25 × 4", (25, 25, 4), 256),
     ):
-        rates, num_flops = _rates(shape, batch_size, num_rounds)
+        rates, num_flops = _rates(shape, batch_size, num_rounds, flops_a_turn)
         plain = float(np.median(rates[PLAIN]))
         ratios = " | ".join(ratio(rates, way, PLAIN) for way in _ways())
         share = plain / batch_size * num_flops / peaks[PLAIN]
@@ -86,12 +85,14 @@ def training_step(
     return step
 
 
-def _rates(shape: tuple[int, int, int], batch_size: int, num_rounds: int) -> tuple[Rates, float]:
+def _rates(
+    shape: tuple[int, int, int], batch_size: int, num_rounds: int, flops_a_turn: float
+) -> tuple[Rates, float]:
     volume = torch.rand(batch_size, 1, *shape)
     with FlopCounterMode(display=False) as counter:
         training_step(shape)(volume)
     num_flops = float(counter.get_total_flops())
-    num_steps = max(1, round(FLOPS_A_TURN / num_flops))
+    num_steps = max(1, round(flops_a_turn / num_flops))
 
     def turn(step: Callable[[Tensor], Tensor]) -> Callable[[], int]:
         def work() -> int:

@@ -97,6 +97,7 @@ class Decoder(nn.Module):
             nn.Conv3d(filters, filters if level < depth - 1 else 1, kernel_size=3, padding=1)
             for level in range(depth)
         )
+        self.to(memory_format=torch.channels_last_3d)  # as in the encoder
 
     def forward(
         self, latent: Float[Tensor, "b f w2 h2 d2"], sizes: list[torch.Size]

@@ -28,6 +28,31 @@ def test_the_encoder_halves_and_never_vanishes(depth, pool):
     assert latent.shape == (2, 4, *sizes)
 
 
+@pytest.mark.parametrize("pool", [1, 2])
+def test_the_memory_format_does_not_change_what_is_learnt(pool):
+    volume, target = torch.rand(4, 1, 9, 10, 5), torch.eye(2).repeat(2, 1)
+    losses = []
+    for memory_format in (torch.channels_last_3d, torch.contiguous_format):
+        torch.manual_seed(0)
+        model = _classifier(pool=pool).to(memory_format=memory_format)
+        assert model.encoder[1][0].weight.is_contiguous(memory_format=memory_format)
+        optimizer = _optimizer(model)
+        losses.append([])
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss = F.binary_cross_entropy_with_logits(model(volume), target)
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    assert (
+        _classifier(pool=pool)
+        .encoder[1][0]
+        .weight.is_contiguous(memory_format=torch.channels_last_3d)
+    )
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][-1] < losses[0][0]
+
+
 @pytest.mark.parametrize("norm", ["none", "instance", "batch"])
 @pytest.mark.parametrize("shape", [(25, 25, 4), (16, 9, 7)])
 def test_the_autoencoder_gives_back_the_shape_it_was_given(norm, shape):
