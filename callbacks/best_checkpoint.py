@@ -16,6 +16,7 @@ from typing_extensions import override
 from callbacks.stop_signals import Stopped, stop_signals
 from callbacks.whole_checkpoints import BEST_NAME, LAST_NAME, WholeCheckpoints
 
+LARGEST_SHARE = 0.02  # of the time that may go into saving at the ends of short epochs
 SAVE = 1  # what the ranks agree on: nothing, to save, or the exit code to stop with
 
 
@@ -23,7 +24,8 @@ class BestValidationCheckpoint(Checkpoint):
     """Write best.ckpt and last.ckpt into the trainer's `default_root_dir`.
 
     Ties go to the lower tie breaker, then to the earlier epoch (MCTL §3.3). last.ckpt is written
-    after every epoch, in between every few minutes, and when the process is asked to stop; a
+    after an epoch (after every one, unless epochs are so short that it would take more than a
+    fiftieth of the time), in between every few minutes, and when the process is asked to stop; a
     training continued from it ends as one that was never stopped does. The one before stays as
     previous.ckpt. Each file is written beside its final name and renamed.
 
@@ -49,6 +51,7 @@ class BestValidationCheckpoint(Checkpoint):
         self.best_epoch = -1
         self.stopped_early = False
         self.saved_at = 0.0
+        self.saving_s = 0.0  # how long it took the last time
         self.wish = 0
         self.sums: dict[str, tuple[float, int]] = {}  # of an epoch's means, when saved within it
 
@@ -87,7 +90,7 @@ class BestValidationCheckpoint(Checkpoint):
         self._go_on_summing(trainer)
         if not _between_steps(trainer, batch_idx + 1):
             return
-        self._agree(trainer)
+        self._agree(trainer, 60 * self.save_every_minutes)
         if self.wish:
             self.sums = {
                 name: (float(sum_.value), int(sum_.cumulated_batch_size))
@@ -109,8 +112,9 @@ class BestValidationCheckpoint(Checkpoint):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped_early = trainer.should_stop
-        self._save_last(trainer)
-        self._agree(trainer)  # and stop when the epoch's curves are written
+        self._agree(trainer, self.saving_s / LARGEST_SHARE)
+        if self.wish:
+            self._save_last(trainer)  # and stop when the epoch's curves are written
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -182,9 +186,14 @@ class BestValidationCheckpoint(Checkpoint):
             mean.cumulated_batch_size = mean.cumulated_batch_size + num_scans
         self.sums = {}
 
-    def _agree(self, trainer: Trainer) -> None:
-        """Set the wish of all: ranks get a signal at different batches, and have other clocks."""
-        is_due = time.monotonic() - self.saved_at > 60 * self.save_every_minutes
+    def _agree(self, trainer: Trainer, pause_s: float) -> None:
+        """Set the wish of all: ranks get a signal at different batches, and have other clocks.
+
+        Args:
+            trainer: The trainer.
+            pause_s: Seconds after the last checkpoint that the next one is due.
+        """
+        is_due = time.monotonic() - self.saved_at >= pause_s
         self.wish = stop_signals.exit_code or SAVE * is_due
         if trainer.world_size > 1:
             wishes = torch.tensor(self.wish, device=trainer.strategy.root_device)
@@ -198,8 +207,10 @@ class BestValidationCheckpoint(Checkpoint):
             raise Stopped(0 if is_child else self.wish)
 
     def _save_last(self, trainer: Trainer) -> None:
+        begun = time.monotonic()
         _save(trainer, LAST_NAME, weights_only=False)
         self.saved_at = time.monotonic()
+        self.saving_s = self.saved_at - begun
 
 
 def _between_steps(trainer: Trainer, num_batches: int) -> bool:

@@ -163,9 +163,7 @@ def _refuse_what_features_cannot_follow(cli: CommandLine) -> None:
     options, model, trainer = cli.config, cli.config.model, cli.config.trainer
     parts = any(options[name] is not None for name in ("fold", "repeat", "only"))
     if parts or options.num_tasks > 1:
-        raise ValueError(
-            "A screen trains all folds together: drop FOLD, REPEAT, only, num_tasks."
-        )
+        raise ValueError("A screen trains all folds together: drop FOLD, REPEAT, only, num_tasks.")
     if model.class_path != "lightning_modules.classifier.Classifier":
         raise ValueError(
             f"A screen needs the 3D classifier, not {model.class_path}: drop its YAML. "
