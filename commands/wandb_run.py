@@ -16,6 +16,7 @@ from commands.train_cells import is_main_process, resolved_config
 
 PROJECT = "mctl"
 INIT_TIMEOUT_S = 20
+SERVICE_TIMEOUT_S = 300  # for a process of W&B's own to start, on a machine that is busy
 PRIVATE = ("table", "init", "init_ckpt", "path", "splits_path", "cache_dir", "run", "config")
 
 
@@ -66,6 +67,7 @@ def start_wandb(mode: Any, folder: Path, config: dict[str, Any]) -> Any:
         disable_git=True,
         x_disable_meta=True,
         x_save_requirements=False,
+        x_service_wait=SERVICE_TIMEOUT_S,
         init_timeout=INIT_TIMEOUT_S,
         login_timeout=INIT_TIMEOUT_S,
     )

@@ -173,7 +173,9 @@ def test_a_simulated_agent_runs_three_trials_offline(given, sweep_file, tmp_path
         env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
     )
     names = ("depth1_filters16-nodes4", "depth1_filters16-nodes8", "freeze_encoderTrue-lr1e-05")
+    assert done.returncode == 0, done.stderr[-2000:]
     for number, name in enumerate(names):
+        assert (sweep / name / "metrics.json").is_file(), done.stderr[-5000:]
         metrics = json.loads((sweep / name / "metrics.json").read_text())
         (log,) = (sweep / name).glob("wandb/offline-run-*/*.wandb")
         assert log.name == f"run-trial{number}.wandb", "each trial is one W&B run"
@@ -183,7 +185,6 @@ def test_a_simulated_agent_runs_three_trials_offline(given, sweep_file, tmp_path
         for private in (str(tmp_path).encode(), b"cohort.csv"):
             assert private not in content
         assert repr(metrics["mean"]["auroc"])[:8].encode() in content
-    assert done.returncode == 0, done.stderr[-2000:]
     table = [f"--sweep={sweep_file()}", f"--run={sweep}", "--table=true"]
     assert main.main(["sweep", *table]) == 0
     assert sorted(pd.read_csv(sweep / "results.csv")["name"]) == sorted(names)
@@ -223,7 +224,7 @@ def test_a_sweep_goes_to_wandb_as_it_stands_in_its_file(monkeypatch, capsys):
     given = ["--data.table=private.csv", "-cconfigs/finetune.yaml"]
     assert main.main(["sweep", "--sweep=configs/sweeps/training.yaml", *given]) == 0
     assert asked == yaml.safe_load(Path("configs/sweeps/training.yaml").read_text())
-    assert "make agent SWEEP=abc123" in capsys.readouterr().out
+    assert "make agent SWEEP=mctl/abc123" in capsys.readouterr().out
 
 
 def test_a_trial_without_a_setting_is_refused(capsys):
