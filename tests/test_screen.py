@@ -140,7 +140,7 @@ def test_what_a_screen_cannot_do_is_said(write_cohort):
     cli = CommandLine("screen", arguments, options=ScreenOptions)
     plain = cli.config
     for key, value, words in (
-        ("fold", 1, "drop FOLD and REPEAT"),
+        ("fold", 1, "drop FOLD, REPEAT"),
         ("scale", "init", "say INIT="),
         ("model.init_args.mixup", 0.4, "drop --model.mixup"),
         ("data.init_args.augmentation.mode", "fresh", "mode=bank, or none"),
