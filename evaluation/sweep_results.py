@@ -106,10 +106,8 @@ def draw_parallel_coordinates(
     shown = [key for key in keys if known[key].nunique() > 1]
     if not len(known) or not shown:
         return False
-    texts = [
-        known[key].map(lambda text: Path(text).stem if ".yaml" in text else text) for key in shown
-    ]
-    columns = [_places(values) for values in texts]
+    words = known[shown].fillna("–").astype(str).map(_word)
+    columns = [_places(words[key]) for key in shown]
     figures = known[measure].astype(float).to_numpy()
     low, high = float(figures.min()), float(figures.max())
     span = (high - low) or 1.0
@@ -132,6 +130,10 @@ def draw_parallel_coordinates(
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return True
+
+
+def _word(text: str) -> str:
+    return Path(text).stem if text.endswith(".yaml") else text
 
 
 def _places(texts: pd.Series) -> tuple[np.ndarray, dict[Any, float]]:
