@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 import main as command_line
-from benchmarks import data_path, epochs, gpu, scaling, start_up, training_step
+from benchmarks import data_path, epochs, frozen, gpu, scaling, start_up, training_step
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PACKAGES = ("torch", "lightning", "torchio", "monai", "numpy", "SimpleITK")
@@ -41,6 +41,10 @@ def stories(quick: bool) -> list[Story]:
             ),
         ),
         ("A training step", lambda _: training_step.measure(rounds, 1e9 if quick else 5e10)),
+        (
+            "Heads on a frozen encoder",
+            lambda _: frozen.tables(["16x16x16"] if quick else ["24x48x16", "64x64x64"]),
+        ),
         (
             "Number of scans",
             lambda folder: scaling.measure(

@@ -1,9 +1,10 @@
-"""What cached features and stacked heads gain: two ratios, measured in turn in one process.
+"""What cached features and stacked heads gain: ratios, measured in turn in one process.
 
-    python benchmarks/frozen.py [SHAPE …]        a shape is 40x40x40
+    python -m benchmarks.frozen [SHAPE …]        a shape is 40x40x40
 
-1. Epochs of head training through a frozen encoder, against as many on its cached outputs.
-2. Heads trained one after another on cached outputs, against the same heads in stacks.
+1. Features of all scans computed by a frozen encoder, against the same read from the cache.
+2. An epoch of head training through the encoder, against one on cached outputs.
+3. Heads trained one after another on cached outputs, against the same heads in stacks.
 
 Both ways make the same steps on the same scans with the same optimizer; that they end with the
 same outputs is checked. The last column is as many epochs through the encoder as there are heads,
@@ -16,13 +17,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from commands.probes import stack_size
 from lightning_modules.classifier import Classifier
@@ -37,23 +35,28 @@ Rows = Callable[[Tensor], Tensor]
 Trained = tuple[float, Tensor]
 
 
-def main(shapes: Sequence[str]) -> None:
-    """Print a Markdown table."""
+def tables(shapes: Sequence[str]) -> list[str]:
+    """Lines of a Markdown table with a row for each shape, as `40x40x40`."""
     torch.set_num_threads(1)
-    print(
+    columns = ["voxels", "features", "all features computed", "read", "ratio"]
+    columns += ["a head through the encoder", "on cached outputs", "ratio"]
+    columns += [f"{NUM_HEADS} heads one after another", "in stacks of", "together", "ratio", "both"]
+    lines = [
         f"{NUM_SCANS} scans, batch {BATCH_SIZE}, {NODES} nodes, one thread; CPU ms per epoch, "
-        f"medians of {ROUNDS} rounds in turn.\n\n| voxels | features | a head through the encoder "
-        f"| on cached outputs | ratio | {NUM_HEADS} heads one after another | in stacks of | "
-        "together | ratio | both |"
-    )
-    print("|---" * 10 + "|")
+        f"medians of {ROUNDS} rounds in turn. `both`: {NUM_HEADS} times an epoch through the "
+        "encoder, against the stacks.",
+        "",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+    ]
     for shape in shapes:
         width, height, depth = (int(size) for size in shape.split("x"))
-        print(f"| {shape} | {measure((width, height, depth))} |", flush=True)
+        lines.append(f"| {shape} | {measure((width, height, depth))} |")
+    return lines
 
 
 def measure(shape: tuple[int, int, int]) -> str:
-    """Measure both ratios for volumes of one shape; a row of the table."""
+    """Measure the ratios for volumes of one shape; a row of the table."""
     torch.manual_seed(0)
     model = Classifier(2, shape, nodes=NODES, freeze_encoder=True).eval()
     scans = torch.rand(NUM_SCANS, 1, *shape).half()
@@ -81,13 +84,19 @@ def measure(shape: tuple[int, int, int]) -> str:
             [_stack(heads[at : at + size], orders[at : at + size], read) for at in starts]
         )
 
+    everyone = torch.arange(NUM_SCANS).split(BATCH_SIZE)
+    computed, read_again = _in_turn(
+        lambda: _timed(lambda: torch.cat([encode(rows) for rows in everyone])),
+        lambda: _timed(lambda: torch.cat([read(rows) for rows in everyone])),
+    )
     slow, fast = _in_turn(
         lambda: _alone(heads[0], orders[0], encode, read, 1),
         lambda: _alone(heads[0], orders[0], read, read, 1),
     )
     alone, together = _in_turn(apart, in_stacks)
     return (
-        f"{cached.shape[1]} | {slow:.0f} | {fast:.2f} | {slow / fast:.0f} | {alone:.0f} | {size} | "
+        f"{cached.shape[1]} | {computed:.0f} | {read_again:.2f} | {computed / read_again:.0f} | "
+        f"{slow:.0f} | {fast:.2f} | {slow / fast:.0f} | {alone:.0f} | {size} | "
         f"{together:.1f} | {alone / together:.1f} | {NUM_HEADS * slow / together:.0f}"
     )
 
@@ -123,6 +132,13 @@ def _stack(heads: Sequence[nn.Sequential], orders: Sequence[Tensor], read: Rows)
     return taken, stack(read(torch.arange(NUM_SCANS)).expand(len(heads), -1, -1)).detach()
 
 
+def _timed(work: Callable[[], Tensor]) -> Trained:
+    """CPU milliseconds of some work, and what it returns."""
+    started = time.process_time()
+    made = work()
+    return (time.process_time() - started) * 1e3, made
+
+
 def _joined(parts: Sequence[Trained]) -> Trained:
     return sum(taken for taken, _ in parts), torch.cat([outputs for _, outputs in parts])
 
@@ -153,4 +169,4 @@ def _in_turn(first: Callable[[], Trained], second: Callable[[], Trained]) -> lis
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or SHAPES)
+    print(*tables(sys.argv[1:] or SHAPES), sep="\n")

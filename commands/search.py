@@ -159,7 +159,11 @@ def draw(sweep: Sweep, known: dict[Path, dict[str, str]]) -> Setting | None:
         known: The settings that have a folder.
     """
     space = {key: distribution(values) for key, values in sweep.parameters.items()}
-    trials = [_known_trial(sweep, space, place, setting) for place, setting in known.items()]
+    trials = [
+        _known_trial(sweep, space, place, setting)
+        for place, setting in known.items()
+        if _is_in(space, setting)  # the sweep file may have been another when it was tried
+    ]
     for attempt in range(DRAWS):
         seed = len(known) * DRAWS + attempt
         sampler: Any = optuna.samplers.RandomSampler(seed)
@@ -170,10 +174,15 @@ def draw(sweep: Sweep, known: dict[Path, dict[str, str]]) -> Setting | None:
         )
         study.add_trials(trials)
         drawn = study.ask(space).params
-        setting = {key: str(drawn[key]) for key in space}
+        setting = {key: _text(drawn[key]) for key in space}
         if setting not in known.values():
             return setting
     return None
+
+
+def _text(value: Any) -> str:
+    """Write a drawn value as it stands on a command line and in a folder's name."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def distribution(space: dict[str, Any]) -> BaseDistribution:
@@ -187,16 +196,24 @@ def distribution(space: dict[str, Any]) -> BaseDistribution:
     return IntDistribution(low, high) if is_whole else FloatDistribution(low, high)
 
 
+def _is_in(space: dict[str, BaseDistribution], setting: Setting) -> bool:
+    return setting.keys() == space.keys() and all(
+        setting[key] in kind.choices
+        for key, kind in space.items()
+        if isinstance(kind, CategoricalDistribution)
+    )
+
+
 def _known_trial(
     sweep: Sweep, space: dict[str, BaseDistribution], place: Path, setting: Setting
 ) -> FrozenTrial:
     params: dict[str, Any] = {}
     for key, kind in space.items():
         text = setting[key]
-        if isinstance(kind, CategoricalDistribution):
-            params[key] = text
+        if isinstance(kind, FloatDistribution):  # rounding may lead past an end
+            params[key] = min(max(float(text), kind.low), kind.high)
         else:
-            params[key] = int(text) if isinstance(kind, IntDistribution) else float(text)
+            params[key] = int(text) if isinstance(kind, IntDistribution) else text
     folds, figures = running_figures(place)
     value = figures.get(sweep.measure)
     if not is_over(place):
