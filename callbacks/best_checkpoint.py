@@ -48,6 +48,8 @@ class BestValidationCheckpoint(Checkpoint):
         self.best_epoch = -1
         self.stopped_early = False
         self.saved_at = 0.0
+        self.wish = 0
+        self.sums: dict[str, tuple[float, int]] = {}  # of an epoch's means, when saved within it
 
     @property
     def best_score(self) -> float:
@@ -81,11 +83,18 @@ class BestValidationCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        self._go_on_summing(trainer)
         if not _between_steps(trainer, batch_idx + 1):
             return
-        if wish := self._agreed_wish(trainer):
+        self._agree(trainer)
+        if self.wish:
+            self.sums = {
+                name: (float(sum_.value), int(sum_.cumulated_batch_size))
+                for name, sum_ in _means(trainer).items()
+            }
             self._save_last(trainer)
-            _stop_if(wish, trainer)
+            self.sums = {}
+            self._stop_if_wished(trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,10 +109,15 @@ class BestValidationCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped_early = trainer.should_stop
         self._save_last(trainer)
-        _stop_if(self._agreed_wish(trainer), trainer)
+        self._agree(trainer)  # and stop when the epoch's curves are written
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_wished(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_wished(trainer)
         stop_signals.end_training()
 
     @override
@@ -122,6 +136,7 @@ class BestValidationCheckpoint(Checkpoint):
             "best_key": self.best_key,
             "best_epoch": self.best_epoch,
             "stopped_early": self.stopped_early,
+            "sums": self.sums,
         }
 
     @override
@@ -129,6 +144,7 @@ class BestValidationCheckpoint(Checkpoint):
         self.best_key = state_dict["best_key"]
         self.best_epoch = state_dict["best_epoch"]
         self.stopped_early = state_dict.get("stopped_early", False)
+        self.sums = state_dict.get("sums", {})
 
     def _key(self, trainer: Trainer) -> list[float]:
         """Larger is better, compared from left to right."""
@@ -150,14 +166,28 @@ class BestValidationCheckpoint(Checkpoint):
             key.append(sign * value)
         return key
 
-    def _agreed_wish(self, trainer: Trainer) -> int:
-        """What to do now: the ranks get a signal at different batches, and have other clocks."""
+    def _go_on_summing(self, trainer: Trainer) -> None:
+        """Add to the means of the epoch what was summed before the checkpoint."""
+        for name, (value, num_scans) in self.sums.items():
+            mean = _means(trainer)[name]
+            mean.value = mean.value + value
+            mean.cumulated_batch_size = mean.cumulated_batch_size + num_scans
+        self.sums = {}
+
+    def _agree(self, trainer: Trainer) -> None:
+        """Set the wish of all: ranks get a signal at different batches, and have other clocks."""
         is_due = time.monotonic() - self.saved_at > 60 * self.save_every_minutes
-        wish = stop_signals.exit_code or SAVE * is_due
-        if trainer.world_size == 1:
-            return wish
-        wishes = torch.tensor(wish, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(wishes, reduce_op="max"))
+        self.wish = stop_signals.exit_code or SAVE * is_due
+        if trainer.world_size > 1:
+            wishes = torch.tensor(self.wish, device=trainer.strategy.root_device)
+            self.wish = int(trainer.strategy.reduce(wishes, reduce_op="max"))
+
+    def _stop_if_wished(self, trainer: Trainer) -> None:
+        if self.wish > SAVE:
+            # a process that rank 0 started must not look failed, or rank 0 would be killed for it
+            environment = getattr(trainer.strategy, "cluster_environment", None)
+            is_child = isinstance(environment, LightningEnvironment) and trainer.global_rank > 0
+            raise Stopped(0 if is_child else self.wish)
 
     def _save_last(self, trainer: Trainer) -> None:
         _save(trainer, LAST_NAME, weights_only=False)
@@ -177,12 +207,10 @@ def _between_steps(trainer: Trainer, num_batches: int) -> bool:
     return not (trainer.is_last_batch or validates or accumulates)
 
 
-def _stop_if(wish: int, trainer: Trainer) -> None:
-    if wish > SAVE:
-        # a process that rank 0 started must not look failed, or rank 0 would be killed for it
-        environment = getattr(trainer.strategy, "cluster_environment", None)
-        is_child = isinstance(environment, LightningEnvironment) and trainer.global_rank > 0
-        raise Stopped(0 if is_child else wish)
+def _means(trainer: Trainer) -> dict[str, Any]:
+    """What the steps log as means over the epoch; Lightning keeps it out of its checkpoints."""
+    results = trainer.fit_loop.epoch_loop._results
+    return {name: sum_ for name, sum_ in results.items() if hasattr(sum_, "cumulated_batch_size")}
 
 
 def _save(trainer: Trainer, name: str, *, weights_only: bool) -> None:

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class DistributedRun(Callback):
-    """Keep each scan on one rank, give every rank and step a seed, say the effective batch size.
+    """Keep each scan on one rank, give every rank and step a seed, say what a step amounts to.
 
     Seeding every step anew makes noise and dropout a function of seed, epoch, batch and rank, so
     that a run continued from last.ckpt ends where an uninterrupted one would.
@@ -31,12 +31,14 @@ class DistributedRun(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         per_device = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
-        if trainer.world_size > 1 and per_device is not None:
+        if trainer.world_size > 1 and trainer.is_global_zero and per_device is not None:
+            steps = trainer.accumulate_grad_batches
+            rates = sorted({group.get("initial_lr", group["lr"]) for group in _groups(trainer)})
             logger.info(
-                "%d devices × batch %d: effective batch size %d",
-                trainer.world_size,
-                per_device,
-                trainer.world_size * per_device * trainer.accumulate_grad_batches,
+                "%d devices × batch %d × %d accumulated: effective batch size %d, learning rate %s "
+                "(as configured, not scaled)",
+                *(trainer.world_size, per_device, steps, trainer.world_size * per_device * steps),
+                ", ".join(f"{rate:g}" for rate in rates),
             )
 
     @override
@@ -46,3 +48,7 @@ class DistributedRun(Callback):
         base = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # set by seed_everything
         place = (base, trainer.current_epoch, batch_idx, trainer.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+
+
+def _groups(trainer: Trainer) -> list[dict[str, Any]]:
+    return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

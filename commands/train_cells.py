@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,22 @@ def learning_curves(cells: Sequence[Cell]) -> pd.DataFrame:
     """Collect what the CSV loggers wrote: columns cell, epoch and the logged names."""
     curves = []
     for cell in cells:
-        parts = [pd.read_csv(path) for path in sorted(cell.folder.glob("logs/*/metrics.csv"))]
+        # a continued cell has a file more; the epochs that both have are the same, or torn there
+        paths = sorted(cell.folder.glob("logs/*/metrics.csv"), key=_version)
+        parts = [part for path in paths if not (part := _whole_lines(path)).empty]
         epochs = pd.concat(parts).groupby("epoch", as_index=False).last()
         curves.append(epochs.assign(cell=cell.folder.name))
     return pd.concat(curves, ignore_index=True)
+
+
+def _version(metrics_path: Path) -> int:
+    return int(metrics_path.parent.name.removeprefix("version_"))
+
+
+def _whole_lines(path: Path) -> pd.DataFrame:
+    """Read a CSV whose writer may have been killed."""
+    lines, _, _torn = path.read_text().rpartition("\n")
+    return pd.read_csv(StringIO(lines)) if lines else pd.DataFrame()
 
 
 def _loggers(cell: Cell, wandb_run: Any) -> list[Any]:

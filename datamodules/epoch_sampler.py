@@ -17,7 +17,9 @@ class EpochSampler(Sampler[Batch]):
 
     While training, every rank gets equally many rows (the order wraps around where it must); the
     ranks together see the batches that one process with `world_size` times the batch size would.
-    Without a seed each row is given to exactly one rank, once, in the same order at every epoch.
+    Without a seed each row is given to exactly one rank, once, in the same order at every epoch;
+    fewer rows than ranks are given to all: a rank without any would leave the others waiting for
+    it, and what all count equally often changes no mean.
 
     Args:
         rows: Rows to visit.
@@ -75,6 +77,8 @@ class EpochSampler(Sampler[Batch]):
     def _own_rows(self, order: np.ndarray) -> np.ndarray:
         if self.seed is not None:
             order = np.resize(order, -(-len(order) // self.world_size) * self.world_size)
+        elif len(order) < self.world_size:
+            return order
         return order[self.rank :: self.world_size]
 
 

@@ -88,6 +88,7 @@ def _build(
         rows = np.lib.format.open_memmap(
             unfinished, mode="w+", dtype=np.float16, shape=(len(keys), *row_shape)
         )
+        _take_room(unfinished)
         num_new = sum(key not in known for key in keys)
         pause = 0.5 if sys.stderr.isatty() else 30  # in a log file, a line now and then
         title = f"Cache: {what}"
@@ -107,6 +108,13 @@ def _build(
         os.replace(unfinished, index_path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _take_room(path: Path) -> None:
+    """Claim the blocks of a sparse file: a full disk is an error here, but a crash in a memmap."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
 
 
 def _rows_of_other_files(

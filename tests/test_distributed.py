@@ -25,12 +25,12 @@ TINY = [
 ]
 
 
-def _run(arguments, timeout=300):
+def _run(arguments, timeout=900):
     done = subprocess.run(
         [sys.executable, "main.py", *arguments], capture_output=True, text=True, timeout=timeout
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -78,6 +78,35 @@ def test_pretraining_works_on_two_processes(write_cohort, tmp_path):
     )
     assert (tmp_path / "pre/best.ckpt").is_file()
     assert (tmp_path / "pre/finished.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_2d_network_trains_on_more_processes_than_there_are_validation_scans(
+    write_cohort, tmp_path
+):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "trainer:\n  strategy:\n    class_path: lightning.pytorch.strategies.DDPStrategy\n"
+        '    init_args: {timeout: "0:05:00"}\n'
+    )
+    small = [argument for argument in TINY if not argument.startswith("--model")]
+    said = _run(
+        [
+            *("finetune", *small, "-cconfigs/baseline.yaml", f"-c{own}"),
+            *("--model.backbone=mobilenetv3_small_050", "--model.weights=none", "--fold=0"),
+            *("--model.image_size=32", "--model.num_slices=2", "--trainer.max_epochs=3"),
+            *("--model.finetuning.head_epochs=1", "--trainer.devices=3"),
+            *("--data.batch_size=2", f"--run={tmp_path / 'run'}"),
+            *(f"--data.table={write_cohort(6)}", f"--data.cache_dir={tmp_path / 'cache'}"),
+        ]
+    )
+    assert said.count("3 devices × batch 2 × 1 accumulated: effective batch size 6, learning") == 1
+    cell = tmp_path / "run/repeat0_fold0"
+    splits = pd.read_csv(tmp_path / "run/splits.csv").query("fold == 0")
+    assert sum(splits["part"] == "val") < 3
+    for name, part in {"predictions": "test", "validation": "val"}.items():
+        table = read_predictions(cell / f"{name}.csv")
+        assert sorted(table["patient_id"]) == sorted(splits[splits["part"] == part]["patient_id"])
 
 
 def test_lightnings_padding_sampler_is_refused(monkeypatch):

@@ -14,14 +14,32 @@ def _batches(num_rows, batch_size, epoch=0, **settings):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 17])
-def test_every_row_is_predicted_exactly_once(num_rows, world_size):
+def test_every_row_is_predicted_by_one_rank(num_rows, world_size):
     rows = [
         row
         for rank in range(world_size)
         for _, batch in _batches(num_rows, 3, rank=rank, world_size=world_size)
         for row in batch
     ]
-    assert sorted(rows) == list(range(100, 100 + num_rows))
+    times = world_size if num_rows < world_size else 1  # too few for the ranks are given to all
+    assert sorted(rows) == sorted([*range(100, 100 + num_rows)] * times)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_training_that_goes_on_gets_the_rest_of_its_epoch_and_whole_ones_after_it(world_size):
+    whole = EpochSampler(np.arange(20), 3, seed=1, rank=world_size - 1, world_size=world_size)
+    rest = EpochSampler(
+        np.arange(20), 3, seed=1, rank=world_size - 1, world_size=world_size, begin=(4, 2)
+    )
+    whole.set_epoch(4)
+    expected = [rows.tolist() for _, rows in whole][2:]
+    assert [rows.tolist() for _, rows in rest] == expected, "workers ask before the epoch is set"
+    for epoch, num_done in ((4, 2), (5, 0)):
+        for sampler in (whole, rest):
+            sampler.set_epoch(epoch)
+        expected = [rows.tolist() for _, rows in whole][num_done:]
+        assert [rows.tolist() for _, rows in rest] == expected
+        assert len(rest) == len(whole)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
