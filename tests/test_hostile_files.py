@@ -56,14 +56,16 @@ def test_a_hostile_checkpoint_is_refused_on_transfer(save_hostile, mark, tmp_pat
     assert not mark.exists()
 
 
-def test_a_hostile_checkpoint_is_refused_on_resume(
+def test_a_hostile_checkpoint_is_not_continued_from(
     write_cohort, run_verb, save_hostile, mark, tmp_path, capsys
 ):
     table = write_cohort(12)
     (tmp_path / "fine/repeat0_fold0").mkdir(parents=True)
     save_hostile(tmp_path / "fine/repeat0_fold0/last.ckpt")
-    assert run_verb("finetune", table, "fine", "--fold=0", epochs=1) == 2
-    assert "last.ckpt cannot be read: it is torn or not safe" in capsys.readouterr().err
+    assert run_verb("finetune", table, "fine", "--fold=0", epochs=1) == 0
+    said = capsys.readouterr().out
+    assert "last.ckpt cannot be read: it is torn or not safe. It is skipped." in said
+    assert "continues from" not in said
     assert not mark.exists()
 
 
