@@ -19,7 +19,7 @@ common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --r
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 settings = -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)")
 pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(ARGS)
-finetune = $(PY) main.py finetune $(settings) $(ARGS)
+finetune = $(PY) main.py finetune $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
 TASKS ?= 15
 
 .PHONY: help setup demo check-data pretrain finetune grid sweep agent slurm-pretrain slurm-finetune baseline screen rivals report canary verify compare predict export convert-medmnist import-dicom import-bids bench bench-gpu test test-fast check lock clean-cache
@@ -48,7 +48,7 @@ check-data: $(READY) ## List what is wrong with DATA, or what two cohorts share:
 pretrain: $(READY) ## Train an autoencoder on patches of DATA (fold by fold with SPLITS)
 	$(pretrain)
 
-finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random weights
+finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random weights; WORKERS=2 share the folds
 	$(finetune)
 
 grid: $(READY) ## Cross-validate every setting of SWEEP=configs/sweeps/x.yaml with WORKERS=2; RETRY=1 what failed

@@ -1,7 +1,8 @@
 """`finetune`: every test patient gets an out-of-fold prediction, split at patient level."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from commands.ensemble import training_reference
 from commands.report import write_page
 from commands.results import write_results
 from commands.run_folder import Cell, cell_folder, read_json, write_json
+from commands.side_by_side import run_side_by_side
 from commands.train_cells import (
     does,
     is_main_process,
@@ -27,12 +29,28 @@ from evaluation.metrics import running_mean
 from evaluation.predictions import read_predictions, write_table
 
 
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """How the folds are trained.
+
+    Args:
+        workers: Processes on this machine that share the folds, with one thread each.
+    """
+
+    workers: int = 1
+
+
 def finetune(args: list[str]) -> None:
     """Train and predict every fold that is not finished, then write the run's tables."""
-    cli = CommandLine("finetune", args)
+    cli = CommandLine("finetune", args, options=FinetuneOptions)
     folder, folds = open_folds(cli)
     todo = unfinished_cells(cli, folds)
-    with wandb_run(cli, folder, wanted=bool(todo) or cli.config.only == "gather") as tracker:
+    is_shared = bool(todo) and cli.config.workers > 1
+    if is_shared:
+        _share_out(cli, folder, args)
+        todo = []
+    wanted = bool(todo) or is_shared or cli.config.only == "gather"
+    with wandb_run(cli, folder, wanted=wanted) as tracker:
         train_folds(cli, folds, todo, tracker)
         if missing := [cell for cell in folds if not cell.finished]:
             say(f"{len(missing)} of {len(folds)} folds remain; the tables follow with the last.")
@@ -40,6 +58,17 @@ def finetune(args: list[str]) -> None:
             metrics = gather_folds(cli, folder, folds)
             if tracker is not None:
                 tracker.summary.update({f"cv/{name}": f for name, f in metrics["mean"].items()})
+
+
+def _share_out(cli: CommandLine, folder: Path, args: Sequence[str]) -> None:
+    """Let processes of one thread each train the folds, once the cache is filled."""
+    if cli.config.num_tasks > 1:
+        raise ValueError("Say either num_tasks or workers: both share out the folds.")
+    cli.data.prepare_data()
+    os.environ.setdefault("WANDB_RUN_GROUP", folder.name)
+    parts = ["--workers=1", "--only=train", f"--num_tasks={cli.config.workers}"]
+    places = range(cli.config.workers)
+    run_side_by_side([["finetune", *args, *parts, f"--task={place}"] for place in places])
 
 
 def open_folds(cli: CommandLine) -> tuple[Path, list[Cell]]:

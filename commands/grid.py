@@ -1,17 +1,12 @@
 """`grid`: every combination of a sweep file, its cells shared by any number of workers."""
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.stop_signals import EXIT_CODES, Stopped, stop_signals
 from commands.run_path import run_path
+from commands.side_by_side import run_side_by_side
 from commands.sweep_file import Sweep, read_sweep, setting_name
 from commands.sweep_table import failures, is_gathered, write_sweep_table
 
@@ -79,50 +74,16 @@ def parse_known(verb: str, args: list[str], *names: str) -> tuple[Namespace, lis
 
 
 def launch(sweep: Sweep, folder: Path, options: Namespace, arguments: Sequence[str]) -> None:
-    """Run workers on this machine, pass signals on to them, and wait for all.
+    """Run workers on this machine, and wait for all.
 
     Args:
         sweep: The sweep.
         folder: Folder of its settings.
         options: `workers`, how many; `retry_failed`, whether to do again what has failed.
         arguments: What all settings share.
-
-    Raises:
-        Stopped: If they were asked to stop.
-        ValueError: If one of them ended otherwise.
     """
     if options.retry_failed:
         for file in folder.glob("**/failed.json"):
             file.unlink()
-    main = str(Path(__file__).parents[1] / "main.py")
-    own = ["worker", f"--sweep={sweep.path}", f"--run={folder}"]
-    workers = [
-        subprocess.Popen([sys.executable, main, *own, *arguments], env=_environment(place))
-        for place in range(options.workers)
-    ]
-
-    def pass_on(number: int, frame: object) -> None:
-        for worker in workers:
-            worker.send_signal(number)
-
-    for number in EXIT_CODES:
-        signal.signal(number, pass_on)
-    codes = [worker.wait() for worker in workers]
-    stop_signals.listen()
-    if stopped := set(codes) & set(EXIT_CODES.values()):
-        raise Stopped(max(stopped))
-    if any(codes):
-        raise ValueError(f"Workers ended with exit codes {codes}: give the command again.")
-
-
-def _environment(place: int) -> dict[str, str]:
-    """One thread a process, since two of one thread are faster than one of two; one GPU each."""
-    environment = {"OMP_NUM_THREADS": "1"} | dict(os.environ)
-    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if not devices and shutil.which("nvidia-smi"):
-        import torch  # takes seconds, and only a machine with GPUs needs it here
-
-        devices = [str(device) for device in range(torch.cuda.device_count())]
-    if devices:
-        environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
-    return environment
+    own = ["worker", f"--sweep={sweep.path}", f"--run={folder}", *arguments]
+    run_side_by_side([own] * options.workers)

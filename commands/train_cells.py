@@ -20,7 +20,7 @@ from commands.resume import resume_point
 from commands.run_folder import Cell, claim, device_name, init_checkpoint, run_path
 from evaluation.whole_file import remove_leftovers
 
-NOT_SETTINGS = ("config", "run", "fold", "repeat", "only", "num_tasks", "task", "wandb")
+NOT_SETTINGS = ("config", "run", "fold", "repeat", "only", "num_tasks", "task", "workers", "wandb")
 say = rank_zero_only(tqdm.write)  # above the progress bar
 
 

@@ -98,3 +98,19 @@ def test_a_folder_is_claimed_where_files_cannot_be_linked(tmp_path, monkeypatch)
     for _ in range(2):
         claim(tmp_path, {"lr": 1}, {"data_hash": "same"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "run.json"]
+
+
+@pytest.mark.slow
+def test_two_workers_write_what_one_process_writes(write_cohort, run_verb, tmp_path):
+    table = write_cohort(12)
+    assert run_verb("finetune", table, "one") == 0
+    assert run_verb("finetune", table, "two", "--workers=2") == 0
+    for name in ("predictions.csv", "validation.csv", "splits.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert (tmp_path / "two/report.html").is_file()
+
+
+def test_workers_inside_an_array_task_are_refused(write_cohort, run_verb, tmp_path, capsys):
+    settings = ["--workers=2", "--num_tasks=2"]
+    assert run_verb("finetune", write_cohort(12), "run", *settings) == 2
+    assert "either num_tasks or workers" in capsys.readouterr().err
