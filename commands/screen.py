@@ -128,7 +128,8 @@ def _write_run(cli: CommandLine, folder: Path, cells: list[Path]) -> None:
     validation = gather("validation.csv") if validated else None
     seconds = sum(read_json(cell / "finished.json")["wall_time_s"] for cell in cells)
     print(f"{folder.name}: ", end="")
-    write_results(folder, cli.data.cohort, gather("predictions.csv"), seconds, validation)
+    made = {"wall_time_s": seconds}
+    write_results(folder, cli.data.cohort, gather("predictions.csv"), made, validation)
     write_page(folder)
 
 
