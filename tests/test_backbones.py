@@ -81,6 +81,7 @@ def test_every_weight_of_a_backbone_learns(name):
     assert [path for path, weight in model.named_parameters() if weight.grad is None] == []
 
 
+@pytest.mark.slow
 @each_backbone
 def test_a_classifier_hands_its_backbone_to_another(name, tmp_path):
     source, target = _classifier(name), _classifier(name, num_classes=2)
@@ -92,6 +93,7 @@ def test_a_classifier_hands_its_backbone_to_another(name, tmp_path):
         assert torch.equal(weight, expected[weight_name])
 
 
+@pytest.mark.slow
 @each_backbone
 def test_weights_of_other_people_are_loaded_but_for_the_last_layer(name, tmp_path, caplog):
     size, _ = BACKBONES[name]

@@ -173,6 +173,7 @@ def test_offline_logs_hold_no_ids_or_paths(write_cohort, run_verb, tmp_path, mon
         assert private not in content
 
 
+@pytest.mark.slow
 def test_wandb_without_a_key_is_offline_and_never_asks(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

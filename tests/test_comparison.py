@@ -69,6 +69,7 @@ def test_mcnemar_of_clustered_scans_agrees_with_flipping_the_signs_at_random():
     assert mcnemar_p(first, second) == pytest.approx(expected, abs=0.005)
 
 
+@pytest.mark.slow
 def test_identical_predictions_differ_by_exactly_nothing():
     table = draw_predictions(num_repeats=2)
     row = compare_runs({"a": table, "b": table.sample(frac=1, random_state=0)}, "a").loc["b"]

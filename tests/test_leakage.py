@@ -165,6 +165,7 @@ def test_marks_of_seen_scans_are_found_in_any_orientation(people, tmp_path):
     assert known_scans(scan_marks([]), signatures) == []
 
 
+@pytest.mark.slow
 def test_an_encoder_that_has_seen_a_renamed_scan_is_refused(
     write_cohort, run_verb, tmp_path, capsys
 ):

@@ -59,6 +59,7 @@ def test_turning_the_axes_first_leaves_the_components_as_they_are():
     np.testing.assert_allclose(components, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_predictions():
     features, labels, groups = _features()
     first, second, other = (

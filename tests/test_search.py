@@ -98,6 +98,7 @@ def test_a_search_tries_as_many_settings_as_it_may_and_stops_the_worst_early(spa
     assert len(_Run.trained) == trained, "a search that is over tries nothing more"
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_ends_like_one_that_was_not(space, tmp_path, monkeypatch):
     search(space, tmp_path / "whole", [])
     original = _Run.train

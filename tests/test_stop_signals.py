@@ -68,6 +68,7 @@ def test_a_training_that_saves_in_mid_epoch_ends_like_one_that_was_not_stopped(
     assert_same_outcome(tmp_path / "whole", tmp_path / "broken")
 
 
+@pytest.mark.slow
 def test_a_fold_that_stopped_early_is_not_trained_further_when_it_is_continued(
     write_cohort, run_verb, tmp_path, monkeypatch
 ):
