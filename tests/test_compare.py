@@ -23,6 +23,7 @@ def two_runs(write_cohort, run_verb, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_folder_of_runs_gives_a_row_for_each_and_votes_rows_of_their_own(two_runs, capsys):
     assert _compare(two_runs, ["arms"], "--ensemble=first second", "--reference=second") == 0
     assert "against second" in capsys.readouterr().out
@@ -78,6 +79,7 @@ def test_the_verdict_says_whether_transfer_helped():
     assert sentence.startswith("transfer is better than random")
 
 
+@pytest.mark.slow
 def test_the_latex_table_has_the_rows_of_the_performance_table():
     comparison = _comparison(0.5)
     latex = latex_table(comparison)

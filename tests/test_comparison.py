@@ -84,6 +84,7 @@ def test_a_perfect_and_an_inverted_run_differ_beyond_doubt():
     assert mcnemar_p(as_predictions(logits, true), as_predictions(-logits, true)) < 1e-9
 
 
+@pytest.mark.slow
 def test_holm_multiplies_the_smallest_p_by_the_number_of_runs():
     runs = dict(zip("abcd", (_pair(60, gain=g, seed=1)[1] for g in (0, 2, 0.5, 0.1)), strict=True))
     table = compare_runs(runs, "a")

@@ -23,9 +23,6 @@ def test_five_swapped_labels_of_the_demo_cohort_come_first_among_the_suspects(tm
         f"--run={tmp_path / 'run'}",
         f"--data.cache_dir={tmp_path / 'cache'}",
         "--data.splits.num_repeats=3",
-        "--data.augmentation.num_versions=8",
-        "--data.splits.num_folds=3",
-        "--trainer.max_epochs=50",
         "--trainer.accelerator=cpu",
     ]
     assert main.main(["finetune", *flags]) == 0
