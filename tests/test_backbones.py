@@ -14,6 +14,8 @@ from lightning_modules.backbones import build_backbone, load_weights
 from lightning_modules.classifier import Classifier
 from lightning_modules.transfer import load_encoder
 
+pytestmark = pytest.mark.slow  # networks of other people are large
+
 # the smallest volumes that each can bear, and the features it makes of them
 BACKBONES = {
     "resnet18": (16, 512),

@@ -72,6 +72,7 @@ def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(arguments, words, cap
     assert words in message
 
 
+@pytest.mark.slow
 def test_lightnings_own_verbs_serve_a_single_fold(write_cohort, tmp_path, capsys):
     settings = [
         "-cconfigs/finetune.yaml",

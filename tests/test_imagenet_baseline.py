@@ -13,6 +13,8 @@ from evaluation.predictions import read_predictions
 from lightning_modules.backbones_2d import load_weights_2d
 from lightning_modules.imagenet_baseline import ImageNetBaseline, choose_slices
 
+pytestmark = pytest.mark.slow  # networks of other people are large
+
 TINY = "mobilenetv3_small_050"
 FAST_BACKBONES = ["resnet18", "efficientnet_b0", "mobilenetv3_small_100", "vit_tiny_patch16_224"]
 SLOW_BACKBONES = [

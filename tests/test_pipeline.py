@@ -75,6 +75,7 @@ def test_the_classifier_starts_from_the_pretrained_encoder(
     assert all(patient.startswith("source-") for patient in source["ledger"])
 
 
+@pytest.mark.slow
 def test_an_encoder_that_has_met_the_patients_is_refused(write_cohort, run_verb, capsys, tmp_path):
     table = write_cohort(12)
     assert run_verb("pretrain", table, "pre") == 0
@@ -182,6 +183,7 @@ def test_an_interrupted_pretraining_ends_with_the_same_weights(
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_a_rerun_trains_nothing_again(write_cohort, run_verb, tmp_path, capsys, monkeypatch):
     table = write_cohort(12)
     assert run_verb("finetune", table, "fine") == 0
@@ -204,6 +206,7 @@ def test_folds_can_be_run_one_at_a_time(write_cohort, run_verb, tmp_path, capsys
     assert single == (tmp_path / "whole/predictions.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_is_not_mixed_with_other_settings_or_data(
     write_cohort, write_scan, run_verb, capsys, tmp_path
 ):

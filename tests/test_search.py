@@ -132,6 +132,7 @@ def test_what_comes_next_depends_on_the_known_settings_alone(space, tmp_path):
     assert draw(space, fewer) != new
 
 
+@pytest.mark.slow
 def test_bayesian_search_comes_closer_to_the_best_than_chance(space, tmp_path):
     space.content["run_cap"] = 20
     search(space, tmp_path / "s", [])
