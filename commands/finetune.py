@@ -45,7 +45,7 @@ def finetune(args: list[str]) -> None:
     cli = CommandLine("finetune", args, options=FinetuneOptions)
     folder, folds = open_folds(cli)
     todo = unfinished_cells(cli, folds)
-    is_shared = bool(todo) and cli.config.workers > 1
+    is_shared = bool(todo) and cli.config.workers != 1
     if is_shared:
         _share_out(cli, folder, args)
         todo = []

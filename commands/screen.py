@@ -179,6 +179,11 @@ def _refuse_what_features_cannot_follow(cli: CommandLine) -> None:
             "Fresh copies at every epoch have no features to keep: say "
             "--data.augmentation.mode=bank, or none."
         )
+    if any(each.class_path.endswith(".EarlyStopping") for each in trainer.callbacks or []):
+        raise ValueError(
+            "The heads of all folds take the same number of epochs: drop EarlyStopping from "
+            "trainer.callbacks; the best epoch of each is kept anyway."
+        )
     for name, plain in (("gradient_clip_val", (None, 0)), ("accumulate_grad_batches", (None, 1))):
         if trainer[name] not in plain:
             raise ValueError(f"The heads are not trained with trainer.{name}: drop it.")

@@ -19,8 +19,10 @@ def run_side_by_side(commands: Sequence[Sequence[str]]) -> None:
 
     Raises:
         Stopped: If they were asked to stop.
-        ValueError: If one of them ended otherwise.
+        ValueError: If there is none to run, or one of them ended otherwise.
     """
+    if not commands:
+        raise ValueError("WORKERS must be at least 1.")
     main = str(Path(__file__).parents[1] / "main.py")
     workers = [
         subprocess.Popen([sys.executable, main, *command], env=_environment(place))
@@ -38,7 +40,10 @@ def run_side_by_side(commands: Sequence[Sequence[str]]) -> None:
     if stopped := set(codes) & set(EXIT_CODES.values()):
         raise Stopped(max(stopped))
     if any(codes):
-        raise ValueError(f"Workers ended with exit codes {codes}: give the command again.")
+        raise ValueError(
+            f"Workers ended with exit codes {codes}; what they said above tells why. Mend it and "
+            "give the command again."
+        )
 
 
 def _environment(place: int) -> dict[str, str]:

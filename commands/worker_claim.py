@@ -19,7 +19,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
-from evaluation.whole_file import write_whole
+from evaluation.whole_file import is_gone, write_whole
 
 CLAIM_NAME = "worker.json"
 BEAT_S = 20.0
@@ -73,13 +73,8 @@ def is_fresh(path: Path) -> bool:
         worker = json.loads(path.read_text() or "{}")
     except FileNotFoundError:
         return False
-    if worker.get("host") == platform.node():
-        try:
-            os.kill(worker["pid"], 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # it lives, and is another user's
-            pass
+    if worker.get("host") == platform.node() and is_gone(worker["pid"]):
+        return False
     return age < FRESH_S
 
 

@@ -116,7 +116,14 @@ def make_copies(
     augmentation: Augmentation,
     seeds: Sequence[int],
 ) -> Float[Tensor, "b 1 w h d"]:
-    """Make one copy of each volume, float32, whatever is switched on."""
+    """Make one copy of each volume, float32, whatever is switched on.
+
+    Args:
+        volume: Preprocessed volumes.
+        spacings_mm: Voxel sizes in mm, (B, 3).
+        augmentation: What may change.
+        seeds: Decide every random choice, (B,).
+    """
     if augmentation.by_torchio:
         scans = zip(volume.float(), spacings_mm, seeds, strict=True)
         return torch.stack([augment(scan, mm, augmentation, seed) for scan, mm, seed in scans])

@@ -2,40 +2,28 @@
 
 from dataclasses import asdict
 from functools import cached_property, lru_cache
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from datamodules.augmentation import Augmentation, draw_seed
 from datamodules.bank import load_bank
-from datamodules.changes import Changes, apply_changes, draw_changes, make_copies
+from datamodules.changes import apply_changes
 from datamodules.cohort import Cohort
 from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns, class_names
-from datamodules.epoch_sampler import Batch, batch_loader
+from datamodules.epoch_sampler import batch_loader
 from datamodules.preprocessing import Preprocessing
-from datamodules.residence import Stored, settle, volume_tensor
+from datamodules.residence import settle
+from datamodules.scan_batches import ScanBatch, ScanBatches
 from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
 from datamodules.volumes import Intensity
-
-
-class ScanBatch(TypedDict):
-    """A batch of scans.
-
-    volume: (B, 1, W, H, D); label: class index (B,); row: position in the cohort table (B,);
-    changes: what is done to the volumes on the device, in mode 'fresh'.
-    """
-
-    volume: Tensor
-    label: Tensor
-    row: Tensor
-    changes: NotRequired[Changes]
 
 
 class ScanDataModule(LightningDataModule):
@@ -250,69 +238,6 @@ class ScanDataModule(LightningDataModule):
             )
         self.cohort.refuse_other_preprocessing(state_dict["preprocessing"])
         self.intensity = Intensity(**state_dict["intensity"])
-
-
-class ScanBatches(Dataset[ScanBatch]):
-    """Batches by (epoch, rows): which copy of a scan is served depends on nothing else.
-
-    Args:
-        stored: The cached volumes, last axis first, (N, 1, D, W, H).
-        spacings_mm: Voxel sizes in mm, (N, 3).
-        labels: Class index of each row, (N,).
-        augmentation: What may change.
-        seed: Seed of the choice of copies.
-        bank: Augmented versions, (N, V, 1, D, W, H), for mode 'bank'.
-    """
-
-    def __init__(
-        self,
-        stored: Stored,
-        spacings_mm: np.ndarray,
-        labels: np.ndarray,
-        augmentation: Augmentation,
-        seed: int,
-        bank: Stored | None = None,
-    ) -> None:
-        self.stored = stored
-        self.spacings_mm = spacings_mm
-        self.labels = torch.from_numpy(labels)
-        self.augmentation = augmentation
-        self.seed = seed
-        self.bank = bank
-
-    @property
-    def on_device(self) -> bool:
-        """Whether batches are made on a GPU and need no transfer."""
-        return isinstance(self.stored if self.bank is None else self.bank, Tensor)
-
-    @override
-    def __getitem__(self, index: Batch) -> ScanBatch:
-        epoch, rows = index
-        batch: ScanBatch = {
-            "volume": self._volumes(epoch, rows),  # float16 (B, 1, W, H, D)
-            "label": self.labels[rows],
-            "row": torch.from_numpy(rows),
-        }
-        if self.augmentation.mode == "fresh":
-            seeds = [draw_seed(self.seed, epoch, row) for row in rows.tolist()]
-            what = self.spacings_mm[rows], self.augmentation, seeds
-            if self.augmentation.by_torchio:
-                batch["volume"] = make_copies(batch["volume"], *what)
-            else:
-                batch["changes"] = draw_changes(*what, batch["volume"].shape[2:])
-        return batch
-
-    def versions(self, epoch: int) -> np.ndarray:
-        """Which version of the bank each scan is served in at an epoch, (N,)."""
-        assert self.bank is not None
-        generator = np.random.default_rng((self.seed, epoch))
-        return generator.integers(self.bank.shape[1], size=len(self.bank))
-
-    def _volumes(self, epoch: int, rows: np.ndarray) -> Tensor:
-        """The scans as they are, or a version of each out of the bank."""
-        if self.bank is None:
-            return volume_tensor(self.stored[rows])
-        return volume_tensor(self.bank[rows, self.versions(epoch)[rows]])
 
 
 @lru_cache(maxsize=1)

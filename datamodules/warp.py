@@ -76,7 +76,7 @@ void warp(const float *restrict src, float *restrict out, const double *map, flo
 
 
 def rotation_matrix(degrees: np.ndarray) -> np.ndarray:
-    """Turn TorchIO's angles about R, A, S into a matrix in RAS, (3, 3)."""
+    """Turn TorchIO's angles in degrees about R, A, S, (3,), into a matrix in RAS, (3, 3)."""
     rotation = sitk.Euler3DTransform()
     rotation.SetRotation(*(np.radians(degrees) * (-1, -1, 1)))  # SimpleITK counts in LPS
     signs = np.array([-1, -1, 1])

@@ -46,9 +46,15 @@ def in_order(
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, fewer where memory is short."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(len(os.sched_getaffinity(0)), free // BYTES_OF_WORKER))
+    """Cores that this process may use, fewer where memory is known to be short."""
+    if hasattr(os, "sched_getaffinity"):  # less than the machine has, in a job of a cluster
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    if {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        cores = min(cores, free // BYTES_OF_WORKER)
+    return max(cores, 1)
 
 
 def _begin(function: Callable[[int], Any]) -> None:

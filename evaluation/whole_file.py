@@ -56,11 +56,12 @@ def remove_leftovers(folder: Path) -> None:
         writer = leftover.name.split(".")[-2]
         is_ours = writer.isdigit() and leftover.name.endswith(f".{platform.node()}.{writer}.tmp")
         is_old = time.time() - leftover.stat().st_mtime > DAY_S
-        if is_old or (is_ours and _gone(int(writer))):
+        if is_old or (is_ours and is_gone(int(writer))):
             leftover.unlink(missing_ok=True)
 
 
-def _gone(process: int) -> bool:
+def is_gone(process: int) -> bool:
+    """Whether no process of this machine has that number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -13,7 +13,7 @@ import yaml
 from commands import search as searching
 from commands import sweep_table
 from commands.run_folder import Cell, cell_folder
-from commands.search import draw, is_behind, rungs_of, search
+from commands.search import draw, rungs_of, search
 from commands.sweep_file import read_sweep, setting_name
 from commands.sweep_table import PRUNED_NAME, read_settings, running_figures
 from evaluation.metrics import classification_metrics, running_mean, summarise
@@ -179,34 +179,6 @@ def test_rungs_are_min_iter_times_powers_of_eta(space):
     space.content["early_terminate"] = {"type": "hyperband", "max_iter": 27, "s": 2}
     with pytest.raises(ValueError, match="with min_iter"):
         list(rungs_of(space, 16))
-
-
-@pytest.mark.parametrize("maximize", [True, False])
-@pytest.mark.parametrize("eta", [2, 3])
-def test_who_is_behind_is_whom_wandbs_hyperband_stops(maximize, eta):
-    hyperband = pytest.importorskip(
-        "sweeps.hyperband_stopping", reason="the package sweeps, which needs numpy 1, is absent"
-    )
-    goal = "maximize" if maximize else "minimize"
-    config = {
-        "method": "random",
-        "metric": {"name": "m", "goal": goal},
-        "parameters": {"a": {"values": [1, 2]}},
-        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": eta, "strict": True},
-    }
-    from sweeps.run import RunState, SweepRun
-
-    generator = np.random.default_rng(0)
-    for number in (1, 2, 3, 5, 8):
-        values = generator.random(number).tolist()
-        runs = [
-            SweepRun(name=str(n), state=RunState.running, history=[{"m": value}])
-            for n, value in enumerate(values)
-        ]
-        stopped = {int(run.name) for run in hyperband.hyperband_stop_runs(runs, config)}
-        others = [values[:n] + values[n + 1 :] for n in range(number)]
-        ours = {n for n in range(number) if is_behind(values[n], others[n], eta, maximize=maximize)}
-        assert ours == stopped
 
 
 def test_a_running_mean_over_all_folds_is_the_mean_of_the_report():
