@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler
+from typing_extensions import override
+
+JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 Batch = tuple[int, np.ndarray]
 
@@ -113,7 +116,7 @@ def batch_loader(
         world_size=world_size,
         begin=_place(trainer) if trainer and seed is not None else (0, 0),
     )
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size=None,
         sampler=sampler,
@@ -130,7 +133,24 @@ def _place(trainer: Trainer) -> tuple[int, int]:
     return epochs.processed, batches.processed if epochs.started > epochs.processed else 0
 
 
+class _Loader(DataLoader):
+    """Its workers outlive a signal to all processes of a job, from their first moment on.
+
+    They must serve until the training has saved; signals wait while they are born.
+    """
+
+    @override
+    def __iter__(self) -> Any:
+        if self.num_workers == 0:
+            return super().__iter__()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_signals_to_the_training(worker: int) -> None:
-    """A cluster signals all processes of a job; workers must serve until the training has saved."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in JOB_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, JOB_SIGNALS)

@@ -1,7 +1,11 @@
+import os
+import signal
+
 import numpy as np
 import pytest
+import torch
 
-from datamodules.epoch_sampler import EpochSampler
+from datamodules.epoch_sampler import JOB_SIGNALS, EpochSampler, batch_loader
 
 
 def _batches(num_rows, batch_size, epoch=0, **settings):
@@ -103,3 +107,24 @@ def test_draws_are_a_function_of_seed_and_epoch_and_shared_among_ranks(world_siz
     assert [batch.tolist() for _, batch in one] != [
         batch.tolist() for _, batch in _batches(12, 6, epoch=3, **settings)
     ]
+
+
+class _Rows(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        for number in JOB_SIGNALS:
+            os.kill(os.getpid(), number)
+        return torch.from_numpy(index[1])
+
+
+@pytest.mark.parametrize("number", JOB_SIGNALS)
+def test_workers_outlive_a_signal_to_the_job_even_while_they_start(number, monkeypatch):
+    training = os.getpid()
+
+    def signalled_early(num_threads):
+        if os.getpid() != training:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(torch, "set_num_threads", signalled_early)  # before worker_init_fn
+    loader = batch_loader(_Rows(), np.arange(6), 2, None, num_workers=2)
+    assert torch.cat(list(loader)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert not set(JOB_SIGNALS) & signal.pthread_sigmask(signal.SIG_BLOCK, [])

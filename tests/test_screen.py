@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from jsonargparse import Namespace
 
 import main
 from commands.command_line import CommandLine
@@ -139,11 +140,13 @@ def test_what_a_screen_cannot_do_is_said(write_cohort):
     arguments = ["-cconfigs/finetune.yaml", table, shape]
     cli = CommandLine("screen", arguments, options=ScreenOptions)
     plain = cli.config
+    stopping = Namespace(class_path="lightning.pytorch.callbacks.EarlyStopping")
     for key, value, words in (
         ("fold", 1, "drop FOLD, REPEAT"),
         ("scale", "init", "say INIT="),
         ("model.init_args.mixup", 0.4, "drop --model.mixup"),
         ("data.init_args.augmentation.mode", "fresh", "mode=bank, or none"),
+        ("trainer.callbacks", [stopping], "drop EarlyStopping"),
         ("trainer.gradient_clip_val", 1.0, "not trained with trainer.gradient_clip_val"),
         ("model.class_path", "lightning_modules.imagenet_baseline.ImageNetBaseline", "make rivals"),
         ("model.init_args.backbone", "resnet18", "is one linear layer: drop --nodes"),
