@@ -10,7 +10,7 @@ Norm = Literal["none", "instance", "batch"]
 
 
 class Encoder(nn.Sequential):
-    """A chain of 3 × 3 × 3 convolutions, each with ReLU and max-pooling.
+    """A chain of 3 × 3 × 3 convolutions, each with max-pooling and ReLU.
 
     Args:
         depth: Number of convolutions (1–3 in the paper).
@@ -25,8 +25,8 @@ class Encoder(nn.Sequential):
                 nn.Sequential(
                     nn.Conv3d(filters if level else 1, filters, kernel_size=3, padding=1),
                     _norm(norm, filters),
-                    nn.ReLU(),
                     nn.MaxPool3d(pool, ceil_mode=True),  # thin patches never vanish
+                    nn.ReLU(),  # the same values as before the pooling, on an eighth of them
                 )
                 for level in range(depth)
             )

@@ -53,6 +53,21 @@ def test_the_memory_format_does_not_change_what_is_learnt(pool):
     assert losses[0][-1] < losses[0][0]
 
 
+@pytest.mark.parametrize("pool", [1, 2])
+def test_pooling_first_gives_the_values_and_gradients_of_relu_first(pool):
+    torch.manual_seed(0)
+    encoder = Encoder(2, 4, pool)
+    volume = torch.randn(3, 1, 9, 10, 5)
+    found = torch.autograd.grad(encoder(volume).square().sum(), [*encoder.parameters()])
+    latent = volume
+    for block in encoder:
+        latent = F.max_pool3d(F.relu(block[0](latent)), pool, ceil_mode=True)
+    assert torch.equal(encoder(volume), latent)
+    expected = torch.autograd.grad(latent.square().sum(), [*encoder.parameters()])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("norm", ["none", "instance", "batch"])
 @pytest.mark.parametrize("shape", [(25, 25, 4), (16, 9, 7)])
 def test_the_autoencoder_gives_back_the_shape_it_was_given(norm, shape):
