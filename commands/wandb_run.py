@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import wandb
-
 from callbacks.stop_signals import SAVED, Stopped
 from commands.command_line import CommandLine
 from commands.train_cells import is_main_process, resolved_config
@@ -59,6 +57,8 @@ def start_wandb(mode: Any, folder: Path, config: dict[str, Any]) -> Any:
         mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "disabled":
         return None
+    import wandb  # half a second, not needed where it is disabled
+
     folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(
         silent=True,

@@ -1,5 +1,6 @@
 """Small cohorts on disk, and the command line in this process."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from callbacks.stop_signals import EXIT_CODES
 
 SHAPE = (12, 12, 12)
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+import main
 from evaluation.predictions import read_predictions
 
 TINY = [
@@ -40,7 +41,7 @@ def test_two_processes_predict_the_same_table_as_one(write_cohort, tmp_path):
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=4"]
     out = _run([*shared, f"--run={tmp_path / 'two'}", *two])
     assert out.count("Run ") == 1, "the second process must not speak"
-    _run([*shared, f"--run={tmp_path / 'one'}", "--data.batch_size=8"])
+    assert main.main([*shared, f"--run={tmp_path / 'one'}", "--data.batch_size=8"]) == 0
     for name in ("predictions.csv", "validation.csv"):
         one, two = (read_predictions(tmp_path / run / name) for run in ("one", "two"))
         assert not two.duplicated(["patient_id", "repeat", "fold"]).any()

@@ -1,6 +1,7 @@
-"""Two torchrun agents of two workers each, as on two machines; a worker dies and the run ends well.
+"""Two torchrun agents, as on two machines; a worker dies and the run ends well.
 
-MCTL_KILLS=10 python -m pytest tests/test_torchrun.py -n 0 -s kills ten workers.
+MCTL_KILLS=10 MCTL_WORKERS=2 python -m pytest tests/test_torchrun.py -n 0 -s kills ten workers, with
+two on each machine.
 """
 
 import os
@@ -16,6 +17,7 @@ import pytest
 from outcomes import assert_same_outcome
 
 NUM_KILLS = int(os.environ.get("MCTL_KILLS", "1"))
+NUM_WORKERS = int(os.environ.get("MCTL_WORKERS", "1"))
 KILLS_A_RUN = 2
 EPOCHS = 10
 ARGUMENTS = [
@@ -25,7 +27,7 @@ ARGUMENTS = [
     *("--data.augmentation.num_versions=2", "--data.batch_size=2"),
     *("--data.splits.num_repeats=1", "--data.splits.num_folds=2"),
     # plain ddp rearranges its sums after the first step: four ranks would be rounded otherwise
-    *("--trainer.devices=2", "--trainer.num_nodes=2"),
+    *(f"--trainer.devices={NUM_WORKERS}", "--trainer.num_nodes=2"),
     "--trainer.strategy=ddp_find_unused_parameters_true",
 ]
 
@@ -34,8 +36,13 @@ def _agents(arguments, log):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         endpoint = f"localhost:{free.getsockname()[1]}"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
-    torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--max-restarts=9"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
+    torchrun += [
+        f"--nproc-per-node={NUM_WORKERS}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={endpoint}",
+        "--max-restarts=9",
+    ]
     environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with log.open("a") as stream:
         return [
