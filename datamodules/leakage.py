@@ -116,8 +116,11 @@ def scan_marks(signatures: Sequence[Signature]) -> np.ndarray:
     Returns:
         Shape, in ascending order, and normalised block means of each scan, float32 (N, 515).
     """
-    marks = [[*sorted(each.shape), *_normalise(each.blocks).ravel()] for each in signatures]
-    return np.array(marks, dtype=np.float32).reshape(len(marks), 3 + NUM_BLOCKS**3)
+    marks = np.empty((len(signatures), 3 + NUM_BLOCKS**3), np.float32)
+    for mark, signature in zip(marks, signatures, strict=True):
+        mark[:3] = sorted(signature.shape)
+        mark[3:] = _normalise(signature.blocks).ravel()
+    return marks
 
 
 def known_scans(marks: np.ndarray, signatures: Sequence[Signature]) -> list[tuple[int, int]]:
@@ -147,7 +150,7 @@ def _same_blocks(
     """Pairs whose block means agree in one of the 48 orientations, up to a linear map."""
     if len(signatures) < 2:
         return
-    blocks = [_normalise(signature.blocks) for signature in signatures]
+    blocks = [_normalise(signature.blocks).astype(np.float32) for signature in signatures]
     shapes = np.array([sorted(signature.shape) for signature in signatures], dtype=np.float64)
     ordered = np.array([np.sort(values, axis=None)[7::16] for values in blocks])
     tree = cKDTree(np.hstack([shapes, ordered]))

@@ -22,11 +22,11 @@ from datamodules.likeness import KeptPicture, Picture
 from datamodules.nifti import Volume, read_volume
 from datamodules.nifti_bytes import MAX_BYTES, ScanError, header_file, suffix_of, voxel_file
 from datamodules.row_cache import digest, unfinished_path
+from datamodules.workers import usable_cores
 
 VERSION = 1  # of what is found; raise it when checks change
 SLICE_SIZE = 96
 BYTES_PER_WORKER = 16 * 2**20  # starting a process takes as long as reading this much
-BYTES_OF_WORKER = 2 * 2**30  # what the largest scan allowed may take
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,7 @@ def check_scans(
     found = {index: _load(file) for index, file in enumerate(files) if file is not None}
     todo = [index for index in range(len(paths)) if found.get(index) is None]
     work = sum(_size(paths[index]) for index in todo)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    bounds = len(os.sched_getaffinity(0)), 1 + work // BYTES_PER_WORKER, free // BYTES_OF_WORKER
-    num_workers = max(1, min(bounds))
+    num_workers = min(usable_cores(), 1 + work // BYTES_PER_WORKER)
     arguments = [(paths[index], assume_orientation) for index in todo]
     pause = 0.5 if sys.stderr.isatty() else 30  # in a log file, a line now and then
     with tqdm(

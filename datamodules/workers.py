@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 T = TypeVar("T")
 
 SECONDS_WORTH_WORKERS = 20.0  # starting them takes as long as importing torch, twice
-BYTES_OF_WORKER = 2 * 2**30
+BYTES_OF_WORKER = 2 * 2**30  # what the largest scan allowed may take
 WAITING = 64  # results that may wait in memory
 
 _function: Callable[[int], Any]  # of a worker
