@@ -46,7 +46,11 @@ class DistributedRun(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         base = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # set by seed_everything
-        torch.manual_seed(step_seed(base, trainer.current_epoch, batch_idx, trainer.global_rank))
+        seed = step_seed(base, trainer.current_epoch, batch_idx, trainer.global_rank)
+        if pl_module.device.type == "cpu":  # seeding devices that are not used costs milliseconds
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
 
 def step_seed(base: int, epoch: int, batch_idx: int, rank: int = 0) -> int:

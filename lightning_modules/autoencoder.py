@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from lightning_modules.encoder import Encoder, Norm
+from lightning_modules.finetuning import fused_or_default
 
 # Axes: B = batch; C = 1 channel; F = filters; W, H, D = voxels along R, A, S.
 
@@ -76,7 +77,8 @@ class Autoencoder(LightningModule):
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.lr)
+        fused = fused_or_default(self.trainer.gradient_clip_val)
+        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=fused)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

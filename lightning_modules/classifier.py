@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from lightning_modules.backbones import Backbone, build_backbone, load_weights
 from lightning_modules.encoder import Encoder, Norm
-from lightning_modules.finetuning import Finetuning, configure_finetuning
+from lightning_modules.finetuning import Finetuning, configure_finetuning, fused_or_default
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
 from lightning_modules.transfer import load_encoder, refuse_overlap
 
@@ -208,6 +208,7 @@ class Classifier(LightningModule):
             weight_decay=self.hparams["weight_decay"],
             max_epochs=self.trainer.max_epochs or 0,
             num_steps=int(self.trainer.estimated_stepping_batches),
+            fused=fused_or_default(self.trainer.gradient_clip_val),
         )
 
     @override

@@ -104,6 +104,14 @@ def configure_finetuning(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def fused_or_default(gradient_clip_val: float | None) -> bool | None:
+    """Adam's way through the weights: fused, or torch's choice where gradients are clipped.
+
+    Under mixed precision Lightning clips no gradients of a fused optimizer.
+    """
+    return None if gradient_clip_val else True
+
+
 def layers_of(encoder: nn.Module) -> list[list[nn.Parameter]]:
     """Divide a network into layers, the topmost first; every parameter is in one of them.
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from lightning_modules.backbones_2d import build_backbone_2d, load_weights_2d
 from lightning_modules.classifier import Prediction, ScanBatch
-from lightning_modules.finetuning import Finetuning, configure_finetuning
+from lightning_modules.finetuning import Finetuning, configure_finetuning, fused_or_default
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
 from lightning_modules.transfer import load_encoder, refuse_overlap
 
@@ -211,6 +211,7 @@ class ImageNetBaseline(LightningModule):
             weight_decay=self.hparams["weight_decay"],
             max_epochs=self.trainer.max_epochs or 0,
             num_steps=int(self.trainer.estimated_stepping_batches),
+            fused=fused_or_default(self.trainer.gradient_clip_val),
         )
 
     @override

@@ -148,7 +148,9 @@ def test_a_frozen_backbone_keeps_weights_and_running_means():
     model = _baseline(freeze_encoder=True)
     before = {name: weight.clone() for name, weight in model.encoder.state_dict().items()}
     model.on_train_start()
-    model._trainer = SimpleNamespace(max_epochs=1, estimated_stepping_batches=1)
+    model._trainer = SimpleNamespace(
+        max_epochs=1, estimated_stepping_batches=1, gradient_clip_val=None
+    )
     optimizer = model.configure_optimizers()["optimizer"]
     model.loss(model(torch.rand(4, 1, 10, 12, 8)), torch.tensor([0, 1, 0, 1])).backward()
     optimizer.step()

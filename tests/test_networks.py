@@ -8,13 +8,15 @@ from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
 from lightning_modules.encoder import Encoder
 
+TRAINER = SimpleNamespace(max_epochs=1, estimated_stepping_batches=1, gradient_clip_val=None)
+
 
 def _classifier(**settings):
     return Classifier(**{"num_classes": 2, "spatial_shape": (9, 10, 5), "filters": 4, **settings})
 
 
 def _optimizer(model):
-    model._trainer = SimpleNamespace(max_epochs=1, estimated_stepping_batches=1)
+    model._trainer = TRAINER
     return model.configure_optimizers()["optimizer"]
 
 
@@ -79,6 +81,7 @@ def test_the_autoencoder_learns_to_copy_a_patch():
     torch.manual_seed(0)
     model = Autoencoder(depth=2, filters=8, lr=1e-2)
     patch = F.avg_pool3d(torch.rand(4, 1, 10, 10, 6), 3, stride=1, padding=1)
+    model._trainer = TRAINER
     optimizer = model.configure_optimizers()
     losses = []
     for _ in range(150):

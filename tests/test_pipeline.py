@@ -195,6 +195,21 @@ def test_a_rerun_trains_nothing_again(write_cohort, run_verb, tmp_path, capsys, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_gradients_are_clipped_in_mixed_precision_as_well(
+    write_cohort, run_verb, verb, monkeypatch
+):
+    clipped = []
+    original = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda *given: clipped.append(original(*given))
+    )
+    mixed = ["--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=0.5"]
+    assert run_verb(verb, write_cohort(9), "run", *mixed, epochs=1) == 0
+    assert clipped
+
+
+@pytest.mark.slow
 def test_folds_can_be_run_one_at_a_time(write_cohort, run_verb, tmp_path, capsys):
     table = write_cohort(12)
     for fold in range(3):
