@@ -50,14 +50,14 @@ def stories(quick: bool) -> list[Story]:
             lambda folder: scaling.measure(
                 folder,
                 sizes=(16, 32) if quick else (32, 64, 96, 128),
-                num_scans=(8, 16) if quick else (100, 300, 1000, 3000, 10_000),
+                num_scans=(8, 16) if quick else (100, 1000, 3000, 10_000),
             ),
         ),
         (
             "Number of folds",
             lambda folder: scaling.fold_times(folder, (2,) if quick else (2, 4, 8)),
         ),
-        ("Start", lambda folder: start_up.measure(folder, 1 if quick else 3)),
+        ("Start", lambda folder: start_up.measure(folder, 1 if quick else 2)),
     ]
 
 

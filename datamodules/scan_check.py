@@ -5,10 +5,8 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,10 @@ from datamodules.likeness import KeptPicture, Picture
 from datamodules.nifti import Volume, read_volume
 from datamodules.nifti_bytes import MAX_BYTES, ScanError, header_file, suffix_of, voxel_file
 from datamodules.row_cache import digest, unfinished_path
-from datamodules.workers import usable_cores
+from datamodules.workers import in_order, usable_cores
 
 VERSION = 1  # of what is found; raise it when checks change
 SLICE_SIZE = 96
-BYTES_PER_WORKER = 16 * 2**20  # starting a process takes as long as reading this much
 
 
 @dataclass(frozen=True)
@@ -85,14 +82,11 @@ def check_scans(
     files = [_cache_file(path, assume_orientation, cache_dir) for path in paths]
     found = {index: _load(file) for index, file in enumerate(files) if file is not None}
     todo = [index for index in range(len(paths)) if found.get(index) is None]
-    work = sum(_size(paths[index]) for index in todo)
-    num_workers = min(usable_cores(), 1 + work // BYTES_PER_WORKER)
-    arguments = [(paths[index], assume_orientation) for index in todo]
+    found_now = in_order(partial(_check_at, paths, assume_orientation), todo, usable_cores())
     pause = 0.5 if sys.stderr.isatty() else 30  # in a log file, a line now and then
-    with tqdm(
-        total=len(todo), desc="Checking scans", disable=len(todo) < 10, mininterval=pause
-    ) as bar:
-        for index, check in zip(todo, _map(arguments, num_workers), strict=True):
+    bar = tqdm(total=len(todo), desc="Checking scans", disable=len(todo) < 10, mininterval=pause)
+    with bar, threadpool_limits(1):  # threads would wait for each other over few numbers
+        for index, check in zip(todo, found_now, strict=True):
             found[index] = check
             file = files[index]
             if file is not None:
@@ -143,19 +137,8 @@ def _hash_bytes(path: Path, _size: int, _mtime_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:24]
 
 
-def _map(arguments: list[tuple[Path, str | None]], num_workers: int) -> Any:
-    if num_workers == 1:
-        with threadpool_limits(1):
-            yield from (check_scan(*each) for each in arguments)
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool:
-        yield from pool.map(check_scan, *zip(*arguments, strict=True))
-
-
-def _one_thread() -> None:
-    """Keep a worker to its core: threads would wait for each other over few numbers."""
-    threadpool_limits(1)
+def _check_at(paths: Sequence[Path], assume_orientation: str | None, position: int) -> ScanCheck:
+    return check_scan(paths[position], assume_orientation)
 
 
 def _middle_slices(volume: Volume) -> tuple[np.ndarray, ...]:
