@@ -49,7 +49,8 @@ def measure(folder: Path, *, size: int, num_scans: int, num_rounds: int) -> list
     return [
         f"An epoch of {num_scans} volumes of {size}³, rotated by up to {DEGREES:g}° and shifted by "
         f"up to {SHIFT:g} mm, batches of {BATCH_SIZE}, float32. Fresh copies differ from those of "
-        f"`tio.Affine` for the same parameters by at most {deviation:.1g} of the range.",
+        f"`tio.Affine` for the same parameters by at most {deviation:.1g} of the range. Ours are "
+        "also shifted and divided to the training set's brightness.",
         "",
         *table(volumes, "volumes/s", "TorchIO from files, 2 workers"),
         "",
