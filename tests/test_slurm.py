@@ -19,7 +19,7 @@ FINETUNE = [
     "--data.batch_size=4",
     "--data.augmentation.num_versions=2",
     "--data.splits.num_repeats=1",
-    "--data.splits.num_folds=3",
+    "--data.splits.num_folds=2",
 ]
 PRETRAIN = [
     "--data.patch_shape=[6,6,4]",
@@ -68,10 +68,10 @@ def test_an_array_of_folds_is_gathered_to_the_tables_of_a_sequential_run(
     cluster, submit, write_cohort, run_verb, tmp_path
 ):
     table = write_cohort(12, name="a cohort")
-    jobs = submit("slurm-finetune", table, "the array", *FINETUNE, slurm="--wait", TASKS=3)
+    jobs = submit("slurm-finetune", table, "the array", *FINETUNE, slurm="--wait", TASKS=2)
     array, gather = jobs
     assert cluster.fact(gather, "JobState") == "COMPLETED", logs(tmp_path)
-    assert [cluster.fact(f"{array}_{task}", "JobState") for task in range(3)] == ["COMPLETED"] * 3
+    assert [cluster.fact(f"{array}_{task}", "JobState") for task in range(2)] == ["COMPLETED"] * 2
     assert run_verb("finetune", table, "sequential", *FINETUNE) == 0
     for name in ("predictions.csv", "validation.csv", "ranking.csv", "splits.csv"):
         whole = (tmp_path / "sequential" / name).read_bytes()
@@ -86,12 +86,12 @@ def test_a_task_that_fails_is_reported_as_failed_and_so_is_the_gathering(
     in_the_way.parent.mkdir()
     in_the_way.write_text("a file where the fold's folder should be")
     table = write_cohort(12)
-    array, gather = submit("slurm-finetune", table, "run", *FINETUNE, TASKS=3, epochs=1)
+    array, gather = submit("slurm-finetune", table, "run", *FINETUNE, TASKS=2, epochs=1)
     assert cluster.wait_for(gather) == "FAILED"
-    states = [cluster.fact(f"{array}_{task}", "JobState") for task in range(3)]
-    assert states == ["COMPLETED", "FAILED", "COMPLETED"]
+    states = [cluster.fact(f"{array}_{task}", "JobState") for task in range(2)]
+    assert states == ["COMPLETED", "FAILED"]
     assert cluster.fact(gather, "ExitCode") == "2:0"
-    assert "1 of 3 folds" in (tmp_path / f"gather-{gather}.out").read_text()
+    assert "1 of 2 folds" in (tmp_path / f"gather-{gather}.out").read_text()
     assert not (tmp_path / "run/predictions.csv").exists()
 
 
@@ -109,15 +109,15 @@ def test_a_task_whose_time_is_nearly_up_is_requeued_and_goes_on_alone(
 ):
     table = write_cohort(12)
     long = {"epochs": 60}
-    array, gather = submit("slurm-finetune", table, "run", *FINETUNE, TASKS=3, **long)
-    log = tmp_path / "run/repeat0_fold2/logs/version_0/metrics.csv"
+    array, gather = submit("slurm-finetune", table, "run", *FINETUNE, TASKS=2, **long)
+    log = tmp_path / "run/repeat0_fold1/logs/version_0/metrics.csv"
     _wait_for_epoch(log, 3)
     # SLURM sends the same to the same steps when --signal says so
-    cluster.run("scancel", "--signal=USR1", f"{array}_2")
+    cluster.run("scancel", "--signal=USR1", f"{array}_1")
     assert cluster.wait_for(gather) == "COMPLETED", logs(tmp_path)
-    restarts = [cluster.fact(f"{array}_{task}", "Restarts") for task in range(3)]
-    assert restarts == ["0", "0", "1"]
-    assert _first_epoch(tmp_path / "run/repeat0_fold2/logs/version_1/metrics.csv") >= 3
+    restarts = [cluster.fact(f"{array}_{task}", "Restarts") for task in range(2)]
+    assert restarts == ["0", "1"]
+    assert _first_epoch(tmp_path / "run/repeat0_fold1/logs/version_1/metrics.csv") >= 3
     assert run_verb("finetune", table, "whole", *FINETUNE, **long) == 0
     predictions = (tmp_path / "run/predictions.csv").read_bytes()
     assert predictions == (tmp_path / "whole/predictions.csv").read_bytes()
