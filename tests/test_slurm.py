@@ -68,9 +68,8 @@ def test_an_array_of_folds_is_gathered_to_the_tables_of_a_sequential_run(
     cluster, submit, write_cohort, run_verb, tmp_path
 ):
     table = write_cohort(12, name="a cohort")
-    jobs = submit("slurm-finetune", table, "the array", *FINETUNE, slurm="--wait", TASKS=2)
-    array, gather = jobs
-    assert cluster.fact(gather, "JobState") == "COMPLETED", logs(tmp_path)
+    array, gather = submit("slurm-finetune", table, "the array", *FINETUNE, TASKS=2)
+    assert cluster.wait_for(gather) == "COMPLETED", logs(tmp_path)
     assert [cluster.fact(f"{array}_{task}", "JobState") for task in range(2)] == ["COMPLETED"] * 2
     assert run_verb("finetune", table, "sequential", *FINETUNE) == 0
     for name in ("predictions.csv", "validation.csv", "ranking.csv", "splits.csv"):
