@@ -50,7 +50,7 @@ def measure(folder: Path, *, size: int, num_scans: int, num_rounds: int) -> list
         f"An epoch of {num_scans} volumes of {size}³, rotated by up to {DEGREES:g}° and shifted by "
         f"up to {SHIFT:g} mm, batches of {BATCH_SIZE}, float32. Fresh copies differ from those of "
         f"`tio.Affine` for the same parameters by at most {deviation:.1g} of the range. Ours are "
-        "also shifted and divided to the training set's brightness.",
+        "also scaled to the training set's brightness, and timed over several epochs.",
         "",
         *table(volumes, "volumes/s", "TorchIO from files, 2 workers"),
         "",

@@ -108,6 +108,12 @@ def fused_or_default(gradient_clip_val: float | None) -> bool | None:
     """Adam's way through the weights: fused, or torch's choice where gradients are clipped.
 
     Under mixed precision Lightning clips no gradients of a fused optimizer.
+
+    Args:
+        gradient_clip_val: The trainer's; None or 0 clips nothing.
+
+    Returns:
+        What Adam takes as `fused`.
     """
     return None if gradient_clip_val else True
 

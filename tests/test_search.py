@@ -13,7 +13,7 @@ import yaml
 from commands import search as searching
 from commands import sweep_table
 from commands.run_folder import Cell, cell_folder
-from commands.search import draw, rungs_of, search
+from commands.search import draw, is_behind, rungs_of, search
 from commands.sweep_file import read_sweep, setting_name
 from commands.sweep_table import PRUNED_NAME, read_settings, running_figures
 from evaluation.metrics import classification_metrics, running_mean, summarise
@@ -179,6 +179,22 @@ def test_rungs_are_min_iter_times_powers_of_eta(space):
     space.content["early_terminate"] = {"type": "hyperband", "max_iter": 27, "s": 2}
     with pytest.raises(ValueError, match="with min_iter"):
         list(rungs_of(space, 16))
+
+
+@pytest.mark.parametrize(
+    ("value", "others", "eta", "behind"),
+    [
+        (0.9, [0.8, 0.7, 0.6], 2, False),
+        (0.7, [0.9, 0.8, 0.6], 2, False),  # the third of four is where half of them end
+        (0.6, [0.9, 0.8, 0.7], 2, True),
+        (0.8, [0.9, 0.7], 3, False),
+        (0.7, [0.9, 0.8], 3, True),
+        (0.5, [], 2, False),  # nobody to be behind
+    ],
+)
+def test_who_is_behind_the_best_share(value, others, eta, behind):
+    assert is_behind(value, others, eta, maximize=True) == behind
+    assert is_behind(-value, [-other for other in others], eta, maximize=False) == behind
 
 
 def test_a_running_mean_over_all_folds_is_the_mean_of_the_report():
