@@ -16,6 +16,7 @@ from datamodules.preprocessing import Preprocessing, preprocess
 from datamodules.row_cache import Facts, cached_rows, digest
 from datamodules.scan_check import file_hash
 from datamodules.workers import usable_cores
+from kernels.compiled import call, compiled
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,16 @@ class Intensity:
     divisor: float
 
     def scale(self, volume: Tensor) -> Tensor:
-        """Subtract the mean and divide, in float32."""
-        return volume.to(torch.float32, copy=True).sub_(self.mean).div_(self.divisor)
+        """Subtract the mean and divide, in float32; on a CPU in one pass over the memory."""
+        stored = volume.movedim(-1, 2)  # the last axis is stored first
+        kernel = compiled("scale") if volume.device.type == "cpu" else None
+        if kernel is None or not stored.is_contiguous():
+            return volume.float().sub(self.mean).div_(self.divisor)
+        function = {torch.float16: kernel.scale_float16, torch.float32: kernel.scale_float32}
+        scaled = torch.empty(stored.shape)
+        numbers = float(self.mean), float(self.divisor), stored.numel(), torch.get_num_threads()
+        call(function[volume.dtype], stored, scaled, *numbers)
+        return scaled.movedim(2, -1)
 
 
 def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir: Path) -> Volumes:

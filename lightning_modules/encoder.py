@@ -1,10 +1,12 @@
 """The convolutional encoder that autoencoder and classifier share (MCTL §3.3, Table 1)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from lightning_modules.pooled_convolution import can_pool_at_once, pooled_convolution
 
 Norm = Literal["none", "instance", "batch"]
 
@@ -22,7 +24,7 @@ class Encoder(nn.Sequential):
     def __init__(self, depth: int, filters: int, pool: int = 2, norm: Norm = "none") -> None:
         super().__init__(
             *(
-                nn.Sequential(
+                _Block(
                     nn.Conv3d(filters if level else 1, filters, kernel_size=3, padding=1),
                     _norm(norm, filters),
                     nn.MaxPool3d(pool, ceil_mode=True),  # thin patches never vanish
@@ -36,6 +38,18 @@ class Encoder(nn.Sequential):
     def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f w2 h2 d2"]:
         """Encode volumes of any shape; each pooling divides W, H, D by `pool`, rounding up."""
         return super().forward(volume)
+
+
+class _Block(nn.Sequential):
+    """Convolution, norm, pooling and ReLU; while training on a CPU in one pass where it can be."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        layers: Any = self
+        convolution, norm, pooling, relu = layers
+        plain = not self.training or not isinstance(norm, nn.Identity)
+        if plain or not can_pool_at_once(volume, convolution, pooling):
+            return super().forward(volume)
+        return relu(pooled_convolution(volume, convolution.weight, convolution.bias))
 
 
 def _norm(norm: Norm, filters: int) -> nn.Module:

@@ -7,6 +7,7 @@ from datamodules import warp
 from datamodules.augmentation import Augmentation, augment
 from datamodules.changes import apply_changes, draw_changes, make_copies
 from datamodules.warp import voxel_map
+from kernels.compiled import _say_once, compiled
 
 SHAPE = (14, 12, 10)
 SPACING = np.array([1.0, 1.5, 2.0])
@@ -19,8 +20,8 @@ ALL_BATCHED = Augmentation(
 def way(request, monkeypatch):
     """Once with the compiled loop, once as on a GPU."""
     if request.param == "grid":
-        monkeypatch.setattr(warp, "_compiled_kernel", lambda: None)
-    elif warp._compiled_kernel() is None:
+        monkeypatch.setattr(warp, "compiled", lambda _: None)
+    elif compiled("warp") is None:
         pytest.skip("there is no C compiler")
     return request.param
 
@@ -82,14 +83,15 @@ def test_what_only_torchio_does_is_left_to_it():
 
 
 def test_without_a_compiler_the_user_is_told_once(monkeypatch, caplog):
-    warp._compiled_kernel.cache_clear()
+    compiled.cache_clear()
+    _say_once.cache_clear()
     monkeypatch.setattr("shutil.which", lambda _: None)
     with caplog.at_level("INFO"):
         for _ in range(2):
             warp.warp(_volumes(1), torch.eye(3, 4)[None])
-    warp._compiled_kernel.cache_clear()
+    compiled.cache_clear()
     assert [record.message for record in caplog.records if "C compiler" in record.message] == [
-        "No C compiler was found: augmented copies take several times as long to make."
+        "No C compiler works here: augmentation and training take several times as long."
     ]
 
 

@@ -1,0 +1,143 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from datamodules.volumes import Intensity
+from kernels.compiled import compiled
+from lightning_modules import encoder as encoders
+from lightning_modules import pooled_convolution as passes
+from lightning_modules.encoder import Encoder
+from lightning_modules.pooled_convolution import can_pool_at_once, pooled_convolution
+
+needs_compiler = pytest.mark.skipif(compiled("scale") is None, reason="there is no C compiler")
+SERIAL = SimpleNamespace(runs_in_parallel=lambda: 0)
+
+
+def _plain(volume, weight, bias):
+    return F.max_pool3d(F.conv3d(volume, weight, bias, padding=1), 2, ceil_mode=True)
+
+
+def _inputs(inputs, outputs, shape, num_volumes=3):
+    torch.manual_seed(0)
+    volume = torch.randn(num_volumes, inputs, *shape, requires_grad=inputs > 1)
+    weight = torch.randn(outputs, inputs, 3, 3, 3, requires_grad=True)
+    return volume, weight, torch.randn(outputs, requires_grad=True)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(8, 6, 4), (9, 7, 5), (2, 1, 3), (1, 1, 1)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 16), (1, 8), (16, 16), (4, 24), (32, 8)])
+def test_pooling_at_once_gives_torchs_maxima_and_gradients(inputs, outputs, shape):
+    tensors = _inputs(inputs, outputs, shape)
+    maxima = pooled_convolution(*tensors)
+    expected = _plain(*(each.double() for each in tensors)).float()
+    torch.testing.assert_close(maxima, expected, atol=2e-5, rtol=1e-5)
+    upstream = torch.randn_like(maxima).relu()  # half of it zeros, as behind a ReLU
+    learnt = [each for each in tensors if each.requires_grad]
+    found = torch.autograd.grad(maxima, learnt, upstream)
+    for one, other in zip(found, torch.autograd.grad(expected, learnt, upstream), strict=True):
+        torch.testing.assert_close(one, other, atol=5e-5, rtol=1e-4)
+
+
+@needs_compiler
+def test_of_equal_outputs_the_first_counts_as_in_torch():
+    volume, weight, bias = _inputs(4, 8, (5, 4, 3))
+    nothing = torch.zeros_like(volume, requires_grad=True)
+    upstream = torch.randn(3, 8, 3, 2, 2)
+    grads = [
+        torch.autograd.grad(way(nothing, weight, bias), nothing, upstream)[0]
+        for way in (pooled_convolution, _plain)
+    ]
+    torch.testing.assert_close(*grads)
+
+
+@needs_compiler
+@pytest.mark.parametrize("place", [(0, 0, 0), (3, 2, 1), (4, 4, 4)])
+def test_what_is_not_a_number_is_seen_and_not_pooled_away(place):
+    volume, weight, bias = _inputs(1, 8, (5, 5, 5))
+    volume[(1, 0, *place)] = torch.nan
+    found, expected = pooled_convolution(volume, weight, bias), _plain(volume, weight, bias)
+    assert 0 < expected.isnan().sum() < expected.numel()
+    torch.testing.assert_close(found, expected, equal_nan=True, atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("inputs", [1, 16])
+def test_the_number_of_threads_changes_no_bit(inputs):
+    tensors = _inputs(inputs, 16, (8, 9, 7), num_volumes=37)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        maxima = pooled_convolution(*tensors)
+        results.append([maxima, *torch.autograd.grad(maxima.square().sum(), tensors[1:])])
+    torch.set_num_threads(1)
+    for others in results[1:]:
+        assert all(map(torch.equal, results[0], others))
+
+
+def _training(encoder, volume):
+    encoder.train()
+    return encoder(volume)
+
+
+@needs_compiler
+def test_an_encoder_in_training_takes_the_pass_that_an_encoder_in_use_does_not(monkeypatch):
+    calls = []
+
+    def spy(*tensors):
+        calls.append(tensors)
+        return pooled_convolution(*tensors)
+
+    monkeypatch.setattr(encoders, "pooled_convolution", spy)
+    encoder, volume = Encoder(3, 8), torch.randn(2, 1, 12, 9, 10)
+    training = _training(encoder, volume)
+    assert len(calls) == 3
+    torch.testing.assert_close(encoder.eval()(volume), training, atol=1e-6, rtol=1e-5)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    "case", ["filters", "pool", "norm", "autocast", "float64", "gradient", "compiler", "threads"]
+)
+def test_what_the_pass_cannot_do_is_left_to_torch(case, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("not meant for this")
+
+    monkeypatch.setattr(encoders, "pooled_convolution", refuse)
+    settings = {"filters": {"filters": 6}, "pool": {"pool": 3}, "norm": {"norm": "batch"}}
+    encoder = Encoder(**{"depth": 1, "filters": 8, **settings.get(case, {})})
+    volume = torch.randn(2, 1, 6, 7, 5, requires_grad=case == "gradient")
+    if case == "compiler":
+        monkeypatch.setattr(passes, "compiled", lambda *_, **__: None)
+    if case == "threads":
+        monkeypatch.setattr(passes, "compiled", lambda *_, **__: SERIAL)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    if case == "float64":
+        encoder, volume = encoder.double(), volume.double()
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+        latent = _training(encoder, volume)
+    latent.float().sum().backward()
+    assert all(weight.grad is not None for weight in encoder.parameters())
+
+
+@needs_compiler
+def test_a_kernel_without_threads_serves_one_thread(monkeypatch):
+    monkeypatch.setattr(passes, "compiled", lambda *_, **__: SERIAL)
+    convolution, pooling = nn.Conv3d(1, 8, 3, padding=1), nn.MaxPool3d(2, ceil_mode=True)
+    assert can_pool_at_once(torch.randn(1, 1, 4, 4, 4), convolution, pooling)
+
+
+@needs_compiler
+def test_scaling_in_one_pass_gives_torchs_numbers():
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.float16)
+    intensity = Intensity(0.37, 2.9)
+    for stored in (every, every.float()):
+        volume = stored.view(4, 1, 16, 32, 32).movedim(2, -1)
+        expected = (volume.float() - intensity.mean) / intensity.divisor
+        torch.testing.assert_close(
+            intensity.scale(volume), expected, rtol=0, atol=0, equal_nan=True
+        )
+        assert intensity.scale(volume).data_ptr() != volume.data_ptr()
