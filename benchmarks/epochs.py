@@ -13,6 +13,7 @@ from torch import nn
 from benchmarks.cohort import write_cohort
 from benchmarks.data_path import BATCH_SIZE, DEGREES, NUM_WORKERS, SHIFT, open_scans
 from benchmarks.rounds import table, take_turns
+from benchmarks.training_step import leave_layers_apart
 from datamodules.augmentation import Augmentation
 from lightning_modules.classifier import Classifier
 
@@ -30,8 +31,9 @@ def measure(folder: Path, *, size: int, num_scans: int, num_rounds: int) -> list
     return [
         f"An epoch of training: {num_scans} volumes of {size}³, rotated and shifted, the "
         f"classifier with its defaults, batches of {BATCH_SIZE}. The tutorial's loop "
-        "(`ImageDataset`, `DataLoader`, the loss read after every step) has our network and our "
-        "augmentation in the place of its own; ours is `Trainer.fit` with all that it sets up.",
+        "(`ImageDataset`, `DataLoader`, the loss read after every step) has our network, in layers "
+        "of torch, and our augmentation in the place of its own; ours is `Trainer.fit` with all "
+        "that it sets up.",
         "",
         *table(take_turns(ways, num_rounds), "scans/s", REFERENCE),
     ]
@@ -92,6 +94,7 @@ def _tutorial(cohort: Path, size: int) -> Callable[[], int]:
         persistent_workers=True,
     )
     model = Classifier(2, (size, size, size))
+    leave_layers_apart(model)
     loss_function = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
 

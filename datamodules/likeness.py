@@ -6,12 +6,16 @@ magnitudes of its low frequencies, which no shift changes; that pair is then ali
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import fft, ndimage
 
+from datamodules.workers import in_order, usable_cores
+
+DETAIL = 2.0  # voxels of the common size, above which is shape
 THUMBNAIL_SIZE = 48  # voxels of the longest axis
 BOX_SIZE = 72  # room for shifts
 NUM_FREQUENCIES = 9
@@ -58,18 +62,30 @@ def like_pairs(
         (len(pictures), (2 * NUM_FREQUENCIES - 1) ** 2 * NUM_FREQUENCIES), np.float16
     )
     for spectrum, (thumbnail, size_mm) in zip(spectra, pictures, strict=True):
-        spectrum[:] = _spectrum(_regrid(thumbnail, size_mm, step_mm))
-    pairs = {
-        (min(first, second), max(first, second))
-        for first, second, alike in _nearest(spectra, patients)
-        if alike >= WORTH_COMPARING
-    }
-    for first, second in sorted(pairs):
-        both = pictures[first], pictures[second]
-        one, other = (_regrid(thumbnail, size_mm, step_mm) for thumbnail, size_mm in both)
-        value = _likeness(one, other)
+        spectrum[:] = _spectrum(np.asarray(thumbnail), size_mm, step_mm)
+    pairs = sorted(
+        {
+            (min(first, second), max(first, second))
+            for first, second, alike in _nearest(spectra, patients)
+            if alike >= WORTH_COMPARING
+        }
+    )
+    compare = partial(_compare, pictures, pairs, step_mm)
+    values = in_order(compare, range(len(pairs)), usable_cores())
+    for (first, second), value in zip(pairs, values, strict=True):
         if value >= LIKENESS:
             yield first, second, value
+
+
+def _compare(
+    pictures: Sequence[tuple[Picture, tuple[float, float, float]]],
+    pairs: Sequence[tuple[int, int]],
+    step_mm: float,
+    place: int,
+) -> float:
+    """Likeness of one of the pairs."""
+    one, other = (_regrid(*pictures[position], step_mm) for position in pairs[place])
+    return _likeness(one, other)
 
 
 def _nearest(spectra: np.ndarray, patients: Sequence[str]) -> Iterator[tuple[int, int, float]]:
@@ -88,35 +104,62 @@ def _nearest(spectra: np.ndarray, patients: Sequence[str]) -> Iterator[tuple[int
 def _regrid(thumbnail: Picture, size_mm: Sequence[float], step_mm: float) -> np.ndarray:
     """The thumbnail at a voxel size that all share, cut to the box."""
     picture = np.asarray(thumbnail).astype(np.float32) / 255
-    sizes = np.rint(np.multiply(picture.shape, size_mm) / step_mm)
-    sizes = np.clip(sizes, 2, BOX_SIZE).astype(int)
-    for wanted, size in zip(sizes, picture.shape, strict=True):
-        places = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
-        weights = np.clip(1 - np.abs(places[:, None] - np.arange(size)), 0, None)  # linear
-        picture = np.tensordot(picture, weights.astype(np.float32), axes=(0, 1))
+    weights = [_places(*each, step_mm) for each in zip(picture.shape, size_mm, strict=True)]
+    return _along_axes(picture, weights)
+
+
+def _places(size: int, size_mm: float, step_mm: float) -> np.ndarray:
+    """Linear interpolation along an axis, from `size` voxels to those of the common size."""
+    wanted = int(np.clip(np.rint(size * size_mm / step_mm), 2, BOX_SIZE))
+    places = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
+    return np.clip(1 - np.abs(places[:, None] - np.arange(size)), 0, None).astype(np.float32)
+
+
+def _along_axes(picture: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
+    """Apply a matrix along each axis."""
+    for matrix in weights:
+        picture = np.tensordot(picture, matrix, axes=(0, 1))  # axes move on by one
     return picture
 
 
 def _details(picture: np.ndarray) -> np.ndarray:
     """What is finer than the shape of a head, which all people share."""
-    return picture - ndimage.gaussian_filter(picture, 2.0, mode="nearest")
+    return picture - ndimage.gaussian_filter(picture, DETAIL, mode="nearest")
 
 
 def _boxed(picture: np.ndarray) -> np.ndarray:
     return np.pad(picture, [(0, BOX_SIZE - size) for size in picture.shape])
 
 
-def _spectrum(picture: np.ndarray) -> np.ndarray:
-    """Low frequencies' magnitudes, which no shift changes, as a unit vector of mean zero."""
-    waves = _details(picture)
-    for first, size in zip(
-        (1 - NUM_FREQUENCIES, 1 - NUM_FREQUENCIES, 0), picture.shape, strict=True
-    ):
-        turns = np.outer(np.arange(first, NUM_FREQUENCIES), np.arange(size)) / BOX_SIZE
-        waves = np.tensordot(waves, np.exp(-2j * np.pi * turns).astype(np.complex64), axes=(0, 1))
-    sizes = np.abs(waves).ravel()
+def _spectrum(thumbnail: np.ndarray, size_mm: Sequence[float], step_mm: float) -> np.ndarray:
+    """Low frequencies' magnitudes of the details, which no shift changes; mean zero, length 1.
+
+    Regridding, smoothing and Fourier sums are matrices along the axes: their products are small.
+    """
+    axes = list(zip(thumbnail.shape, size_mm, (True, True, False), strict=True))
+    waves, smooth = (
+        _along_axes(
+            thumbnail.astype(np.float32) / 255,
+            [_waves(size, mm, step_mm, both_signs, smoothed) for size, mm, both_signs in axes],
+        )
+        for smoothed in (False, True)
+    )
+    sizes = np.abs(waves - smooth).ravel()
     sizes = sizes - sizes.mean()
     return sizes / (np.linalg.norm(sizes) or 1.0)
+
+
+@lru_cache(maxsize=64)
+def _waves(
+    size: int, size_mm: float, step_mm: float, both_signs: bool, smoothed: bool
+) -> np.ndarray:
+    """From a thumbnail's axis to its low frequencies, of positive or of both signs."""
+    places = _places(size, size_mm, step_mm)
+    if smoothed:
+        places = ndimage.gaussian_filter1d(places, DETAIL, axis=0, mode="nearest")
+    first = 1 - NUM_FREQUENCIES if both_signs else 0
+    turns = np.outer(np.arange(first, NUM_FREQUENCIES), np.arange(len(places))) / BOX_SIZE
+    return (np.exp(-2j * np.pi * turns) @ places).astype(np.complex64)
 
 
 def _likeness(one: np.ndarray, other: np.ndarray) -> float:

@@ -54,6 +54,7 @@ class ScanBatches(Dataset[ScanBatch]):
         self.augmentation = augmentation
         self.seed = seed
         self.bank = bank
+        self._versions = -1, np.empty(0, dtype=np.int64)  # of the epoch that was asked for last
 
     @property
     def on_device(self) -> bool:
@@ -80,8 +81,11 @@ class ScanBatches(Dataset[ScanBatch]):
     def versions(self, epoch: int) -> np.ndarray:
         """Which version of the bank each scan is served in at an epoch, (N,)."""
         assert self.bank is not None
-        generator = np.random.default_rng((self.seed, epoch))
-        return generator.integers(self.bank.shape[1], size=len(self.bank))
+        if self._versions[0] != epoch:
+            generator = np.random.default_rng((self.seed, epoch))
+            drawn = generator.integers(self.bank.shape[1], size=len(self.bank))
+            self._versions = epoch, drawn
+        return self._versions[1]
 
     def _volumes(self, epoch: int, rows: np.ndarray) -> Tensor:
         """The scans as they are, or a version of each out of the bank."""

@@ -41,15 +41,19 @@ class Encoder(nn.Sequential):
 
 
 class _Block(nn.Sequential):
-    """Convolution, norm, pooling and ReLU; while training on a CPU in one pass where it can be."""
+    """Convolution, norm, pooling and ReLU; on a CPU in one pass where it can be.
+
+    Maps of what a trained network sees hang on its layers, and take these one by one.
+    """
 
     def forward(self, volume: Tensor) -> Tensor:
         layers: Any = self
-        convolution, norm, pooling, relu = layers
-        plain = not self.training or not isinstance(norm, nn.Identity)
+        convolution, norm, pooling, _ = layers
+        mapped = torch.is_grad_enabled() and not self.training
+        plain = mapped or not isinstance(norm, nn.Identity)
         if plain or not can_pool_at_once(volume, convolution, pooling):
             return super().forward(volume)
-        return relu(pooled_convolution(volume, convolution.weight, convolution.bias))
+        return pooled_convolution(volume, convolution.weight, convolution.bias)
 
 
 def _norm(norm: Norm, filters: int) -> nn.Module:

@@ -1,6 +1,6 @@
-"""A convolution and its max-pooling in one pass over the volumes, while training on a CPU.
+"""A convolution, its max-pooling and the ReLU behind them in one pass over the volumes, on a CPU.
 
-The values are those of torch's two layers, to rounding. What the pooling drops is never written,
+The values are those of torch's three layers, to rounding. What the pooling drops is never written,
 and the way back goes through the maxima alone, an eighth of the places.
 """
 
@@ -22,7 +22,7 @@ PIECES = 16  # of a batch, each with a sum of its own, so that sums do not depen
 def can_pool_at_once(
     volume: Float[Tensor, "b c w h d"], convolution: nn.Conv3d, pooling: nn.MaxPool3d
 ) -> bool:
-    """Whether `pooled_convolution` takes the place of a convolution and its pooling.
+    """Whether `pooled_convolution` takes the place of a convolution, its pooling and a ReLU.
 
     Args:
         volume: The input.
@@ -50,7 +50,7 @@ def pooled_convolution(
     weight: Float[Tensor, "f c 3 3 3"],
     bias: Float[Tensor, " f"],
 ) -> Float[Tensor, "b f w2 h2 d2"]:
-    """Convolve with zeros around the volume, then take the maxima of 2 × 2 × 2 voxels.
+    """Convolve with zeros around the volume, take the maxima of 2 × 2 × 2 voxels, and the ReLU.
 
     Args:
         volume: Where `can_pool_at_once` says so; odd sizes are rounded up, as with `ceil_mode`.
@@ -58,7 +58,7 @@ def pooled_convolution(
         bias: Its bias.
 
     Returns:
-        The maxima, channels last in memory.
+        The maxima where they are positive, otherwise 0; channels last in memory.
     """
     maxima: Tensor = _PooledConvolution.apply(volume, weight, bias)
     return maxima
@@ -99,12 +99,13 @@ class _PooledConvolution(torch.autograd.Function):
         assert kernel is not None
         num_pieces = min(len(padded), PIECES)
         grad_taps = taps.new_empty(num_pieces, *taps.shape)
-        tensors = padded, taps, grad, places, grad_taps, grad_padded
+        grad_bias = taps.new_empty(num_pieces, outputs)
+        tensors = padded, taps, grad, places, grad_taps, grad_bias, grad_padded
         numbers = len(padded), num_pieces, *ctx.sizes, torch.get_num_threads()
         if call(kernel.pooled_convolution_back, *tensors, *numbers):
             raise MemoryError
         grad_volume = _inside(grad_padded, ctx.sizes).movedim(-1, 1) if inputs > 1 else None
-        return grad_volume, grad_taps.sum(0).movedim(-1, 1), grad.sum((0, 1, 2, 3))
+        return grad_volume, grad_taps.sum(0).movedim(-1, 1), grad_bias.sum(0)
 
 
 def _inside(padded: Tensor, sizes: list[int]) -> Tensor:

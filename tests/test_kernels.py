@@ -17,7 +17,7 @@ SERIAL = SimpleNamespace(runs_in_parallel=lambda: 0)
 
 
 def _plain(volume, weight, bias):
-    return F.max_pool3d(F.conv3d(volume, weight, bias, padding=1), 2, ceil_mode=True)
+    return F.max_pool3d(F.conv3d(volume, weight, bias, padding=1), 2, ceil_mode=True).relu()
 
 
 def _inputs(inputs, outputs, shape, num_volumes=3):
@@ -35,7 +35,7 @@ def test_pooling_at_once_gives_torchs_maxima_and_gradients(inputs, outputs, shap
     maxima = pooled_convolution(*tensors)
     expected = _plain(*(each.double() for each in tensors)).float()
     torch.testing.assert_close(maxima, expected, atol=2e-5, rtol=1e-5)
-    upstream = torch.randn_like(maxima).relu()  # half of it zeros, as behind a ReLU
+    upstream = torch.randn_like(maxima)
     learnt = [each for each in tensors if each.requires_grad]
     found = torch.autograd.grad(maxima, learnt, upstream)
     for one, other in zip(found, torch.autograd.grad(expected, learnt, upstream), strict=True):
@@ -46,6 +46,7 @@ def test_pooling_at_once_gives_torchs_maxima_and_gradients(inputs, outputs, shap
 def test_of_equal_outputs_the_first_counts_as_in_torch():
     volume, weight, bias = _inputs(4, 8, (5, 4, 3))
     nothing = torch.zeros_like(volume, requires_grad=True)
+    assert bias.min() < 0 < bias.max()
     upstream = torch.randn(3, 8, 3, 2, 2)
     grads = [
         torch.autograd.grad(way(nothing, weight, bias), nothing, upstream)[0]
@@ -78,13 +79,8 @@ def test_the_number_of_threads_changes_no_bit(inputs):
         assert all(map(torch.equal, results[0], others))
 
 
-def _training(encoder, volume):
-    encoder.train()
-    return encoder(volume)
-
-
 @needs_compiler
-def test_an_encoder_in_training_takes_the_pass_that_an_encoder_in_use_does_not(monkeypatch):
+def test_an_encoder_takes_the_pass_unless_maps_of_its_layers_are_drawn(monkeypatch):
     calls = []
 
     def spy(*tensors):
@@ -93,10 +89,16 @@ def test_an_encoder_in_training_takes_the_pass_that_an_encoder_in_use_does_not(m
 
     monkeypatch.setattr(encoders, "pooled_convolution", spy)
     encoder, volume = Encoder(3, 8), torch.randn(2, 1, 12, 9, 10)
-    training = _training(encoder, volume)
-    assert len(calls) == 3
-    torch.testing.assert_close(encoder.eval()(volume), training, atol=1e-6, rtol=1e-5)
-    assert len(calls) == 3
+    training = encoder.train()(volume)
+    with torch.no_grad():
+        in_use = encoder.eval()(volume)
+    assert len(calls) == 6
+    assert torch.equal(in_use, training)
+    seen = []
+    encoder[2][0].register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(encoder(volume), training, atol=1e-6, rtol=1e-5)
+    assert len(calls) == 6
+    assert seen
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_what_the_pass_cannot_do_is_left_to_torch(case, monkeypatch):
     if case == "float64":
         encoder, volume = encoder.double(), volume.double()
     with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
-        latent = _training(encoder, volume)
+        latent = encoder.train()(volume)
     latent.float().sum().backward()
     assert all(weight.grad is not None for weight in encoder.parameters())
 
