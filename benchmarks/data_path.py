@@ -16,6 +16,7 @@ from datamodules.augmentation import Augmentation, augment, draw_seed
 from datamodules.patches import PatchDataModule
 from datamodules.scans import ScanDataModule
 from datamodules.splits import Splits
+from datamodules.volumes import Intensity
 
 DEGREES, SHIFT = 10.0, 5.0
 BATCH_SIZE = 8
@@ -32,11 +33,11 @@ def measure(folder: Path, *, size: int, num_scans: int, num_rounds: int) -> list
         Lines of Markdown.
     """
     cohort = write_cohort(folder / f"cubes{size}", num_scans, size)
-    fresh, deviation = _fresh(cohort, size)
+    fresh, deviation, intensity = _fresh(cohort, size)
     volumes = take_turns(
         {
-            "TorchIO from files, 2 workers": _torchio(cohort),
-            "MONAI CacheDataset, 2 workers": _monai(cohort),
+            "TorchIO from files, 2 workers": _torchio(cohort, intensity),
+            "MONAI CacheDataset, 2 workers": _monai(cohort, intensity),
             "ours, fresh copies": fresh,
             "ours, bank": _scans(cohort, size, Augmentation(num_versions=4), num_epochs=20),
         },
@@ -48,9 +49,10 @@ def measure(folder: Path, *, size: int, num_scans: int, num_rounds: int) -> list
     shape = " × ".join(map(str, PATCH))
     return [
         f"An epoch of {num_scans} volumes of {size}³, rotated by up to {DEGREES:g}° and shifted by "
-        f"up to {SHIFT:g} mm, batches of {BATCH_SIZE}, float32. Fresh copies differ from those of "
-        f"`tio.Affine` for the same parameters by at most {deviation:.1g} of the range. Ours are "
-        "also scaled to the training set's brightness, and timed over several epochs.",
+        f"up to {SHIFT:g} mm, scaled to the training set's brightness (by the same function for "
+        f"all), batches of {BATCH_SIZE}, float32. Fresh copies differ from those of `tio.Affine` "
+        f"for the same parameters by at most {deviation:.1g} of the range. Ours are timed over "
+        "several epochs, being short.",
         "",
         *table(volumes, "volumes/s", "TorchIO from files, 2 workers"),
         "",
@@ -92,8 +94,8 @@ def _scans(
     return lambda: sum(epoch() for _ in range(num_epochs))
 
 
-def _fresh(table: Path, size: int) -> tuple[Callable[[], int], float]:
-    """Our epoch of fresh copies, and how far a copy is from TorchIO's of the file."""
+def _fresh(table: Path, size: int) -> tuple[Callable[[], int], float, Intensity]:
+    """Our epoch of fresh copies, how far a copy is from TorchIO's of the file, and the scale."""
     settings = Augmentation(mode="fresh", degrees=DEGREES, translation_mm=SHIFT, keep_corners=False)
     module = open_scans(table, size, settings)
     loader: Any = module.train_dataloader()
@@ -104,10 +106,10 @@ def _fresh(table: Path, size: int) -> tuple[Callable[[], int], float]:
     expected = augment(image.data.float(), np.ones(3), settings, draw_seed(module.seed, 0, row))
     assert module.intensity is not None
     deviation = (copy - module.intensity.scale(expected)).abs().max()
-    return _scans(table, size, settings, num_epochs=5), float(deviation)
+    return _scans(table, size, settings, num_epochs=5), float(deviation), module.intensity
 
 
-def _torchio(table: Path) -> Callable[[], int]:
+def _torchio(table: Path, intensity: Intensity) -> Callable[[], int]:
     subjects = [tio.Subject(mri=tio.ScalarImage(path)) for path in _files(table)]
     transform = tio.RandomAffine(scales=0, degrees=DEGREES, translation=SHIFT)
     loader = tio.SubjectsLoader(
@@ -117,10 +119,10 @@ def _torchio(table: Path) -> Callable[[], int]:
         num_workers=NUM_WORKERS,
         persistent_workers=True,
     )
-    return lambda: _count(batch["mri"][tio.DATA].float() for batch in loader)
+    return lambda: _count(intensity.scale(batch["mri"][tio.DATA]) for batch in loader)
 
 
-def _monai(table: Path) -> Callable[[], int]:
+def _monai(table: Path, intensity: Intensity) -> Callable[[], int]:
     transform = monai_transforms.Compose(
         [
             monai_transforms.LoadImaged(keys="image"),
@@ -143,7 +145,7 @@ def _monai(table: Path) -> Callable[[], int]:
         num_workers=NUM_WORKERS,
         persistent_workers=True,
     )
-    return lambda: _count(batch["image"] for batch in loader)
+    return lambda: _count(intensity.scale(batch["image"].as_tensor()) for batch in loader)
 
 
 def _queue(table: Path) -> Callable[[], int]:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.frozen [SHAPE …]        a shape is 40x40x40
 
-1. Features of all scans computed by a frozen encoder, against the same read from the cache.
+1. Features of all scans computed by a frozen encoder, layer by layer as torch does and in one pass
+   as we do, against the same read from the cache.
 2. An epoch of head training through the encoder, against one on cached outputs.
 3. Heads trained one after another on cached outputs, against the same heads in stacks.
 
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.training_step import leave_layers_apart
 from commands.probes import stack_size
 from lightning_modules.classifier import Classifier
 from lightning_modules.finetuning import Finetuning, configure_finetuning
@@ -38,7 +40,8 @@ Trained = tuple[float, Tensor]
 def tables(shapes: Sequence[str]) -> list[str]:
     """Lines of a Markdown table with a row for each shape, as `40x40x40`."""
     torch.set_num_threads(1)
-    columns = ["voxels", "features", "all features computed", "read", "ratio"]
+    columns = ["voxels", "features", "all features computed in torch's layers", "in one pass"]
+    columns += ["read", "ratios"]
     columns += ["a head through the encoder", "on cached outputs", "ratio"]
     columns += [f"{NUM_HEADS} heads one after another", "in stacks of", "together", "ratio", "both"]
     lines = [
@@ -84,18 +87,26 @@ def measure(shape: tuple[int, int, int]) -> str:
             [_stack(heads[at : at + size], orders[at : at + size], read) for at in starts]
         )
 
+    layers = copy.deepcopy(model)
+    leave_layers_apart(layers)
     everyone = torch.arange(NUM_SCANS).split(BATCH_SIZE)
-    computed, read_again = _in_turn(
-        lambda: _timed(lambda: torch.cat([encode(rows) for rows in everyone])),
-        lambda: _timed(lambda: torch.cat([read(rows) for rows in everyone])),
-    )
+
+    @torch.no_grad()
+    def encode_in_layers(rows: Tensor) -> Tensor:
+        return layers.features(scans[rows].float())
+
+    def all_by(way: Rows) -> Callable[[], Trained]:
+        return lambda: _timed(lambda: torch.cat([way(rows) for rows in everyone]))
+
+    computed, at_once, read_again = _in_turn(*map(all_by, (encode_in_layers, encode, read)))
     slow, fast = _in_turn(
         lambda: _alone(heads[0], orders[0], encode, read, 1),
         lambda: _alone(heads[0], orders[0], read, read, 1),
     )
     alone, together = _in_turn(apart, in_stacks)
     return (
-        f"{cached.shape[1]} | {computed:.0f} | {read_again:.2f} | {computed / read_again:.0f} | "
+        f"{cached.shape[1]} | {computed:.0f} | {at_once:.0f} | {read_again:.2f} | "
+        f"{computed / read_again:.0f}, {at_once / read_again:.0f} | "
         f"{slow:.0f} | {fast:.2f} | {slow / fast:.0f} | {alone:.0f} | {size} | "
         f"{together:.1f} | {alone / together:.1f} | {NUM_HEADS * slow / together:.0f}"
     )
@@ -158,13 +169,14 @@ def _optimizer(module: nn.Module) -> tuple[torch.optim.Optimizer, Any]:
     return made["optimizer"], made["lr_scheduler"]["scheduler"]
 
 
-def _in_turn(first: Callable[[], Trained], second: Callable[[], Trained]) -> list[float]:
-    """Median milliseconds per epoch of two ways, one after the other in every round."""
+def _in_turn(*ways: Callable[[], Trained]) -> list[float]:
+    """Median milliseconds per epoch of some ways, one after the other in every round."""
     times = []
     for _ in range(ROUNDS + 1):
-        (one, its), (other, others) = first(), second()
-        torch.testing.assert_close(its, others, rtol=0, atol=1e-3)  # the cache holds float16
-        times.append((one, other))
+        ends = [way() for way in ways]
+        for _, made in ends[1:]:  # the cache holds float16
+            torch.testing.assert_close(ends[0][1], made, rtol=0, atol=1e-3)
+        times.append([taken for taken, _ in ends])
     return [statistics.median(column) for column in zip(*times[1:], strict=True)]
 
 

@@ -61,7 +61,7 @@ def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
 
 def test_our_copies_in_the_benchmark_are_torchios(tmp_path):
     table_path = write_cohort(tmp_path, 6, 12)
-    turn, deviation = data_path._fresh(table_path, 12)
+    turn, deviation, _ = data_path._fresh(table_path, 12)
     assert deviation < 1e-6
     assert turn() == 5 * 6, "five epochs"
 
