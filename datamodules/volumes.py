@@ -54,13 +54,13 @@ class Intensity:
     def scale(self, volume: Tensor) -> Tensor:
         """Subtract the mean and divide, in float32; on a CPU in one pass over the memory."""
         stored = volume.movedim(-1, 2)  # the last axis is stored first
+        name = {torch.float16: "scale_float16", torch.float32: "scale_float32"}.get(volume.dtype)
         kernel = compiled("scale") if volume.device.type == "cpu" else None
-        if kernel is None or not stored.is_contiguous():
+        if kernel is None or name is None or not stored.is_contiguous():
             return volume.float().sub(self.mean).div_(self.divisor)
-        function = {torch.float16: kernel.scale_float16, torch.float32: kernel.scale_float32}
         scaled = torch.empty(stored.shape)
         numbers = float(self.mean), float(self.divisor), stored.numel(), torch.get_num_threads()
-        call(function[volume.dtype], stored, scaled, *numbers)
+        call(getattr(kernel, name), stored, scaled, *numbers)
         return scaled.movedim(2, -1)
 
 

@@ -82,13 +82,12 @@ def _warp_by_loop(kernel: ctypes.CDLL, volume: Tensor, voxel_maps: Tensor) -> Te
     order = [2, 0, 1]  # the stored order of the axes: D, W, H
     maps = voxel_maps[:, order][:, :, [*order, 3]].double().contiguous()
     stored = volume.movedim(-1, 2)
-    sources = torch.empty(len(stored), stored[0].numel() + 3)
-    sources[:, :-3].view(stored.shape).copy_(stored)
-    sources[:, -3:] = 0.0  # the loop reads on a little
+    source = torch.zeros(stored[0].numel() + 3)  # the loop reads on a little
     copies = torch.empty(stored.shape)
-    smallest = sources[:, :-3].amin(1)
-    sizes = len(stored), *stored.shape[2:]
-    call(kernel.warp, sources, copies, maps, smallest, *sizes, torch.get_num_threads())
+    sizes = *stored.shape[2:], torch.get_num_threads()
+    for one, copy, voxel_map in zip(stored, copies, maps, strict=True):
+        source[:-3].view(one.shape).copy_(one)
+        call(kernel.warp, source, copy, voxel_map, source[:-3].min().item(), *sizes)
     return copies.movedim(2, -1)
 
 

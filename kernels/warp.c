@@ -55,14 +55,9 @@ static void warp_slice(const float *restrict src, float *restrict out, const dou
   }
 }
 
-/* Every source has three more numbers than its volume. */
-void warp(const float *sources, float *copies, const double *maps, const float *fills,
-          int64_t num_volumes, int64_t D, int64_t W, int64_t H, int64_t num_threads) {
-  int64_t size = D * W * H;
+/* Maps one volume, [D][W][H], as above; fills the whole copy. */
+void warp(const float *source, float *copy, const double *map, float fill, int64_t D, int64_t W,
+          int64_t H, int64_t num_threads) {
   #pragma omp parallel for num_threads(num_threads) schedule(dynamic, 8)
-  for (int64_t slice = 0; slice < num_volumes * D; slice++) {
-    int64_t n = slice / D;
-    warp_slice(sources + n * (size + 3), copies + slice * W * H, maps + 12 * n, fills[n],
-               slice % D, D, W, H);
-  }
+  for (int64_t d = 0; d < D; d++) warp_slice(source, copy + d * W * H, map, fill, d, D, W, H);
 }

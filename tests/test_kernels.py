@@ -143,3 +143,5 @@ def test_scaling_in_one_pass_gives_torchs_numbers():
             intensity.scale(volume), expected, rtol=0, atol=0, equal_nan=True
         )
         assert intensity.scale(volume).data_ptr() != volume.data_ptr()
+    whole = torch.arange(24, dtype=torch.int16).view(1, 1, 2, 3, 4)
+    torch.testing.assert_close(intensity.scale(whole), (whole.float() - 0.37) / 2.9)
