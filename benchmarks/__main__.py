@@ -40,7 +40,7 @@ def stories(quick: bool) -> list[Story]:
                 folder, size=16 if quick else 64, num_scans=scans, num_rounds=min(rounds, 3)
             ),
         ),
-        ("A training step", lambda _: training_step.measure(rounds, 1e9 if quick else 5e10)),
+        ("A training step", lambda _: training_step.measure(rounds, 1e9 if quick else 3e10)),
         (
             "Heads on a frozen encoder",
             lambda _: frozen.tables(["16x16x16"] if quick else ["24x48x16", "64x64x64"]),

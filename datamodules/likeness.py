@@ -124,7 +124,13 @@ def _along_axes(picture: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarra
 
 def _details(picture: np.ndarray) -> np.ndarray:
     """What is finer than the shape of a head, which all people share."""
-    return picture - ndimage.gaussian_filter(picture, DETAIL, mode="nearest")
+    return picture - _along_axes(picture, [_smoothing(size) for size in picture.shape])
+
+
+@lru_cache(maxsize=256)
+def _smoothing(size: int) -> np.ndarray:
+    """A Gaussian along an axis, as a matrix: for few voxels faster than a filter."""
+    return ndimage.gaussian_filter1d(np.eye(size, dtype=np.float32), DETAIL, 0, mode="nearest")
 
 
 def _boxed(picture: np.ndarray) -> np.ndarray:
@@ -149,14 +155,14 @@ def _spectrum(thumbnail: np.ndarray, size_mm: Sequence[float], step_mm: float) -
     return sizes / (np.linalg.norm(sizes) or 1.0)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _waves(
     size: int, size_mm: float, step_mm: float, both_signs: bool, smoothed: bool
 ) -> np.ndarray:
     """From a thumbnail's axis to its low frequencies, of positive or of both signs."""
     places = _places(size, size_mm, step_mm)
     if smoothed:
-        places = ndimage.gaussian_filter1d(places, DETAIL, axis=0, mode="nearest")
+        places = _smoothing(len(places)) @ places
     first = 1 - NUM_FREQUENCIES if both_signs else 0
     turns = np.outer(np.arange(first, NUM_FREQUENCIES), np.arange(len(places))) / BOX_SIZE
     return (np.exp(-2j * np.pi * turns) @ places).astype(np.complex64)
