@@ -24,7 +24,7 @@ static void warp_slice(const float *restrict src, float *restrict out, const dou
     double x0 = map[0] * d + map[1] * w + map[3];
     double y0 = map[4] * d + map[5] * w + map[7];
     double z0 = map[8] * d + map[9] * w + map[11];
-    float *row = out + (long)w * H;
+    float *row = out + (int64_t)w * H;
     for (int start = 0; start < H; start += CHUNK) {
       int n = H - start < CHUNK ? H - start : CHUNK, at[CHUNK], inside[CHUNK];
       float fx[CHUNK], fy[CHUNK], fz[CHUNK], both[CHUNK][2];

@@ -17,6 +17,7 @@ from kernels.compiled import call, compiled
 # Axes: B = batch; F = filters; W, H, D = voxels along R, A, S.
 
 PIECES = 16  # of a batch, each with a sum of its own, so that sums do not depend on threads
+NO_MEMORY = "There is no memory left for a convolution: lower --data.batch_size or WORKERS."
 
 
 def can_pool_at_once(
@@ -27,7 +28,7 @@ def can_pool_at_once(
     Args:
         volume: The input.
         convolution: Has 3 × 3 × 3 taps and a border of zeros, as all of an encoder's.
-        pooling: What follows.
+        pooling: What follows; rounds sizes up (`ceil_mode`), as all of an encoder's.
     """
     inputs, outputs = convolution.in_channels, convolution.out_channels
     fits = (
@@ -59,6 +60,9 @@ def pooled_convolution(
 
     Returns:
         The maxima where they are positive, otherwise 0; channels last in memory.
+
+    Raises:
+        MemoryError: If there is no room for the sums of the weights.
     """
     maxima: Tensor = _PooledConvolution.apply(volume, weight, bias)
     return maxima
@@ -82,7 +86,7 @@ class _PooledConvolution(torch.autograd.Function):
         tensors = padded, taps, bias.contiguous(), maxima, places
         numbers = num_volumes, *sizes, torch.get_num_threads()
         if call(kernel.pooled_convolution, *tensors, *numbers):
-            raise MemoryError
+            raise MemoryError(NO_MEMORY)
         ctx.sizes = sizes
         ctx.save_for_backward(padded, taps, places)
         return maxima.movedim(-1, 1)
@@ -103,7 +107,7 @@ class _PooledConvolution(torch.autograd.Function):
         tensors = padded, taps, grad, places, grad_taps, grad_bias, grad_padded
         numbers = len(padded), num_pieces, *ctx.sizes, torch.get_num_threads()
         if call(kernel.pooled_convolution_back, *tensors, *numbers):
-            raise MemoryError
+            raise MemoryError(NO_MEMORY)
         grad_volume = _inside(grad_padded, ctx.sizes).movedim(-1, 1) if inputs > 1 else None
         return grad_volume, grad_taps.sum(0).movedim(-1, 1), grad_bias.sum(0)
 
