@@ -13,7 +13,11 @@ def synthesize(args: list[str]) -> None:
 
 
 def _write_cohorts(
-    out: str = "runs/demo/data", num_source: int = 24, num_target: int = 48, seed: int = 0
+    out: str = "runs/demo/data",
+    num_source: int = 24,
+    num_target: int = 48,
+    seed: int = 0,
+    small_lesions: bool = False,
 ) -> None:
     """Write source.csv without labels and target.csv with them.
 
@@ -22,11 +26,14 @@ def _write_cohorts(
         num_source: Patients of the source cohort, for pretraining.
         num_target: Patients of the labelled target cohort.
         seed: Seed of everything.
+        small_lesions: Whether the brains are skull-stripped and their lesions small and faint.
     """
     folder = Path(out)
     for name, num_patients, labelled in (
         ("source", num_source, False),
         ("target", num_target, True),
     ):
-        table = write_synthetic_cohort(folder, name, num_patients, labelled=labelled, seed=seed)
+        table = write_synthetic_cohort(
+            folder, name, num_patients, labelled=labelled, seed=seed, small_lesions=small_lesions
+        )
         print(f"{num_patients} synthetic scans: {table}")

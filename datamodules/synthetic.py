@@ -5,21 +5,29 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 SCALP, SKULL, BRAIN, VENTRICLE = 0.9, 0.15, 0.55, 0.2
 
 
 def write_synthetic_cohort(
-    folder: Path, name: str, num_patients: int, *, labelled: bool, seed: int = 0
+    folder: Path,
+    name: str,
+    num_patients: int,
+    *,
+    labelled: bool,
+    seed: int = 0,
+    small_lesions: bool = False,
 ) -> Path:
     """Write NIfTI files and their cohort table; half of the patients have a lesion.
 
     Args:
-        folder: Folder of the table; the scans go into a folder beside it.
+        folder: Folder of the table; the scans go into a folder next to it.
         name: Name of the cohort; it begins every patient id.
         num_patients: Number of patients, one scan each.
         labelled: Whether the table has a label column, healthy or unhealthy.
         seed: Seed of everything.
+        small_lesions: Whether the brains are skull-stripped and their lesions small and faint.
 
     Returns:
         Path of the table.
@@ -29,7 +37,7 @@ def write_synthetic_cohort(
     for index in range(num_patients):
         generator = np.random.default_rng((seed, index, *name.encode()))
         unhealthy = index % 2 == 1
-        voxels, affine = synthetic_brain(generator, lesion=unhealthy)
+        voxels, affine = synthetic_brain(generator, lesion=unhealthy, small_lesion=small_lesions)
         patient = f"{name}-{index:03d}"
         image = f"{name}/{patient}.nii.gz"
         nifti = nib.Nifti1Image(voxels, affine)
@@ -46,7 +54,11 @@ def write_synthetic_cohort(
 
 
 def synthetic_brain(
-    generator: np.random.Generator, *, lesion: bool, spacing_mm: float = 4.0
+    generator: np.random.Generator,
+    *,
+    lesion: bool,
+    spacing_mm: float = 4.0,
+    small_lesion: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw one head with a bias field and Rician noise.
 
@@ -54,6 +66,8 @@ def synthetic_brain(
         generator: Source of every choice.
         lesion: Whether a bright lesion of varying size, place and contrast is put into the brain.
         spacing_mm: Nominal voxel size.
+        small_lesion: Strip the skull, give the brain a texture, and make the lesion smaller
+            (radii 8 to 14 mm) and fainter.
 
     Returns:
         Voxels, int16 of shape (W, H, D), in R or L, A, S order, and the affine in mm.
@@ -66,7 +80,9 @@ def synthetic_brain(
     radii = np.array([70.0, 88.0, 68.0]) * generator.normal(1, 0.05, size=3)
 
     image = np.zeros(shape)
-    for scale, value in ((1.0, SCALP), (0.93, SKULL), (0.88, BRAIN * generator.normal(1, 0.08))):
+    brain = BRAIN * generator.normal(1, 0.08)
+    layers = ((1.0, SCALP), (0.93, SKULL), (0.88, brain))
+    for scale, value in layers[2:] if small_lesion else layers:
         image[_inside(place, np.zeros(3), radii * scale)] = value
     size = generator.uniform(0.7, 1.4)
     for side in (-1, 1):
@@ -76,13 +92,20 @@ def synthetic_brain(
     if lesion:
         direction = generator.normal(size=3)
         center = direction / np.linalg.norm(direction) * radii * generator.uniform(0.3, 0.62)
-        extent = generator.uniform(14, 24, size=3)
-        image[_inside(place, center, extent)] += generator.uniform(0.5, 0.9)
+        smaller, fainter = (0.6, 0.7) if small_lesion else (1, 1)
+        extent = smaller * generator.uniform(14, 24, size=3)
+        image[_inside(place, center, extent)] += fainter * generator.uniform(0.5, 0.9)
 
     slope = generator.normal(0, 0.15, size=3)
     image *= np.exp((place / radii) @ slope)  # bias field
     noise = generator.normal(0, 0.04, size=(2, *shape))
+    inside = image > 0
+    if small_lesion:
+        texture = gaussian_filter(generator.normal(size=shape), 1.5)
+        image *= 1 + 0.08 * texture / texture.std()
     image = np.hypot(image + noise[0], noise[1])
+    if small_lesion:
+        image *= inside  # skull-stripped: exactly 0 outside
     affine = np.diag([*spacing, 1.0])
     if generator.random() < 0.5:  # radiological order
         image, affine[0, 0] = image[::-1], -affine[0, 0]
