@@ -115,8 +115,9 @@ class Cohort:
 
     def refuse_other_preprocessing(self, made_with: dict[str, Any]) -> None:
         """Raise if a checkpoint was trained on scans that were preprocessed in another way."""
+        settings = asdict(Preprocessing.made_with(made_with))
         for name, here in asdict(self.preprocessing).items():
-            there = made_with.get(name)  # a checkpoint may be older than a setting
+            there = settings[name]
             if name != "voxel_budget" and here != there:
                 raise ValueError(
                     f"The checkpoint was trained with preprocessing.{name} {there}, not "
