@@ -16,6 +16,7 @@ Shape = tuple[int, int, int]
 ROUNDING = 0.01  # voxels; 256 × 0.9 mm as float32 are 256 voxels of 0.9 mm, not 255
 BEFORE_IT_WAS_A_SETTING: dict[str, Any] = {
     "assume_orientation": None,
+    "assume_spacing_mm": None,
     "window_over": "everything",
     "anti_alias": False,
 }
@@ -26,12 +27,11 @@ class Preprocessing:
     """What is done once to every scan, the same for all (MCTL §3.1).
 
     Args:
-        spacing_mm: Voxel size after resampling, in mm along R, A, S; None keeps each scan's own,
-            for headers that do not know it.
+        spacing_mm: Voxel size after resampling, in mm along R, A, S; None keeps each scan's own.
         spatial_shape: Voxels along R, A, S after preprocessing; None lets the cohort's
             fingerprint choose shape, spacing and fit under `voxel_budget`.
         fit: How the shape is reached: 'crop_or_pad' keeps millimetres, 'resize' keeps the whole
-            field of view.
+            field of view; None is 'crop_or_pad' unless the voxel size of most scans is unknown.
         window_percentiles: Lower and upper percentile of each volume's intensities, mapped to 0
             and 1 (MCTL: the middle 95 %, 2.5 and 97.5); None keeps the raw intensities.
         window_over: What the upper percentile is taken over: the 'foreground' of each volume, or
@@ -42,21 +42,28 @@ class Preprocessing:
         divide_by: What volumes are divided by after subtracting the training patients' mean: the
             training patients' standard deviation, 'sd', or their 'range' (MCTL; after a window to
             0 and 1 it is always 1).
-        voxel_budget: Largest number of voxels that a planned shape may have; raise it where small
-            structures matter and a GPU is at hand.
+        voxel_budget: Largest number of voxels that a planned shape may have; None follows the
+            device that is there when a run is begun, see datamodules/fingerprint.py.
         assume_orientation: Where the axes of scans point to whose headers do not say it, such as
             'LPS'; None refuses such scans.
+        assume_spacing_mm: Voxel size along R, A, S of scans whose headers do not say it; None is
+            the median of the others where these are the majority, otherwise unknown.
     """
 
     spacing_mm: Triplet | None = None
     spatial_shape: Shape | None = None
-    fit: Literal["crop_or_pad", "resize"] = "crop_or_pad"
+    fit: Literal["crop_or_pad", "resize"] | None = None
     window_percentiles: tuple[float, float] | None = (0.5, 99.5)
     window_over: WindowOver = "foreground"
     anti_alias: bool = False
     divide_by: Literal["range", "sd"] = "sd"
-    voxel_budget: int = 40**3
+    voxel_budget: int | None = None
     assume_orientation: str | None = None
+    assume_spacing_mm: Triplet | None = None
+
+    def __post_init__(self) -> None:
+        if self.spatial_shape is not None and self.fit is None:
+            object.__setattr__(self, "fit", "crop_or_pad")
 
     def describe(self) -> str:
         """Say in one sentence what is done to a scan."""
@@ -108,8 +115,7 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
     """
     wanted = preprocessing
     assert wanted.spatial_shape is not None, "plan the preprocessing before using it"
-    image = tio.ToCanonical()(_read(path, wanted.assume_orientation))
-    voxels, spacing = image.data[0].numpy(), np.array(image.spacing)
+    voxels, spacing = _read(path, wanted)
     clipped = 0.0
     if wanted.spacing_mm is not None:
         steps = np.array(wanted.spacing_mm) / spacing
@@ -141,9 +147,15 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
     return Preprocessed(voxels[np.newaxis].astype(np.float16), (right, front, up), clipped)
 
 
-def _read(path: Path, assume_orientation: str | None) -> tio.ScalarImage:
+def _read(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
+    """Read a scan's voxels along R, A, S, (W, H, D), and their size in mm, (3,)."""
     try:
-        volume = read_volume(path, assume_orientation)
+        volume = read_volume(path, preprocessing.assume_orientation)
     except ScanError as fault:
         raise ValueError(f"Scan {path} {fault}") from fault
-    return tio.ScalarImage(tensor=volume.voxels[np.newaxis], affine=volume.geometry.affine)
+    geometry = volume.geometry
+    image = tio.ScalarImage(tensor=volume.voxels[np.newaxis], affine=geometry.affine)
+    image = tio.ToCanonical()(image)
+    assumed = preprocessing.assume_spacing_mm
+    spacing = image.spacing if geometry.spacing_known or assumed is None else assumed
+    return image.data[0].numpy(), np.array(spacing)

@@ -46,7 +46,7 @@ def checklist(
         (
             "Intensity scale",
             f"Window percentiles {settings['preprocessing']['window_percentiles']} per scan, the "
-            f"upper of the {settings['preprocessing'].get('window_over', 'everything')}; mean and "
+            f"upper of the {settings['preprocessing']['window_over']}; mean and "
             f"{settings['preprocessing']['divide_by']} of the training patients of each fold.",
         ),
         ("Sample size", metrics["sample"]["sentence"]),

@@ -206,3 +206,25 @@ def test_the_fitted_intensity_is_that_of_the_given_rows(write_cohort, tmp_path, 
     scaled = fitted.scale(torch.from_numpy(voxels[[0, 2]]))
     assert abs(scaled.mean()) < 1e-3
     assert spread(scaled.double().numpy()) == pytest.approx(1, rel=1e-3)
+
+
+def test_scans_whose_window_clips_their_tissue_are_counted(write_scan, tmp_path):
+    generator = np.random.default_rng(0)
+    for number, side in enumerate((5, 5, 11)):
+        voxels = np.zeros((12, 12, 12), dtype=np.float32)
+        voxels[:side, :side, :side] = generator.uniform(100, 1000, (side,) * 3)
+        write_scan(f"s{number}.nii.gz", voxels)
+    (tmp_path / "roi.csv").write_text(
+        "patient_id,image\n" + "".join(f"p{n},s{n}.nii.gz\n" for n in range(3))
+    )
+
+    def words(**options):
+        settings = Preprocessing(spatial_shape=(12, 12, 12), **options)
+        return Cohort(str(tmp_path / "roi.csv"), Columns(), settings, str(tmp_path)).much_clipped()
+
+    assert words() == ""
+    said = words(window_percentiles=(2.5, 97.5), window_over="everything")
+    assert "more than 2 % of the foreground of 3 of 3 scans" in said
+    said = words(window_percentiles=(0.5, 98.5), window_over="everything")
+    assert "2 of 3 scans (median of these: 2" in said
+    assert words(window_percentiles=None) == ""
