@@ -17,7 +17,14 @@ from commands.ensemble import fold_model, open_ensemble, volume_batches
 from commands.finetune import finetune
 from commands.report import open_cohort, write_page
 from commands.results import read_tables
-from commands.run_folder import cell_folder, read_json, run_path, write_json, write_text
+from commands.run_folder import (
+    cell_folder,
+    read_config,
+    read_json,
+    run_path,
+    write_json,
+    write_text,
+)
 from datamodules.cohort import Cohort
 from datamodules.reference import read_facts
 from datamodules.splits import cells, patients_of
@@ -46,7 +53,7 @@ def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
         raise ValueError("Say which run: RUN=name.")
     folder = run_path(run)
     tables = read_tables(folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = read_config(folder)
     cohort = open_cohort(config)
     splits = tables.splits[tables.splits["repeat"] == tables.splits["repeat"].min()]
     facts = _facts(cohort)

@@ -12,6 +12,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf import OmegaConf
 from typing_extensions import override
 
+from commands.run_folder import planned_budget
+from commands.run_path import run_path
+from datamodules.fingerprint import default_budget
 from lightning_modules.transfer import read_checkpoint
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -108,6 +111,10 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the data, plan their preprocessing, tell the model what it asks of them."""
         settings = self.settings
+        preprocessing = settings.data.init_args.preprocessing
+        if preprocessing.spatial_shape is None and preprocessing.voxel_budget is None:
+            begun = planned_budget(run_path(settings.run)) if self.own_verb else None
+            preprocessing.voxel_budget = begun or default_budget(settings.trainer.accelerator)
         parser = self._parser(self.subcommand)
         self.data = parser.instantiate(Namespace(data=settings.data.clone())).data
         self.check = self.data.cohort.check(self.data.expectations)

@@ -185,7 +185,7 @@ def _open_run(folder: Path) -> Ensemble:
         )
     return Ensemble(
         classes=states[0]["classes"],
-        preprocessing=Preprocessing(**states[0]["preprocessing"]),
+        preprocessing=Preprocessing.made_with(states[0]["preprocessing"]),
         model=config["model"],
         columns={column: settings["columns"][column] for column in ("patient_id", "image")},
         members=members,
@@ -200,7 +200,7 @@ def _open_bundle(folder: Path) -> Ensemble:
         intensity = Intensity(**member.pop("intensity"))
         reference = Reference(**reference) if reference else None
         members.append(Member(**member, intensity=intensity, reference=reference))
-    preprocessing = Preprocessing(**_with_tuples(spec.pop("preprocessing")))
+    preprocessing = Preprocessing.made_with(spec.pop("preprocessing"))
     return Ensemble(**spec, preprocessing=preprocessing, members=members)
 
 
@@ -225,8 +225,3 @@ def _temperature(validation: Path) -> float | None:
 
 def _read_reference(path: Path) -> Reference | None:
     return Reference(**read_json(path)) if path.is_file() else None
-
-
-def _with_tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists where the preprocessing's checkpoints have tuples."""
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}

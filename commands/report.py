@@ -5,14 +5,20 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import yaml
 from jsonargparse import ArgumentParser, auto_cli
 from lightning import LightningDataModule
 
 from commands.compare import read_results
 from commands.ensemble import CPU, Ensemble, fold_model, open_ensemble, volume_batches
 from commands.results import read_tables
-from commands.run_folder import cell_folder, read_json, run_path, write_json, write_text
+from commands.run_folder import (
+    cell_folder,
+    read_config,
+    read_json,
+    run_path,
+    write_json,
+    write_text,
+)
 from datamodules.cohort import Cohort
 from evaluation.comparison import compare_runs
 from evaluation.comparison_report import verdicts
@@ -103,7 +109,7 @@ def compose(
         tables=tables,
         metrics=metrics or read_json(folder / "metrics.json"),
         run=read_json(folder / "run.json"),
-        config=yaml.safe_load((folder / "config.yaml").read_text()),
+        config=read_config(folder),
         ranking=ranking_table(tables.predictions),
         suspects=suspected_labels(tables.predictions),
         comparison=_comparison(folder, tables, beside) if beside else None,

@@ -17,6 +17,7 @@ import yaml
 from callbacks.whole_checkpoints import BEST_NAME
 from commands.resume import forget_progress
 from commands.run_path import run_path
+from datamodules.preprocessing import BEFORE_IT_WAS_A_SETTING
 from evaluation.whole_file import write_first, write_whole
 
 PACKAGES = ("torch", "lightning", "torchio", "torchmetrics", "numpy", "scikit-learn", "nibabel")
@@ -106,6 +107,29 @@ def claim(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> None:
             f"Run {folder} was made with other settings ({'; '.join(changed[:3])}"
             f"{'; …' * (len(changed) > 3)}). Choose another RUN, or delete the folder."
         )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.yaml; what was no setting yet when the run was made has its value of then."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    data = config["data"]["init_args"]
+    data["preprocessing"] = BEFORE_IT_WAS_A_SETTING | data["preprocessing"]
+    return config
+
+
+def planned_budget(folder: Path) -> int | None:
+    """Voxel budget that a run was planned with, None where there is none yet.
+
+    A run is continued with the plan that it was begun with, also on another device.
+
+    Args:
+        folder: Folder of a run, or of runs that were planned together.
+    """
+    own = folder / "config.yaml"
+    for place in [folder] if own.is_file() else sorted(folder.glob("*/")):
+        if (place / "config.yaml").is_file():
+            return read_config(place)["data"]["init_args"]["preprocessing"].get("voxel_budget")
+    return None
 
 
 def device_name() -> str:

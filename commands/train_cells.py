@@ -52,6 +52,8 @@ def open_run(cli: CommandLine) -> Path:
     say(f"Run {folder}: {len(cohort.scans)} scans of {num_patients} patients. {cli.plan}")
     if cli.config.only == "prepare":  # else each training does it
         cli.data.prepare_data()
+    if is_main_process() and cli.config.only != "gather" and (clipped := cohort.much_clipped()):
+        say(clipped)
     return folder
 
 

@@ -13,12 +13,19 @@ from torch import Tensor
 from datamodules.cohort_check import CohortCheck, check_cohort
 from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns, Scan, read_cohort_table
-from datamodules.fingerprint import plan_preprocessing, read_fingerprint
+from datamodules.fingerprint import (
+    default_budget,
+    plan_preprocessing,
+    read_fingerprint,
+    unknown_spacings,
+)
 from datamodules.leakage import Signature, known_scans, scan_marks
 from datamodules.preprocessing import Preprocessing
 from datamodules.row_cache import digest
 from datamodules.scan_check import check_scans, file_hash
 from datamodules.volumes import Intensity, Volumes, fit_intensity, load_volumes
+
+MUCH_CLIPPED = 0.02  # share of a scan's foreground
 
 
 class Cohort:
@@ -90,12 +97,28 @@ class Cohort:
 
     def plan(self) -> str:
         """Choose what the preprocessing leaves open, and say in words what is done to a scan."""
-        if self.preprocessing.spatial_shape is not None:
-            return self.preprocessing.describe()
         paths = [scan.path for scan in self.scans]
         fingerprint = read_fingerprint(paths, self.preprocessing.assume_orientation)
-        self.preprocessing, why = plan_preprocessing(fingerprint, self.preprocessing)
-        return f"{self.preprocessing.describe()} {why}"
+        if self.preprocessing.spatial_shape is not None:
+            why = unknown_spacings(fingerprint, self.preprocessing)
+        else:
+            budget = self.preprocessing.voxel_budget or default_budget()
+            wanted = replace(self.preprocessing, voxel_budget=budget)
+            self.preprocessing, why = plan_preprocessing(fingerprint, wanted)
+        return f"{self.preprocessing.describe()} {why}".rstrip()
+
+    def much_clipped(self) -> str:
+        """Count the scans whose window clips much of their foreground, '' if there is none."""
+        shares = self.volumes.clipped
+        much = shares > MUCH_CLIPPED
+        if not much.any():
+            return ""
+        return (
+            f"The window clips more than {MUCH_CLIPPED:.0%} of the foreground of {much.sum()} of "
+            f"{len(shares)} scans (median of these: {np.median(shares[much]):.0%}), which is lost. "
+            "Set --data.preprocessing.window_over=foreground or widen "
+            "--data.preprocessing.window_percentiles."
+        )
 
     def content_hash(self) -> str:
         """Hash the table's rows and the content of every scan."""
@@ -106,7 +129,8 @@ class Cohort:
     @cached_property
     def volumes(self) -> Volumes:
         """The preprocessed scans; the first access builds what the cache lacks."""
-        self.plan()
+        if self.preprocessing.spatial_shape is None:
+            self.plan()
         return load_volumes(self.scans, self.preprocessing, self.cache_dir)
 
     def fit_intensity(self, rows: np.ndarray) -> Intensity:
@@ -115,8 +139,9 @@ class Cohort:
 
     def refuse_other_preprocessing(self, made_with: dict[str, Any]) -> None:
         """Raise if a checkpoint was trained on scans that were preprocessed in another way."""
+        settings = asdict(Preprocessing.made_with(made_with))
         for name, here in asdict(self.preprocessing).items():
-            there = made_with.get(name)  # a checkpoint may be older than a setting
+            there = settings[name]
             if name != "voxel_budget" and here != there:
                 raise ValueError(
                     f"The checkpoint was trained with preprocessing.{name} {there}, not "

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 
 from datamodules.nifti import ScanError, read_geometry
-from datamodules.preprocessing import Preprocessing
+from datamodules.preprocessing import Preprocessing, Triplet
+
+CPU_BUDGET, GPU_BUDGET = 40**3, 96**3  # voxels of a planned shape
+IMPLAUSIBLE = 1.5  # ratio of the extents of a cohort's 10th and 90th percentile along an axis
 
 
 @dataclass(frozen=True)
@@ -18,16 +22,18 @@ class Fingerprint:
     Args:
         shapes: Voxels per axis, (num_scans, 3).
         spacings_mm: Voxel sizes in mm, (num_scans, 3).
-        spacing_known: False where a header holds only a placeholder, (num_scans,).
+        spacing_known: False where a header does not say it, (num_scans,).
+        spacing_doubtful: True where a header says 1 × 1 × 1 without a unit, (num_scans,).
     """
 
     shapes: np.ndarray
     spacings_mm: np.ndarray
     spacing_known: np.ndarray
+    spacing_doubtful: np.ndarray
 
 
 def read_fingerprint(paths: Sequence[Path], assume_orientation: str | None = None) -> Fingerprint:
-    """Read every header; a spacing of exactly 1 × 1 × 1 without a unit counts as unknown.
+    """Read every header.
 
     Args:
         paths: The scans.
@@ -36,7 +42,7 @@ def read_fingerprint(paths: Sequence[Path], assume_orientation: str | None = Non
     Raises:
         ValueError: With one line per file that is unreadable or not one 3D volume.
     """
-    shapes, spacings, known, faults = [], [], [], []
+    shapes, spacings, known, doubtful, faults = [], [], [], [], []
     for path in paths:
         try:
             geometry = read_geometry(path, assume_orientation)
@@ -47,9 +53,20 @@ def read_fingerprint(paths: Sequence[Path], assume_orientation: str | None = Non
         shapes.append(np.asarray(geometry.shape)[order])
         spacings.append(np.asarray(geometry.spacing_mm)[order])
         known.append(geometry.spacing_known)
+        doubtful.append(geometry.spacing_doubtful)
     if faults:
         raise ValueError("\n  ".join(["Scans that cannot be used:", *faults]))
-    return Fingerprint(np.array(shapes), np.array(spacings), np.array(known))
+    return Fingerprint(np.array(shapes), np.array(spacings), np.array(known), np.array(doubtful))
+
+
+def default_budget(accelerator: str = "auto") -> int:
+    """Number of voxels a scan may have on this machine.
+
+    Args:
+        accelerator: What the trainer is told to use.
+    """
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return GPU_BUDGET if on_gpu else CPU_BUDGET
 
 
 def plan_preprocessing(
@@ -57,23 +74,30 @@ def plan_preprocessing(
 ) -> tuple[Preprocessing, str]:
     """Choose spacing, shape and fit: the medians, coarsened until they fit the voxel budget.
 
-    Where all spacings are known, the finest axes are coarsened first and scans are cropped or
-    padded; otherwise scans are resized and spacing is left alone.
+    The finest axes are coarsened first, and scans are cropped or padded. Where most headers do not
+    say the voxel size, or say one that cannot be meant (see `_implausible`), scans are resized
+    and spacing is left alone. Where few do not say it, these get the median of the others.
 
     Args:
         fingerprint: Geometry of the cohort.
-        wanted: Settings of the user; a given `spacing_mm` is kept.
+        wanted: Settings of the user, with a `voxel_budget`; a given `fit` or `spacing_mm` is kept.
 
     Returns:
-        The completed settings, and a sentence that says what was planned and why.
+        The completed settings, and sentences that say what was planned and why.
     """
-    use_mm = wanted.fit == "crop_or_pad" and (
-        wanted.spacing_mm is not None or bool(fingerprint.spacing_known.all())
-    )
-    voxel_mm = fingerprint.spacings_mm if use_mm else np.ones_like(fingerprint.spacings_mm)
-    extents = fingerprint.shapes * voxel_mm
+    assert wanted.voxel_budget is not None
+    known = fingerprint.spacing_known
+    if wanted.assume_spacing_mm is None and 2 * known.sum() > len(known) > known.sum():
+        wanted = replace(wanted, assume_spacing_mm=_median(fingerprint.spacings_mm[known]))
+    spacings = _spacings(fingerprint, wanted)
+    why = "Resized as asked for." if wanted.fit == "resize" else ""
+    if wanted.fit is None and wanted.spacing_mm is None:
+        why = _why_resize(fingerprint, wanted)
+    fit = wanted.fit or ("resize" if why else "crop_or_pad")
+    use_mm = fit == "crop_or_pad" or wanted.spacing_mm is not None
+    extents = fingerprint.shapes * (spacings if use_mm else 1)
     extent = np.median(extents, axis=0)
-    spacing = np.median(voxel_mm, axis=0)
+    spacing = np.median(spacings if use_mm else np.ones_like(spacings), axis=0)
     if wanted.spacing_mm is not None:
         spacing = np.asarray(wanted.spacing_mm)
     while np.prod(shape := np.maximum(np.rint(extent / spacing), 1)) > wanted.voxel_budget:
@@ -85,17 +109,66 @@ def plan_preprocessing(
             )
         spacing = np.maximum(spacing, spacing.min() * 1.01)
     width, height, depth = (int(size) for size in shape)
-    if not use_mm:
-        why = "Resized as asked for."
-        if not fingerprint.spacing_known.all():
-            why = "Planned from the median shape: not all headers know their voxel size."
-        plan = replace(wanted, spacing_mm=None, spatial_shape=(width, height, depth), fit="resize")
-        return plan, why
-    right, front, up = (round(float(size), 2) for size in spacing)
-    plan = replace(wanted, spacing_mm=(right, front, up), spatial_shape=(width, height, depth))
-    cut = extents - shape * spacing
-    num_cut = int((cut > 0.05 * extents).any(axis=1).sum())
-    why = "Planned from the median voxel size and extent."
-    if num_cut:
-        why += f" {num_cut} of {len(extents)} scans lose more than 5 % of an axis."
-    return plan, why
+    plan = replace(
+        wanted,
+        spacing_mm=_median(spacing[np.newaxis]) if use_mm else None,
+        spatial_shape=(width, height, depth),
+        fit=fit,
+    )
+    what = "voxel size and extent" if use_mm else "shape"
+    words = [f"Planned from the median {what}, for at most {wanted.voxel_budget:,} voxels."]
+    words += [why, unknown_spacings(fingerprint, plan)]
+    if fit == "crop_or_pad":
+        num_cut = int((extents - shape * spacing > 0.05 * extents).any(axis=1).sum())
+        if num_cut:
+            words.append(f"{num_cut} of {len(extents)} scans lose more than 5 % of an axis.")
+    return plan, " ".join(filter(None, words))
+
+
+def unknown_spacings(fingerprint: Fingerprint, settings: Preprocessing) -> str:
+    """Say how many headers do not know their voxel size and what it is taken for; '' if none."""
+    num_unknown = int((~fingerprint.spacing_known).sum())
+    if not num_unknown:
+        return ""
+    assumed = settings.assume_spacing_mm
+    size = " × ".join(f"{mm:g}" for mm in assumed or (1, 1, 1))
+    return (
+        f"The headers of {num_unknown} of {len(fingerprint.spacing_known)} scans do not say their "
+        f"voxel size (no sform, no qform, no unit); it counts as {size} mm. Set "
+        "--data.preprocessing.assume_spacing_mm to what it is."
+    )
+
+
+def _why_resize(fingerprint: Fingerprint, wanted: Preprocessing) -> str:
+    """Why millimetres cannot be used, '' if they can be."""
+    if wanted.assume_spacing_mm is None and not fingerprint.spacing_known.all():
+        return "Resized, because the voxel size of most scans is unknown."
+    doubtful = fingerprint.spacing_doubtful & fingerprint.spacing_known
+    num_scans = len(doubtful)
+    if 2 * doubtful.sum() <= num_scans:
+        return ""
+    extents = fingerprint.shapes[doubtful]
+    low = np.percentile(extents, 10, axis=0, method="higher")
+    high = np.percentile(extents, 90, axis=0, method="lower")
+    axis = int(np.argmax(high / low))
+    if high[axis] <= IMPLAUSIBLE * low[axis]:
+        return ""
+    return (
+        f"Resized, because {doubtful.sum()} of {num_scans} headers say 1 × 1 × 1 mm without a "
+        f"unit, by which scans are {extents[:, axis].min()} to {extents[:, axis].max()} mm long "
+        f"along {'RAS'[axis]}: this looks like a placeholder. If it is true, set "
+        "--data.preprocessing.fit=crop_or_pad; if you know better, correct the headers."
+    )
+
+
+def _spacings(fingerprint: Fingerprint, settings: Preprocessing) -> np.ndarray:
+    """Voxel sizes with what is assumed where they are unknown, (num_scans, 3)."""
+    if settings.assume_spacing_mm is None:
+        return fingerprint.spacings_mm
+    known = fingerprint.spacing_known[:, np.newaxis]
+    return np.where(known, fingerprint.spacings_mm, settings.assume_spacing_mm)
+
+
+def _median(spacings: np.ndarray) -> Triplet:
+    right, front, up = (round(float(size), 2) for size in np.median(spacings, axis=0))
+    return right, front, up

@@ -22,14 +22,18 @@ class Geometry:
         shape: Voxels along the file's axes.
         affine: From voxel indices to mm in RAS, (4, 4).
         spacing_mm: Voxel size along the file's axes.
-        spacing_known: False where the header holds only a placeholder.
-        warnings: What is odd but can be used, and how to mend it.
+        spacing_known: False where the header does not say it: 1 × 1 × 1 without a unit, and
+            neither sform nor qform.
+        spacing_doubtful: True where it says 1 × 1 × 1 without a unit: what nibabel writes both
+            for true voxels of 1 mm and by default.
+        warnings: What is odd but can be used, and how to fix it.
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
     spacing_mm: tuple[float, float, float]
     spacing_known: bool
+    spacing_doubtful: bool
     warnings: Warnings
 
     @property
@@ -96,9 +100,10 @@ def geometry_of(header: Any, assume_orientation: str | None) -> Geometry:
                 "See that its slices are thick enough to be of use",
             )
         )
-    placeholder = bool(np.all(zooms == 1)) and unit == 0
+    doubtful = bool(np.all(zooms == 1)) and unit == 0
+    known = not doubtful or any(_forms(header))
     width, height, depth = (float(size) for size in spacing)
-    return Geometry(shape, affine, (width, height, depth), not placeholder, warnings)
+    return Geometry(shape, affine, (width, height, depth), known, doubtful, warnings)
 
 
 def _shape(header: Any) -> tuple[int, int, int]:
@@ -119,6 +124,12 @@ def _shape(header: Any) -> tuple[int, int, int]:
     return width, height, depth
 
 
+def _forms(header: Any) -> tuple[bool, bool]:
+    """Whether the header has a sform and a qform."""
+    has_sform, has_qform = (1 <= int(header[f"{form}_code"]) <= 5 for form in ("sform", "qform"))
+    return has_sform, has_qform
+
+
 def _affine(
     header: Any,
     zooms: np.ndarray,
@@ -127,7 +138,7 @@ def _affine(
     warnings: Warnings,
 ) -> np.ndarray:
     """The sform, else the qform, else the assumed orientation; in the header's unit."""
-    has_sform, has_qform = (1 <= int(header[f"{form}_code"]) <= 5 for form in ("sform", "qform"))
+    has_sform, has_qform = _forms(header)
     if not has_sform and not has_qform:
         if assume_orientation is None:
             raise ScanError(

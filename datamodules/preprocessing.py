@@ -1,17 +1,25 @@
 """Turn one scan into one small volume: RAS, common spacing, common shape, windowed intensity."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torchio as tio
 
 from datamodules.nifti import ScanError, read_volume
+from datamodules.resampling import resample
+from datamodules.window import EmptyWindowError, WindowOver, window
 
 Triplet = tuple[float, float, float]
 Shape = tuple[int, int, int]
+ROUNDING = 0.01  # voxels; 256 × 0.9 mm as float32 are 256 voxels of 0.9 mm, not 255
+BEFORE_IT_WAS_A_SETTING: dict[str, Any] = {
+    "assume_orientation": None,
+    "assume_spacing_mm": None,
+    "window_over": "everything",
+    "anti_alias": False,
+}
 
 
 @dataclass(frozen=True)
@@ -19,29 +27,43 @@ class Preprocessing:
     """What is done once to every scan, the same for all (MCTL §3.1).
 
     Args:
-        spacing_mm: Voxel size after resampling, in mm along R, A, S; None keeps each scan's own,
-            for headers that do not know it.
+        spacing_mm: Voxel size after resampling, in mm along R, A, S; None keeps each scan's own.
         spatial_shape: Voxels along R, A, S after preprocessing; None lets the cohort's
             fingerprint choose shape, spacing and fit under `voxel_budget`.
         fit: How the shape is reached: 'crop_or_pad' keeps millimetres, 'resize' keeps the whole
-            field of view.
+            field of view; None is 'crop_or_pad' unless the voxel size of most scans is unknown.
         window_percentiles: Lower and upper percentile of each volume's intensities, mapped to 0
-            and 1 (the middle 95 % by default); None keeps the raw intensities.
+            and 1 (MCTL: the middle 95 %, 2.5 and 97.5); None keeps the raw intensities.
+        window_over: What the upper percentile is taken over: the 'foreground' of each volume, or
+            'everything' in the field of view (MCTL), which saturates tissue that fills little of
+            it. The lower one is always taken over everything, so that dark tissue is kept.
+        anti_alias: Average over the voxels that are merged where a scan gets coarser; otherwise
+            only the nearest count, as in TorchIO.
         divide_by: What volumes are divided by after subtracting the training patients' mean: the
-            training patients' 'range' (MCTL) or standard deviation, 'sd'.
-        voxel_budget: Largest number of voxels that a planned shape may have; raise it where small
-            structures matter and a GPU is at hand.
+            training patients' standard deviation, 'sd', or their 'range' (MCTL; after a window to
+            0 and 1 it is always 1).
+        voxel_budget: Largest number of voxels that a planned shape may have; None follows the
+            device that is there when a run is begun, see datamodules/fingerprint.py.
         assume_orientation: Where the axes of scans point to whose headers do not say it, such as
             'LPS'; None refuses such scans.
+        assume_spacing_mm: Voxel size along R, A, S of scans whose headers do not say it; None is
+            the median of the others where these are the majority, otherwise unknown.
     """
 
     spacing_mm: Triplet | None = None
     spatial_shape: Shape | None = None
-    fit: Literal["crop_or_pad", "resize"] = "crop_or_pad"
-    window_percentiles: tuple[float, float] | None = (2.5, 97.5)
-    divide_by: Literal["range", "sd"] = "range"
-    voxel_budget: int = 40**3
+    fit: Literal["crop_or_pad", "resize"] | None = None
+    window_percentiles: tuple[float, float] | None = (0.5, 99.5)
+    window_over: WindowOver = "foreground"
+    anti_alias: bool = False
+    divide_by: Literal["range", "sd"] = "sd"
+    voxel_budget: int | None = None
     assume_orientation: str | None = None
+    assume_spacing_mm: Triplet | None = None
+
+    def __post_init__(self) -> None:
+        if self.spatial_shape is not None and self.fit is None:
+            object.__setattr__(self, "fit", "crop_or_pad")
 
     def describe(self) -> str:
         """Say in one sentence what is done to a scan."""
@@ -53,64 +75,87 @@ class Preprocessing:
             spacing = f" of {' × '.join(f'{size:g}' for size in self.spacing_mm)} mm"
         return f"Scans are {how} to {shape} voxels{spacing} (R × A × S)."
 
-    def transform(self) -> tio.Compose:
-        """Build the TorchIO transform; needs a known `spatial_shape`."""
-        assert self.spatial_shape is not None, "plan the preprocessing before using it"
-        steps: list[tio.Transform] = [tio.ToCanonical()]
-        if self.spacing_mm is not None:
-            steps.append(tio.Resample(self.spacing_mm))
-        if self.window_percentiles is not None:
-            steps.append(tio.RescaleIntensity((0, 1), percentiles=self.window_percentiles))
-        fit = {"crop_or_pad": tio.CropOrPad, "resize": tio.Resize}[self.fit]
-        return tio.Compose([*steps, fit(self.spatial_shape)])
+    @classmethod
+    def made_with(cls, settings: dict[str, Any]) -> "Preprocessing":
+        """Read what a checkpoint was trained with; one may be older than a setting.
+
+        Args:
+            settings: The settings as a dictionary, lists in the place of tuples allowed.
+        """
+        tuples: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()
+        }
+        return cls(**(BEFORE_IT_WAS_A_SETTING | tuples))
 
 
-def preprocess(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, Triplet]:
+class Preprocessed(NamedTuple):
+    """One scan after preprocessing.
+
+    Args:
+        volume: Float16 of shape (1, W, H, D).
+        spacing_mm: Its voxel size along R, A, S.
+        clipped: Share of its foreground that lies above the window, 0 without a window.
+    """
+
+    volume: np.ndarray
+    spacing_mm: Triplet
+    clipped: float
+
+
+def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
     """Read and preprocess one scan.
 
     Args:
         path: A NIfTI file with one 3D volume.
         preprocessing: What to do, with its `spatial_shape` known.
 
-    Returns:
-        The volume, float16 of shape (1, W, H, D), and its spacing in mm.
-
     Raises:
         ValueError: If the file cannot be read, is not one 3D volume, holds NaN or Inf, has the
             same intensity nearly everywhere, or leaves the range of float16.
     """
-    image = _read(path, preprocessing.assume_orientation)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)
-            image = preprocessing.transform()(image)
-    except RuntimeWarning as error:  # TorchIO found nothing between the percentiles
+    wanted = preprocessing
+    assert wanted.spatial_shape is not None, "plan the preprocessing before using it"
+    voxels, spacing = _read(path, wanted)
+    clipped = 0.0
+    if wanted.spacing_mm is not None:
+        steps = np.array(wanted.spacing_mm) / spacing
+        shape = np.maximum(np.floor(voxels.shape / steps + ROUNDING), 1).astype(int)
+        voxels = resample(voxels, shape, steps, anti_alias=wanted.anti_alias)
+        spacing = np.array(wanted.spacing_mm)
+    if wanted.window_percentiles is not None:
+        try:
+            voxels, clipped = window(voxels, wanted.window_percentiles, wanted.window_over)
+        except EmptyWindowError as error:
+            low, high = wanted.window_percentiles
+            raise ValueError(
+                f"Scan {path} has one intensity, {error}, at its percentiles {low:g} and {high:g}. "
+                "Leave it out, or widen --data.preprocessing.window_percentiles."
+            ) from error
+    if wanted.fit == "resize":
+        steps = np.array(voxels.shape) / wanted.spatial_shape
+        voxels = resample(voxels, wanted.spatial_shape, steps, anti_alias=wanted.anti_alias)
+        spacing = spacing * steps
+    else:
+        fit = tio.CropOrPad(wanted.spatial_shape, padding_mode="minimum")
+        voxels = fit(voxels[np.newaxis])[0]
+    if np.abs(voxels).max() > np.finfo(np.float16).max:
         raise ValueError(
-            f"Scan {path} has one intensity between its {preprocessing.window_percentiles} "
-            "percentiles. Leave it out, or widen --data.preprocessing.window_percentiles."
-        ) from error
-    except RuntimeError as error:
-        raise ValueError(
-            f"Cannot resample scan {path}: {_reason(error)} Check its header."
-        ) from error
-    volume = image.data.numpy()
-    if np.abs(volume).max() > np.finfo(np.float16).max:
-        raise ValueError(
-            f"Scan {path} reaches {np.abs(volume).max():g}, beyond the cache's float16. "
+            f"Scan {path} reaches {np.abs(voxels).max():g}, beyond the cache's float16. "
             "Set --data.preprocessing.window_percentiles."
         )
-    return volume.astype(np.float16), image.spacing
+    right, front, up = spacing.tolist()
+    return Preprocessed(voxels[np.newaxis].astype(np.float16), (right, front, up), clipped)
 
 
-def _read(path: Path, assume_orientation: str | None) -> tio.ScalarImage:
+def _read(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
+    """Read a scan's voxels along R, A, S, (W, H, D), and their size in mm, (3,)."""
     try:
-        volume = read_volume(path, assume_orientation)
+        volume = read_volume(path, preprocessing.assume_orientation)
     except ScanError as fault:
         raise ValueError(f"Scan {path} {fault}") from fault
-    return tio.ScalarImage(tensor=volume.voxels[np.newaxis], affine=volume.geometry.affine)
-
-
-def _reason(error: Exception) -> str:
-    """Last line of an error, where libraries say what is wrong."""
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+    geometry = volume.geometry
+    image = tio.ScalarImage(tensor=volume.voxels[np.newaxis], affine=geometry.affine)
+    image = tio.ToCanonical()(image)
+    assumed = preprocessing.assume_spacing_mm
+    spacing = image.spacing if geometry.spacing_known or assumed is None else assumed
+    return image.data[0].numpy(), np.array(spacing)

@@ -18,6 +18,8 @@ from datamodules.scan_check import file_hash
 from datamodules.workers import usable_cores
 from kernels.compiled import call, compiled
 
+VERSION = 2  # of what is done to a scan; raise it when the same settings give other voxels
+
 
 @dataclass(frozen=True)
 class Volumes:
@@ -31,6 +33,7 @@ class Volumes:
         mean_squares: Mean of each volume's squared voxels, (N,).
         minima: Smallest voxel of each volume, (N,).
         maxima: Largest voxel of each volume, (N,).
+        clipped: Share of each scan's foreground that its window clips, (N,).
         recipe: Hash of everything that was done to the scans.
     """
 
@@ -41,6 +44,7 @@ class Volumes:
     mean_squares: np.ndarray
     minima: np.ndarray
     maxima: np.ndarray
+    clipped: np.ndarray
     recipe: str
 
 
@@ -76,9 +80,7 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
     width, height, depth = preprocessing.spatial_shape
     keys = [file_hash(scan.path) for scan in scans]
     settings = asdict(preprocessing) | {"voxel_budget": None, "divide_by": None}
-    if preprocessing.assume_orientation is None:
-        del settings["assume_orientation"]
-    recipe = digest("volumes", settings, tio.__version__)
+    recipe = digest("volumes", VERSION, settings, tio.__version__)
 
     data, facts = cached_rows(
         cache_dir / f"volumes-{recipe}",
@@ -96,6 +98,7 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
         mean_squares=np.array([fact["mean_square"] for fact in facts]),
         minima=np.array([fact["min"] for fact in facts]),
         maxima=np.array([fact["max"] for fact in facts]),
+        clipped=np.array([fact["clipped"] for fact in facts]),
         recipe=recipe,
     )
 
@@ -103,7 +106,7 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
 def _build_row(
     paths: Sequence[Path], preprocessing: Preprocessing, position: int
 ) -> tuple[np.ndarray, Facts]:
-    volume, spacing = preprocess(paths[position], preprocessing)
+    volume, spacing, clipped = preprocess(paths[position], preprocessing)
     voxels = volume.astype(np.float64)
     return np.moveaxis(volume, -1, 1), {
         "spacing_mm": [float(size) for size in spacing],
@@ -111,6 +114,7 @@ def _build_row(
         "mean_square": float(np.square(voxels).mean()),
         "min": float(voxels.min()),
         "max": float(voxels.max()),
+        "clipped": clipped,
     }
 
 

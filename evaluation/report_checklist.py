@@ -45,8 +45,9 @@ def checklist(
         ("Data preparation", run["preprocessing"]),
         (
             "Intensity scale",
-            f"Window percentiles {settings['preprocessing']['window_percentiles']} per scan; mean "
-            f"and {settings['preprocessing']['divide_by']} of the training patients of each fold.",
+            f"Window percentiles {settings['preprocessing']['window_percentiles']} per scan, the "
+            f"upper of the {settings['preprocessing']['window_over']}; mean and "
+            f"{settings['preprocessing']['divide_by']} of the training patients of each fold.",
         ),
         ("Sample size", metrics["sample"]["sentence"]),
         (

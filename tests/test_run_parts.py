@@ -12,7 +12,7 @@ from lightning import Trainer
 
 from commands import run_folder
 from commands.command_line import RunOptions
-from commands.run_folder import Cell, claim
+from commands.run_folder import Cell, claim, planned_budget, read_config
 from commands.train_cells import unfinished_cells
 
 
@@ -119,3 +119,43 @@ def test_workers_inside_an_array_task_are_refused(write_cohort, run_verb, tmp_pa
     settings = ["--workers=2", "--num_tasks=2"]
     assert run_verb("finetune", write_cohort(12), "run", *settings) == 2
     assert "either num_tasks or workers" in capsys.readouterr().err
+
+
+def test_what_is_prepared_without_a_gpu_is_trained_as_it_was_planned_with_one(
+    write_cohort, run_verb, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("trained"))
+    table = write_cohort(12)
+    plan = "--data.preprocessing.spatial_shape=null"
+    begin = ["finetune", table, "run", plan, "--only=prepare"]
+    monkeypatch.setattr("commands.command_line.default_budget", lambda _: 600)
+    assert run_verb(*begin) == 0
+    settings = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["init_args"]
+    assert settings["preprocessing"]["spatial_shape"] == [8, 8, 8]
+    assert settings["preprocessing"]["voxel_budget"] == 600
+    monkeypatch.setattr("commands.command_line.default_budget", lambda _: 12**3)
+    capsys.readouterr()
+    assert run_verb(*begin) == 0
+    assert "to 8 × 8 × 8 voxels" in capsys.readouterr().out
+    assert run_verb(*begin, "--data.preprocessing.voxel_budget=1728") == 2
+    assert "was made with other settings" in capsys.readouterr().err
+    assert run_verb(*begin[:2], "other", *begin[3:]) == 0
+    assert "to 12 × 12 × 12 voxels" in capsys.readouterr().out
+
+
+def test_runs_planned_together_keep_the_budget_of_the_first(tmp_path):
+    assert planned_budget(tmp_path) is None
+    old = {"voxel_budget": 64_000, "window_percentiles": [2.5, 97.5]}
+    content = yaml.safe_dump({"data": {"init_args": {"preprocessing": old}}})
+    (tmp_path / "rivals/svm").mkdir(parents=True)
+    (tmp_path / "rivals/svm/config.yaml").write_text(content)
+    assert planned_budget(tmp_path / "rivals") == planned_budget(tmp_path / "rivals/svm") == 64_000
+
+
+def test_the_config_of_an_older_run_says_what_was_done_then(tmp_path):
+    old = {"spatial_shape": [8, 8, 8], "window_percentiles": [2.5, 97.5], "divide_by": "range"}
+    content = yaml.safe_dump({"data": {"init_args": {"preprocessing": old}}})
+    (tmp_path / "config.yaml").write_text(content)
+    settings = read_config(tmp_path)["data"]["init_args"]["preprocessing"]
+    assert settings["window_over"] == "everything"
+    assert settings["anti_alias"] is False
