@@ -96,7 +96,7 @@ def _scans(
 
 def _fresh(table: Path, size: int) -> tuple[Callable[[], int], float, Intensity]:
     """Our epoch of fresh copies, how far a copy is from TorchIO's of the file, and the scale."""
-    settings = Augmentation(mode="fresh", degrees=DEGREES, translation_mm=SHIFT, keep_corners=False)
+    settings = Augmentation(mode="fresh", degrees=DEGREES, translation_mm=SHIFT)
     module = open_scans(table, size, settings)
     loader: Any = module.train_dataloader()
     batch = next(iter(loader))

@@ -45,7 +45,6 @@ def _settings(mode: str) -> Augmentation:
         num_versions=4,
         degrees=DEGREES,
         translation_mm=SHIFT,
-        keep_corners=False,
     )
 
 

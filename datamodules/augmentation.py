@@ -9,8 +9,6 @@ import torchio as tio
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.warp import rotation_matrix
-
 # Axes: C = 1 channel; W, H, D = voxels along R, A, S.
 
 
@@ -21,12 +19,10 @@ class Augmentation:
     Args:
         mode: 'bank' draws `num_versions` copies of every scan once, shared by all folds; 'fresh'
             draws a new copy each time a scan is used; 'none' uses the scans as they are.
-        num_versions: Copies of each scan in the bank.
+        num_versions: Copies of each scan in the bank; the first is the scan as it is.
         degrees: Largest rotation about each of the axes R, A, S, either way.
         translation_mm: Largest shift along each axis, either way.
         scale: Largest relative change of size, e.g. 0.1 for 90 to 110 %.
-        keep_corners: Shrink a rotated volume until its new bounding box fits, so that no corner
-            is cut off.
         flip_axes: Axes (0 = R, 1 = A, 2 = S) along which half of the copies are mirrored.
         noise_std: Largest standard deviation of added Gaussian noise, in units of the window.
         log_gamma: Largest exponent g of a gamma curve, intensity ** exp(±g).
@@ -39,7 +35,6 @@ class Augmentation:
     degrees: float = 10.0
     translation_mm: float = 5.0
     scale: float = 0.0
-    keep_corners: bool = True
     flip_axes: tuple[int, ...] = ()
     noise_std: float = 0.0
     log_gamma: float = 0.0
@@ -60,31 +55,21 @@ class Augmentation:
         """Whether something is switched on that only TorchIO does, scan by scan."""
         return bool(self.elastic_mm or self.bias_field)
 
-    def draw_affine(
-        self, volume_mm: np.ndarray, generator: torch.Generator
-    ) -> tuple[float, np.ndarray, np.ndarray]:
+    def draw_affine(self, generator: torch.Generator) -> tuple[float, np.ndarray, np.ndarray]:
         """Draw scale, degrees and shift in mm.
 
         Args:
-            volume_mm: Size of the field of view in mm along R, A, S, (3,).
             generator: Where the random numbers come from.
         """
         degrees, shift, size = (
             ((torch.rand(3, generator=generator) * 2 - 1) * limit).double().numpy()
             for limit in (self.degrees, self.translation_mm, self.scale)
         )
-        scale = 1 + float(size[0])
-        if self.keep_corners:
-            scale *= _corner_scale(degrees, volume_mm)
-        return scale, degrees, shift
+        return 1 + float(size[0]), degrees, shift
 
-    def draw(self, volume_mm: np.ndarray) -> tio.Compose:
-        """Draw one transform from torch's own generator.
-
-        Args:
-            volume_mm: Size of the field of view in mm along R, A, S, (3,).
-        """
-        scale, degrees, shift = self.draw_affine(volume_mm, torch.default_generator)
+    def draw(self) -> tio.Compose:
+        """Draw one transform from torch's own generator."""
+        scale, degrees, shift = self.draw_affine(torch.default_generator)
         steps: list[tio.Transform] = []
         if self.elastic_mm:
             steps.append(tio.RandomElasticDeformation(max_displacement=self.elastic_mm))
@@ -113,15 +98,9 @@ def augment(
     image = tio.ScalarImage(tensor=volume, affine=np.diag([*spacing_mm, 1.0]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return augmentation.draw(spacing_mm * volume.shape[1:])(image).data
+        return augmentation.draw()(image).data
 
 
 def draw_seed(*numbers: int) -> int:
     """Mix whole numbers to one seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _corner_scale(degrees: np.ndarray, volume_mm: np.ndarray) -> float:
-    """Largest scale at which the rotated volume's bounding box fits into the old one."""
-    cosines = np.abs(rotation_matrix(degrees))
-    return float((volume_mm / (cosines @ volume_mm)).min())

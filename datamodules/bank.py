@@ -14,7 +14,7 @@ from datamodules.row_cache import Facts, cached_rows, digest
 from datamodules.volumes import Volumes
 from datamodules.workers import usable_cores
 
-BANK_VERSION = 2  # of what a version is; raise it when versions change
+BANK_VERSION = 3  # of what a version is; raise it when versions change
 
 
 def load_bank(
@@ -22,7 +22,8 @@ def load_bank(
 ) -> np.memmap:
     """Open the bank of augmented versions, building what the cache does not hold yet.
 
-    A version depends on the scan's content, the settings and the seed alone: all folds share it.
+    Version 0 is the scan as it is, so that training sees what validation and test see. Another
+    version depends on the scan's content, the settings and the seed alone: all folds share it.
 
     Returns:
         Memmap, float16 of shape (N, num_versions, 1, D, W, H).
@@ -64,4 +65,5 @@ def _build_row(
     volume = volume_tensor(stored).expand(num_versions, -1, -1, -1, -1)
     spacings_mm = np.tile(spacings_mm[position], (num_versions, 1))
     versions = make_copies(volume, spacings_mm, augmentation, seeds)
+    versions[0] = volume[0]
     return np.moveaxis(versions.numpy(), -1, 2), {}

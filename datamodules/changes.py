@@ -70,7 +70,7 @@ def _draw_change(
         """Pass over the number by which a transform of TorchIO decides whether to act."""
         uniform(0, 1)
 
-    affine = augmentation.draw_affine(spacing_mm * np.array(spatial_shape), generator)
+    affine = augmentation.draw_affine(generator)
     begin_transform()  # Compose
     begin_transform()  # Affine
     flips = np.zeros(3, dtype=bool)

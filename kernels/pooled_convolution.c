@@ -1,5 +1,5 @@
-/* Convolution with 3 x 3 x 3 taps and zeros around the volume, max-pooling by 2, and ReLU, in one
-   pass.
+/* Convolution with 3 x 3 x 3 taps and zeros around the volume, max-pooling by 2, and with RELU=1 the
+   ReLU, in one pass.
 
    The convolution's own output, eight numbers for each one that is kept, stays in registers. Its
    gradient is zero but at the places of the maxima, so that the way back visits these alone.
@@ -66,9 +66,11 @@ static void pool(const float *restrict volume, const float *restrict packed,
         best = (lanes)((take & (whole)sum[p]) | (~take & (whole)best));
         place = (take & p) | (~take & place);
       }
+#if RELU
       whole off = best <= 0;
       best = (lanes)(~off & (whole)best);
       place = (off & OFF) | (~off & place);
+#endif
       *(lanes *)out = best;
       for (int l = 0; l < LANES; l++) places[l] = place[l];
       out += LANES, places += LANES;

@@ -18,6 +18,7 @@ from lightning_modules.backbones import Backbone, build_backbone, load_weights
 from lightning_modules.encoder import Encoder, Norm
 from lightning_modules.finetuning import Finetuning, configure_finetuning, fused_or_default
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
+from lightning_modules.readout import Readout, ReadoutName
 from lightning_modules.transfer import load_encoder, refuse_overlap
 
 # Axes: B = batch; C = 1 channel; K = classes; W, H, D = voxels along R, A, S.
@@ -52,7 +53,10 @@ class Classifier(LightningModule):
         nodes: Nodes of the fully connected layer (Table 1: 16, 32, 64); 0 leaves it out: the
             outputs see the encoder's directly.
         pool: Max-pooling factor after each convolution; 1 is the paper's network taken literally.
-        norm: Normalisation after each convolution; the paper has none.
+        norm: Normalisation of what each pooling keeps; the paper has none.
+        readout: How the encoder's maps become the head's inputs: 'flatten' takes every voxel of
+            every map, as in the paper; 'mean', 'max' and 'mean_max' one or two numbers of each
+            map; 'flatten_max' every voxel and the maxima.
         dropout: Share of the head's inputs dropped while training.
         init_ckpt: Checkpoint whose encoder is the starting point; None is random weights.
         freeze_encoder: Train the head alone.
@@ -86,6 +90,7 @@ class Classifier(LightningModule):
         nodes: int = 32,
         pool: int = 2,
         norm: Norm = "none",
+        readout: ReadoutName = "flatten",
         dropout: float = 0.0,
         init_ckpt: str | None = None,
         freeze_encoder: bool = False,
@@ -114,11 +119,10 @@ class Classifier(LightningModule):
         self.encoder: Encoder | Backbone
         if backbone == "mctl":
             self.encoder = Encoder(depth, filters, pool, norm)
-            num_features = filters
-            for size in spatial_shape:
-                for _ in range(depth):
-                    size = -(-size // pool)
-                num_features *= size
+            self.readout = Readout(readout)
+            num_features = self.readout.num_features(
+                filters, self.encoder.output_shape(spatial_shape)
+            )
             hidden: list[nn.Module] = []
             if nodes:
                 hidden = [nn.Linear(num_features, nodes), nn.ReLU(), nn.Dropout(dropout)]
@@ -130,6 +134,7 @@ class Classifier(LightningModule):
             )
         else:
             self.encoder = build_backbone(backbone, spatial_shape)
+            self.readout = Readout("flatten")  # a backbone pools itself
             self.head = nn.Sequential(
                 nn.Dropout(dropout), nn.Linear(self.encoder.num_features, num_classes)
             )
@@ -142,11 +147,11 @@ class Classifier(LightningModule):
 
     def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b k"]:
         """Compute one logit per class."""
-        return self.head(self.encoder(volume))
+        return self.head(self.features(volume))
 
     def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
-        """Compute the encoder's outputs as one row for each scan."""
-        return self.encoder(volume).flatten(1)
+        """Compute the head's inputs: the encoder's outputs as one row for each scan."""
+        return self.readout(self.encoder(volume))
 
     def load_start(self, held_out_patients: set[str]) -> None:
         """Load the weights that training starts from.

@@ -1,6 +1,6 @@
-"""A convolution, its max-pooling and the ReLU behind them in one pass over the volumes, on a CPU.
+"""A convolution, its max-pooling and perhaps a ReLU in one pass over the volumes, on a CPU.
 
-The values are those of torch's three layers, to rounding. What the pooling drops is never written,
+The values are those of torch's layers, to rounding. What the pooling drops is never written,
 and the way back goes through the maxima alone, an eighth of the places.
 """
 
@@ -23,7 +23,7 @@ NO_MEMORY = "There is no memory left for a convolution: lower --data.batch_size 
 def can_pool_at_once(
     volume: Float[Tensor, "b c w h d"], convolution: nn.Conv3d, pooling: nn.MaxPool3d
 ) -> bool:
-    """Whether `pooled_convolution` takes the place of a convolution, its pooling and a ReLU.
+    """Whether `pooled_convolution` takes the place of a convolution and its pooling.
 
     Args:
         volume: The input.
@@ -40,7 +40,7 @@ def can_pool_at_once(
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
-    kernel = compiled("pooled_convolution", INPUTS=inputs, OUTPUTS=outputs) if fits else None
+    kernel = _kernel(inputs, outputs, relu=True) if fits else None
     if kernel is None:
         return False
     return torch.get_num_threads() == 1 or bool(kernel.runs_in_parallel())
@@ -50,6 +50,8 @@ def pooled_convolution(
     volume: Float[Tensor, "b c w h d"],
     weight: Float[Tensor, "f c 3 3 3"],
     bias: Float[Tensor, " f"],
+    *,
+    relu: bool = True,
 ) -> Float[Tensor, "b f w2 h2 d2"]:
     """Convolve with zeros around the volume, take the maxima of 2 × 2 × 2 voxels, and the ReLU.
 
@@ -57,14 +59,15 @@ def pooled_convolution(
         volume: Where `can_pool_at_once` says so; odd sizes are rounded up, as with `ceil_mode`.
         weight: The convolution's weights.
         bias: Its bias.
+        relu: Whether to set negative maxima to 0.
 
     Returns:
-        The maxima where they are positive, otherwise 0; channels last in memory.
+        The maxima; channels last in memory.
 
     Raises:
         MemoryError: If there is no room for the sums of the weights.
     """
-    maxima: Tensor = _PooledConvolution.apply(volume, weight, bias)
+    maxima: Tensor = _PooledConvolution.apply(volume, weight, bias, relu)
     return maxima
 
 
@@ -73,7 +76,7 @@ class _PooledConvolution(torch.autograd.Function):
 
     @staticmethod
     @override
-    def forward(ctx: Any, volume: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, volume: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         num_volumes, inputs, *sizes = volume.shape
         pooled = [-(-size // 2) for size in sizes]
         padded = volume.new_zeros(num_volumes, *(2 * size + 2 for size in pooled), inputs)
@@ -81,25 +84,25 @@ class _PooledConvolution(torch.autograd.Function):
         taps = weight.movedim(1, -1).contiguous()
         maxima = volume.new_empty(num_volumes, *pooled, len(weight))
         places = torch.empty_like(maxima, dtype=torch.uint8)
-        kernel = compiled("pooled_convolution", INPUTS=inputs, OUTPUTS=len(weight))
+        kernel = _kernel(inputs, len(weight), relu=relu)
         assert kernel is not None
         tensors = padded, taps, bias.contiguous(), maxima, places
         numbers = num_volumes, *sizes, torch.get_num_threads()
         if call(kernel.pooled_convolution, *tensors, *numbers):
             raise MemoryError(NO_MEMORY)
-        ctx.sizes = sizes
+        ctx.sizes, ctx.relu = sizes, relu
         ctx.save_for_backward(padded, taps, places)
         return maxima.movedim(-1, 1)
 
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         padded, taps, places = ctx.saved_tensors
         inputs, outputs = padded.shape[-1], len(taps)
         grad = grad.movedim(1, -1).contiguous()
         grad_padded = torch.zeros_like(padded if inputs > 1 else padded[..., :0])
-        kernel = compiled("pooled_convolution", INPUTS=inputs, OUTPUTS=outputs)
+        kernel = _kernel(inputs, outputs, relu=ctx.relu)
         assert kernel is not None
         num_pieces = min(len(padded), PIECES)
         grad_taps = taps.new_empty(num_pieces, *taps.shape)
@@ -109,7 +112,11 @@ class _PooledConvolution(torch.autograd.Function):
         if call(kernel.pooled_convolution_back, *tensors, *numbers):
             raise MemoryError(NO_MEMORY)
         grad_volume = _inside(grad_padded, ctx.sizes).movedim(-1, 1) if inputs > 1 else None
-        return grad_volume, grad_taps.sum(0).movedim(-1, 1), grad_bias.sum(0)
+        return grad_volume, grad_taps.sum(0).movedim(-1, 1), grad_bias.sum(0), None
+
+
+def _kernel(inputs: int, outputs: int, *, relu: bool) -> Any:
+    return compiled("pooled_convolution", INPUTS=inputs, OUTPUTS=outputs, RELU=int(relu))
 
 
 def _inside(padded: Tensor, sizes: list[int]) -> Tensor:

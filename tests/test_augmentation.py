@@ -8,34 +8,37 @@ from datamodules.bank import load_bank
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns
 from datamodules.preprocessing import Preprocessing
+from datamodules.scans import ScanDataModule
+from datamodules.splits import Splits
 
 SPACING = np.array([1.0, 1.5, 2.0])
-STRONG = Augmentation(degrees=40, translation_mm=0)
 
 
-def _corners(shape=(24, 20, 16)):
-    volume = torch.zeros(1, *shape)
-    for corner in np.ndindex(2, 2, 2):
-        index = tuple(slice(-3, None) if end else slice(0, 3) for end in corner)
-        volume[(0, *index)] = 1.0
-    return volume
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_no_corner_is_cut_off(seed):
-    turned = augment(_corners(), SPACING, STRONG, seed)
-    cut = augment(
-        _corners(), SPACING, Augmentation(degrees=40, translation_mm=0, keep_corners=False), seed
+def test_training_and_test_scans_have_the_same_distribution_of_head_sizes(write_scan, tmp_path):
+    lines = ["patient_id,image,label"]
+    place = np.stack(np.indices((24, 24, 24)), -1) - 11.5
+    for number in range(20):
+        head = np.linalg.norm(place / (6 + number % 5), axis=-1) < 1
+        write_scan(f"{number}.nii.gz", head.astype(np.float32))
+        lines.append(f"p{number},{number}.nii.gz,{'ab'[number % 2]}")
+    (tmp_path / "heads.csv").write_text("\n".join(lines))
+    data = ScanDataModule(
+        str(tmp_path / "heads.csv"),
+        preprocessing=Preprocessing(spatial_shape=(24, 24, 24), window_percentiles=None),
+        augmentation=Augmentation(num_versions=16),
+        splits=Splits(num_repeats=1),
+        cache_dir=str(tmp_path / "cache"),
     )
-    blobs = _count_blobs(turned)
-    assert blobs == 8
-    assert _count_blobs(cut) < 8
+    data.setup("fit")
+    tested = _head_sizes(data.plain, 0, np.arange(20))
+    trained = np.array([_head_sizes(data.augmented, epoch, np.arange(20)) for epoch in range(30)])
+    np.testing.assert_allclose(trained.mean(0), tested, rtol=0.02)
+    assert (trained == tested).any()  # the scan as it is comes as well
 
 
-def _count_blobs(volume):
-    from scipy.ndimage import label
-
-    return label(volume[0].numpy() > 0.2, structure=np.ones((3, 3, 3)))[1]
+def _head_sizes(scans, epoch, rows):
+    """Diameter of each head in voxels, from its volume."""
+    return (6 / np.pi * scans[epoch, rows]["volume"].float().sum((1, 2, 3, 4)).numpy()) ** (1 / 3)
 
 
 def test_the_seed_decides_the_copy_and_leaves_torch_alone():
@@ -115,6 +118,7 @@ def test_the_bank_holds_augmented_copies_and_depends_on_content_not_order(write_
     settings = Augmentation(num_versions=2)
     bank = load_bank(cohort.volumes, settings, 7, tmp_path / "cache")
     assert bank.shape == (3, 2, 1, 8, 8, 8)
+    np.testing.assert_array_equal(bank[:, 0], cohort.volumes.data)  # version 0 is the scan itself
     assert not np.array_equal(bank[0, 0], bank[0, 1])
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], *reversed(lines[1:])]))

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.best_checkpoint import BestValidationCheckpoint
@@ -36,7 +37,7 @@ def _fit(tmp_path, scores, callback, ckpt_path=None, max_epochs=None):
     trainer = Trainer(
         default_root_dir=tmp_path,
         max_epochs=max_epochs or len(scores),
-        callbacks=[callback],
+        callbacks=callback if isinstance(callback, list) else [callback],
         logger=False,
         accelerator="cpu",
         enable_progress_bar=False,
@@ -45,6 +46,27 @@ def _fit(tmp_path, scores, callback, ckpt_path=None, max_epochs=None):
     )
     trainer.fit(Scripted(scores), loader, loader, ckpt_path=ckpt_path, weights_only=True)
     return float(torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]["weight"])
+
+
+def test_without_a_monitor_the_last_epoch_is_kept(tmp_path):
+    scores = [(0.5, 1.0), (0.9, 0.1), (0.7, 2.0)]
+    assert _fit(tmp_path, scores, BestValidationCheckpoint()) == 2
+
+
+def test_the_last_epoch_is_kept_of_a_training_that_stops_early_or_is_continued(tmp_path):
+    scores = [(0.5, 1.0), (0.9, 0.1), (0.7, 2.0), (0.6, 3.0)]
+    early = EarlyStopping("val/loss", patience=1)
+    assert _fit(tmp_path, scores, [early, BestValidationCheckpoint()]) == 2
+    (tmp_path / "b").mkdir()
+    _fit(tmp_path / "b", scores, BestValidationCheckpoint(), max_epochs=2)
+    last = tmp_path / "b" / "last.ckpt"
+    assert _fit(tmp_path / "b", scores, BestValidationCheckpoint(), last, max_epochs=4) == 3
+
+
+def test_a_training_that_diverged_is_not_kept(tmp_path):
+    scores = [(0.5, 1.0), (0.9, float("nan"))]
+    with pytest.raises(ValueError, match=r"val/loss is NaN.*Lower --model\.lr"):
+        _fit(tmp_path, scores, BestValidationCheckpoint())
 
 
 @pytest.mark.parametrize(
@@ -58,7 +80,7 @@ def _fit(tmp_path, scores, callback, ckpt_path=None, max_epochs=None):
     ids=["highest", "tie goes to the lower loss", "then to the earlier epoch", "last"],
 )
 def test_the_best_epoch_is_kept(tmp_path, scores, best):
-    assert _fit(tmp_path, scores, BestValidationCheckpoint()) == best
+    assert _fit(tmp_path, scores, BestValidationCheckpoint("val/accuracy")) == best
 
 
 def test_a_loss_can_be_the_monitor(tmp_path):
@@ -69,8 +91,8 @@ def test_a_loss_can_be_the_monitor(tmp_path):
 
 def test_the_best_score_survives_an_interruption(tmp_path):
     scores = [(0.5, 1.0), (0.9, 1.0), (0.7, 0.1), (0.8, 0.1)]
-    _fit(tmp_path, scores, BestValidationCheckpoint(), max_epochs=2)
-    callback = BestValidationCheckpoint()
+    _fit(tmp_path, scores, BestValidationCheckpoint("val/accuracy"), max_epochs=2)
+    callback = BestValidationCheckpoint("val/accuracy")
     assert _fit(tmp_path, scores, callback, ckpt_path=str(tmp_path / "last.ckpt")) == 1
     assert callback.best_epoch == 1
 
@@ -79,7 +101,11 @@ def test_the_best_score_survives_an_interruption(tmp_path):
     ("callback", "scores", "words"),
     [
         (BestValidationCheckpoint("val/nothing"), [(0.5, 1.0)], "'val/nothing' is not logged"),
-        (BestValidationCheckpoint(), [(0.5, float("nan"))], r"NaN: .* Lower --model\.lr"),
+        (
+            BestValidationCheckpoint("val/accuracy"),
+            [(0.5, float("nan"))],
+            r"NaN: .* Lower --model\.lr",
+        ),
     ],
 )
 def test_a_score_that_cannot_be_compared_is_an_error(tmp_path, callback, scores, words):
@@ -88,7 +114,7 @@ def test_a_score_that_cannot_be_compared_is_an_error(tmp_path, callback, scores,
 
 
 def test_a_torn_write_leaves_the_old_file(tmp_path, monkeypatch):
-    _fit(tmp_path, [(0.5, 1.0)], BestValidationCheckpoint())
+    _fit(tmp_path, [(0.5, 1.0)], BestValidationCheckpoint("val/accuracy"))
 
     def torn(path, content):
         with path.open("wb") as stream:
@@ -97,6 +123,6 @@ def test_a_torn_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", torn)
     with pytest.raises(OSError, match="disk full"):
-        _fit(tmp_path, [(0.9, 1.0)], BestValidationCheckpoint())
+        _fit(tmp_path, [(0.9, 1.0)], BestValidationCheckpoint("val/accuracy"))
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 0
     assert not list(tmp_path.glob("*.tmp"))

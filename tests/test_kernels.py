@@ -16,8 +16,9 @@ needs_compiler = pytest.mark.skipif(compiled("scale") is None, reason="there is 
 SERIAL = SimpleNamespace(runs_in_parallel=lambda: 0)
 
 
-def _plain(volume, weight, bias):
-    return F.max_pool3d(F.conv3d(volume, weight, bias, padding=1), 2, ceil_mode=True).relu()
+def _plain(volume, weight, bias, *, relu=True):
+    maxima = F.max_pool3d(F.conv3d(volume, weight, bias, padding=1), 2, ceil_mode=True)
+    return maxima.relu() if relu else maxima
 
 
 def _inputs(inputs, outputs, shape, num_volumes=3):
@@ -30,10 +31,11 @@ def _inputs(inputs, outputs, shape, num_volumes=3):
 @needs_compiler
 @pytest.mark.parametrize("shape", [(8, 6, 4), (9, 7, 5), (2, 1, 3), (1, 1, 1)])
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 16), (1, 8), (16, 16), (4, 24), (32, 8)])
-def test_pooling_at_once_gives_torchs_maxima_and_gradients(inputs, outputs, shape):
+@pytest.mark.parametrize("relu", [True, False])
+def test_pooling_at_once_gives_torchs_maxima_and_gradients(inputs, outputs, shape, relu):
     tensors = _inputs(inputs, outputs, shape)
-    maxima = pooled_convolution(*tensors)
-    expected = _plain(*(each.double() for each in tensors)).float()
+    maxima = pooled_convolution(*tensors, relu=relu)
+    expected = _plain(*(each.double() for each in tensors), relu=relu).float()
     torch.testing.assert_close(maxima, expected, atol=2e-5, rtol=1e-5)
     upstream = torch.randn_like(maxima)
     learnt = [each for each in tensors if each.requires_grad]
@@ -82,9 +84,9 @@ def test_the_number_of_threads_changes_no_bit(inputs, monkeypatch):
 def test_an_encoder_takes_the_pass_unless_maps_of_its_layers_are_drawn(monkeypatch):
     calls = []
 
-    def spy(*tensors):
+    def spy(*tensors, relu):
         calls.append(tensors)
-        return pooled_convolution(*tensors)
+        return pooled_convolution(*tensors, relu=relu)
 
     monkeypatch.setattr(encoders, "pooled_convolution", spy)
     encoder, volume = Encoder(3, 8), torch.randn(2, 1, 12, 9, 10)
@@ -100,15 +102,24 @@ def test_an_encoder_takes_the_pass_unless_maps_of_its_layers_are_drawn(monkeypat
     assert seen
 
 
+@pytest.mark.parametrize("norm", ["none", "instance", "batch", "group"])
+def test_an_encoder_with_a_norm_gives_what_its_layers_give(norm):
+    encoder, volume = Encoder(2, 8, norm=norm).train(), torch.randn(3, 1, 12, 9, 10)
+    expected = volume
+    for convolution, pooling, norm_layer, relu in encoder:
+        expected = relu(norm_layer(pooling(convolution(expected))))
+    torch.testing.assert_close(encoder(volume), expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
-    "case", ["filters", "pool", "norm", "autocast", "float64", "gradient", "compiler", "threads"]
+    "case", ["filters", "pool", "autocast", "float64", "gradient", "compiler", "threads"]
 )
 def test_what_the_pass_cannot_do_is_left_to_torch(case, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("not meant for this")
 
     monkeypatch.setattr(encoders, "pooled_convolution", refuse)
-    settings = {"filters": {"filters": 6}, "pool": {"pool": 3}, "norm": {"norm": "batch"}}
+    settings = {"filters": {"filters": 6}, "pool": {"pool": 3}}
     encoder = Encoder(**{"depth": 1, "filters": 8, **settings.get(case, {})})
     volume = torch.randn(2, 1, 6, 7, 5, requires_grad=case == "gradient")
     if case == "compiler":
