@@ -116,8 +116,9 @@ class Cohort:
         return (
             f"The window clips more than {100 * MUCH_CLIPPED:g} % of the foreground of "
             f"{much.sum()} of {len(shares)} scans (median of these: "
-            f"{100 * np.median(shares[much]):.0f} %). Set --data.preprocessing.window_over=foreground, or "
-            "widen --data.preprocessing.window_percentiles."
+            f"{100 * np.median(shares[much]):.0f} %). Set "
+            "--data.preprocessing.window_over=foreground, or widen "
+            "--data.preprocessing.window_percentiles."
         )
 
     def content_hash(self) -> str:
