@@ -114,9 +114,10 @@ class Cohort:
         if not much.any():
             return ""
         return (
-            f"The window clips more than {MUCH_CLIPPED:.0%} of the foreground of {much.sum()} of "
-            f"{len(shares)} scans (median of these: {np.median(shares[much]):.0%}), which is lost. "
-            "Set --data.preprocessing.window_over=foreground or widen "
+            f"The window clips more than {100 * MUCH_CLIPPED:g} % of the foreground of "
+            f"{much.sum()} of {len(shares)} scans (median of these: "
+            f"{100 * np.median(shares[much]):.0f} %). Set "
+            "--data.preprocessing.window_over=foreground, or widen "
             "--data.preprocessing.window_percentiles."
         )
 

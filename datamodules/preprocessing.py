@@ -64,6 +64,12 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.spatial_shape is not None and self.fit is None:
             object.__setattr__(self, "fit", "crop_or_pad")
+        low, high = self.window_percentiles or (0, 100)
+        if not 0 <= low < high <= 100:
+            raise ValueError(
+                f"window_percentiles {self.window_percentiles} must be two numbers from 0 to 100, "
+                "the lower first, such as [0.5, 99.5]."
+            )
 
     def describe(self) -> str:
         """Say in one sentence what is done to a scan."""

@@ -38,7 +38,7 @@ def window(
         EmptyWindowError: If both ends are the same intensity.
     """
     low = float(np.percentile(volume, percentiles[0]))
-    tissue = foreground(volume, percentiles)
+    tissue = foreground(volume, low, percentiles)
     measured = tissue if over == "foreground" and tissue.size else volume
     high = float(np.percentile(measured, percentiles[1]))
     if not high > low:
@@ -48,25 +48,26 @@ def window(
 
 
 def foreground(
-    volume: Float[np.ndarray, "w h d"], percentiles: tuple[float, float]
+    volume: Float[np.ndarray, "w h d"], low: float, percentiles: tuple[float, float]
 ) -> Float[np.ndarray, " n"]:
     """Pick the intensities of the tissue, however small its share and whatever air is.
 
-    Voxels at or below the lower percentile are left out first: a background of one value, zeros
-    around a skull-stripped brain or the padding around a CT. Of the others those are tissue that
-    are brighter than a quarter of the way from their lower to their upper percentile. This
-    threshold does not depend on the share of the tissue, as the volume's mean does, and noise in
-    air stays below it. (BET goes a tenth of the way, which half of the air's noise passes at a
-    signal-to-noise ratio of 8: Smith 2002, doi 10.1002/hbm.10062.)
+    Voxels at or below `low` are left out first: a background of one value, zeros around a
+    skull-stripped brain or the padding around a CT. Of the others those are tissue that reach a
+    quarter of the way from their lower to their upper percentile. This threshold does not depend
+    on the share of the tissue, as the volume's mean does, and noise in air stays below it. (BET
+    goes a tenth of the way, which half of the air's noise passes at a signal-to-noise ratio of 8:
+    Smith 2002, doi 10.1002/hbm.10062.)
 
     Args:
         volume: Intensities.
+        low: The intensity at the lower percentile of all voxels.
         percentiles: The lower and the upper one, 0 to 100.
 
     Returns:
-        The intensities of the tissue; none if no voxel lies above the lower percentile.
+        The intensities of the tissue; none if no voxel is brighter than `low`.
     """
-    above = volume[volume > np.percentile(volume, percentiles[0])]
+    above = volume[volume > low]
     if not above.size:
         return above
     darkest, brightest = np.percentile(above, percentiles)

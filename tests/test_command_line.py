@@ -58,7 +58,7 @@ def test_settings_of_a_users_yaml_need_no_class_path(write_cohort, tmp_path):
         ),
         (
             ["finetune", "-cconfigs/finetune.yaml", "--data.preprocessing.fit=stretch"],
-            "'crop_or_pad', 'resize']. Got value: stretch",
+            "'crop_or_pad', 'resize'] Given value: stretch",
         ),
         (["finetune", "-cconfigs/finetune.yaml", "--model.learning_rate=1"], "learning_rate"),
         (["fit", "-cconfigs/finetune.yaml", "--data.table=none.csv"], "none.csv"),

@@ -225,6 +225,12 @@ def test_scans_whose_window_clips_their_tissue_are_counted(write_scan, tmp_path)
     assert words() == ""
     said = words(window_percentiles=(2.5, 97.5), window_over="everything")
     assert "more than 2 % of the foreground of 3 of 3 scans" in said
-    said = words(window_percentiles=(0.5, 98.5), window_over="everything")
-    assert "2 of 3 scans (median of these: 2" in said
+    said = words(window_percentiles=(0.5, 99.0), window_over="everything")
+    assert "2 of 3 scans (median of these: 1" in said
     assert words(window_percentiles=None) == ""
+
+
+@pytest.mark.parametrize("percentiles", [(99.5, 0.5), (-1, 99), (0, 101), (50, 50)])
+def test_percentiles_that_make_no_window_are_refused(percentiles):
+    with pytest.raises(ValueError, match="the lower first"):
+        Preprocessing(window_percentiles=percentiles)

@@ -126,8 +126,8 @@ def test_what_is_prepared_without_a_gpu_is_trained_as_it_was_planned_with_one(
 ):
     monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("trained"))
     table = write_cohort(12)
-    plan = "--data.preprocessing.spatial_shape=null"
-    begin = ["finetune", table, "run", plan, "--only=prepare"]
+    (tmp_path / "plan.yaml").write_text("data: {preprocessing: {spatial_shape: null}}\n")
+    begin = ["finetune", table, "run", f"-c{tmp_path / 'plan.yaml'}", "--only=prepare"]
     monkeypatch.setattr("commands.command_line.default_budget", lambda _: 600)
     assert run_verb(*begin) == 0
     settings = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["init_args"]
