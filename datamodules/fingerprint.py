@@ -10,6 +10,7 @@ import torch
 
 from datamodules.nifti import ScanError, read_geometry
 from datamodules.preprocessing import Preprocessing, Triplet
+from datamodules.warp import rotated_extent
 
 CPU_BUDGET, GPU_BUDGET = 40**3, 96**3  # voxels of a planned shape
 IMPLAUSIBLE = 1.5  # ratio of the extents of a cohort's 10th and 90th percentile along an axis
@@ -97,6 +98,8 @@ def plan_preprocessing(
     use_mm = fit == "crop_or_pad" or wanted.spacing_mm is not None
     extents = fingerprint.shapes * (spacings if use_mm else 1)
     extent = np.median(extents, axis=0)
+    if fit == "crop_or_pad":
+        extent = rotated_extent(extent, wanted.margin_degrees)
     spacing = np.median(spacings if use_mm else np.ones_like(spacings), axis=0)
     if wanted.spacing_mm is not None:
         spacing = np.asarray(wanted.spacing_mm)

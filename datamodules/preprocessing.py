@@ -9,6 +9,7 @@ import torchio as tio
 
 from datamodules.nifti import ScanError, read_volume
 from datamodules.resampling import resample
+from datamodules.warp import rotated_extent
 from datamodules.window import EmptyWindowError, WindowOver, window
 
 Triplet = tuple[float, float, float]
@@ -17,6 +18,7 @@ ROUNDING = 0.01  # voxels; 256 × 0.9 mm as float32 are 256 voxels of 0.9 mm, no
 BEFORE_IT_WAS_A_SETTING: dict[str, Any] = {
     "assume_orientation": None,
     "assume_spacing_mm": None,
+    "margin_degrees": 0.0,
     "window_over": "everything",
     "anti_alias": False,
 }
@@ -32,6 +34,9 @@ class Preprocessing:
             fingerprint choose shape, spacing and fit under `voxel_budget`.
         fit: How the shape is reached: 'crop_or_pad' keeps millimetres, 'resize' keeps the whole
             field of view; None is 'crop_or_pad' unless the voxel size of most scans is unknown.
+        margin_degrees: Rotation about each axis by which nothing is to be cut off (MCTL §3.2):
+            scans get as much air around them as that takes, all alike, also those that are not
+            augmented. With crop_or_pad it widens the planned shape; a given one stays as it is.
         window_percentiles: Lower and upper percentile of each volume's intensities, mapped to 0
             and 1 (MCTL: the middle 95 %, 2.5 and 97.5); None keeps the raw intensities.
         window_over: What the upper percentile is taken over: the 'foreground' of each volume, or
@@ -53,6 +58,7 @@ class Preprocessing:
     spacing_mm: Triplet | None = None
     spatial_shape: Shape | None = None
     fit: Literal["crop_or_pad", "resize"] | None = None
+    margin_degrees: float = 0.0
     window_percentiles: tuple[float, float] | None = (0.5, 99.5)
     window_over: WindowOver = "foreground"
     anti_alias: bool = False
@@ -64,6 +70,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.spatial_shape is not None and self.fit is None:
             object.__setattr__(self, "fit", "crop_or_pad")
+        if not 0 <= self.margin_degrees <= 45:
+            raise ValueError(f"margin_degrees is {self.margin_degrees}; give 0 to 45.")
         low, high = self.window_percentiles or (0, 100)
         if not 0 <= low < high <= 100:
             raise ValueError(
@@ -138,6 +146,10 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
                 "Leave it out, or widen --data.preprocessing.window_percentiles."
             ) from error
     if wanted.fit == "resize":
+        extent = voxels.shape * spacing
+        air = (rotated_extent(extent, wanted.margin_degrees) - extent) / spacing
+        sides = [(round(size / 2),) * 2 for size in air]
+        voxels = np.pad(voxels, sides, constant_values=voxels.min())
         steps = np.array(voxels.shape) / wanted.spatial_shape
         voxels = resample(voxels, wanted.spatial_shape, steps, anti_alias=wanted.anti_alias)
         spacing = spacing * steps

@@ -7,6 +7,7 @@ looked up by a loop in C; on other devices, and where there is no C compiler, by
 
 import ctypes
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,6 +27,17 @@ def rotation_matrix(degrees: np.ndarray) -> np.ndarray:
     rotation.SetRotation(*(np.radians(degrees) * (-1, -1, 1)))  # SimpleITK counts in LPS
     signs = np.array([-1, -1, 1])
     return signs[:, None] * np.array(rotation.GetMatrix()).reshape(3, 3) * signs
+
+
+def rotated_extent(extent: np.ndarray, degrees: float) -> np.ndarray:
+    """Bounding box that holds a box under every rotation by up to so many degrees about each axis.
+
+    Args:
+        extent: Size of the box along R, A, S, (3,).
+        degrees: Largest rotation, either way.
+    """
+    turns = product((-degrees, 0.0, degrees), repeat=3)
+    return np.max([np.abs(rotation_matrix(np.array(turn))) @ extent for turn in turns], axis=0)
 
 
 def voxel_map(
