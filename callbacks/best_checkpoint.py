@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
@@ -258,4 +259,22 @@ def _means(trainer: Trainer) -> dict[str, Any]:
 
 
 def _save(trainer: Trainer, name: str, *, weights_only: bool) -> None:
-    trainer.save_checkpoint(Path(trainer.default_root_dir) / name, weights_only=weights_only)
+    path = Path(trainer.default_root_dir) / name
+    if not weights_only:  # WeightAveraging adds its weights itself
+        trainer.save_checkpoint(path, weights_only=False)
+        return
+    with _averaged_weights(trainer):
+        trainer.save_checkpoint(path, weights_only=True)
+
+
+@contextmanager
+def _averaged_weights(trainer: Trainer) -> Iterator[None]:
+    """Put the averaged weights into the model, as for validation, where some are kept."""
+    averages = [each for each in trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
+    for average in averages:
+        average._swap_models(trainer.lightning_module)
+    try:
+        yield
+    finally:
+        for average in averages:
+            average._swap_models(trainer.lightning_module)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.best_checkpoint import BestValidationCheckpoint
@@ -61,6 +61,14 @@ def test_the_last_epoch_is_kept_of_a_training_that_stops_early_or_is_continued(t
     _fit(tmp_path / "b", scores, BestValidationCheckpoint(), max_epochs=2)
     last = tmp_path / "b" / "last.ckpt"
     assert _fit(tmp_path / "b", scores, BestValidationCheckpoint(), last, max_epochs=4) == 3
+
+
+@pytest.mark.parametrize("monitor", [None, "val/accuracy"])
+def test_where_weights_are_averaged_the_average_is_kept(tmp_path, monitor):
+    scores = [(0.5, 1.0), (0.6, 1.0), (0.9, 1.0)]
+    half = EMAWeightAveraging(decay=0.5)
+    kept = _fit(tmp_path, scores, [half, BestValidationCheckpoint(monitor)])
+    assert kept == (0 * 0.5 + 1 * 0.5) * 0.5 + 2 * 0.5  # the weights of the epochs are 0, 1, 2
 
 
 def test_a_training_that_diverged_is_not_kept(tmp_path):
