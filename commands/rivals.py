@@ -144,7 +144,7 @@ def _predict_fold(contest: Contest, features: Any, data: ScanDataModule) -> pd.D
 def _encode(model: LightningModule, data: ScanDataModule) -> np.ndarray:
     """What the model's encoder makes of every scan, (N, F)."""
     assert isinstance(model, Classifier | ImageNetBaseline)
-    model.eval().load_start(data.held_out_patients)
+    model.eval().load_start(data)
     assert data.intensity is not None
     return encode(model, data.intensity, data.cohort.volumes.data, torch.device("cpu"))
 

@@ -108,6 +108,11 @@ class PatchDataModule(LightningDataModule):
             )
         return patients & parts["train"]
 
+    @cached_property
+    def training_scans(self) -> dict[str, Tensor]:
+        """By what the scans of `training_patients` are recognised, for the checkpoint."""
+        return self.cohort.describe_scans(self.training_patients)
+
     @override
     def prepare_data(self) -> None:
         assert len(self.cohort.volumes.data)
@@ -163,12 +168,7 @@ class PatchDataModule(LightningDataModule):
         return {
             "preprocessing": asdict(self.cohort.preprocessing),
             "intensity": asdict(self.intensity),
-            "scan_marks": self._marks,
         }
-
-    @cached_property
-    def _marks(self) -> Tensor:
-        return self.cohort.marks(self.training_patients)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from lightning_modules.encoder import Encoder, Norm
 from lightning_modules.finetuning import fused_or_default
+from lightning_modules.transfer import Seen, add_seen
 
 # Axes: B = batch; C = 1 channel; F = filters; W, H, D = voxels along R, A, S.
 
@@ -82,7 +83,7 @@ class Autoencoder(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ledger"] = sorted(self.trainer.datamodule.training_patients)  # type: ignore[attr-defined]
+        add_seen(checkpoint, self.trainer.datamodule, Seen())  # type: ignore[attr-defined]
 
 
 class Decoder(nn.Module):

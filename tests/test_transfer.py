@@ -22,7 +22,7 @@ def test_the_first_convolutions_are_equal_after_transfer(save, depth):
     source = Autoencoder(depth=3, filters=4)
     target = Encoder(depth, 4)
     before = [weight.clone() for weight in target.parameters()]
-    assert load_encoder(target, save(source)) == {"p1", "p2"}
+    assert load_encoder(target, save(source)).patients == {"p1", "p2"}
     for old, new, expected in zip(
         before, target.parameters(), source.encoder.parameters(), strict=False
     ):
@@ -60,7 +60,7 @@ def test_missing_torn_and_foreign_checkpoints_are_told_apart(tmp_path, save):
     with pytest.raises(ValueError, match="torn or not safe"):
         load_encoder(Encoder(1, 4), path)
     torch.save({"weights": 1}, path)
-    with pytest.raises(ValueError, match="no weights with a ledger"):
+    with pytest.raises(ValueError, match="no weights with the patients"):
         load_encoder(Encoder(1, 4), path)
 
 
