@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
-from lightning_modules.encoder import Encoder, Norm
+from lightning_modules.encoder import Encoder, Norm, warn_if_thin
 from lightning_modules.finetuning import fused_or_default
 from lightning_modules.transfer import Seen, add_seen
 
@@ -61,6 +61,12 @@ class Autoencoder(LightningModule):
             sizes.append(latent.shape[2:])
             latent = block(latent)  # (B, F, W', H', D')
         return self.decoder(latent, sizes[::-1])
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            patch_shape = self.trainer.datamodule.facts()["spatial_shape"]  # type: ignore[attr-defined]
+            warn_if_thin(self.encoder, patch_shape, "Patches")
 
     @override
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:

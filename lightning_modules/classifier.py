@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from lightning_modules.backbones import Backbone, build_backbone, load_weights
-from lightning_modules.encoder import Encoder, Norm
+from lightning_modules.encoder import Encoder, Norm, warn_if_thin
 from lightning_modules.finetuning import Finetuning, configure_finetuning, fused_or_default
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
 from lightning_modules.readout import Readout, ReadoutName
@@ -176,6 +176,8 @@ class Classifier(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.hparams["class_weights"] == "balanced":
             self.loss.balance(data.training_label_counts)
+        if isinstance(self.encoder, Encoder):
+            warn_if_thin(self.encoder, self.hparams["spatial_shape"], "Scans")
         self.load_start(data)
 
     @override
