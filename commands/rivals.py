@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from commands.command_line import CommandLine
 from commands.frozen_features import encode
+from commands.init_match import init_match
 from commands.report import write_page
 from commands.results import write_results
 from commands.run_folder import claim, init_checkpoint, run_path
@@ -75,6 +76,8 @@ def rivals(args: list[str]) -> None:
     contests = _contests(cli, covariates)
     folder = run_path(cli.config.run)
     say(f"Run {folder}: {len(contests)} rivals. {cli.plan}")
+    for line in init_match(cli):
+        say(line)
     for contest in contests:
         _cross_validate(contest, cli, folder / contest.name, covariates)
 

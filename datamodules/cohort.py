@@ -17,9 +17,10 @@ from datamodules.fingerprint import (
     plan_preprocessing,
     read_fingerprint,
     unknown_spacings,
+    voxel_size_mm,
 )
 from datamodules.leakage import Signature
-from datamodules.preprocessing import Preprocessing
+from datamodules.preprocessing import Preprocessing, Triplet
 from datamodules.row_cache import digest
 from datamodules.scan_check import check_scans, file_hash
 from datamodules.seen_scans import SeenScans, describe_scans, find_seen
@@ -130,6 +131,20 @@ class Cohort:
             "--data.preprocessing.window_over=foreground, or widen "
             "--data.preprocessing.window_percentiles."
         )
+
+    @cached_property
+    def voxel_mm(self) -> Triplet | None:
+        """Voxel size that a network sees along R, A, S; the median, None where it is unknown."""
+        settings = self.preprocessing
+        if settings.spacing_mm is not None and settings.fit != "resize":
+            return settings.spacing_mm
+        paths = [scan.path for scan in self.scans]
+        return voxel_size_mm(read_fingerprint(paths, settings.assume_orientation), settings)
+
+    @property
+    def prepared(self) -> dict[str, Any]:
+        """How the scans are prepared: the settings, and the voxel size that comes of them."""
+        return asdict(self.preprocessing) | {"voxel_mm": self.voxel_mm}
 
     def content_hash(self) -> str:
         """Hash the table's rows and the content of every scan."""

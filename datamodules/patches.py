@@ -189,6 +189,7 @@ class PatchDataModule(LightningDataModule):
         assert self.intensity is not None
         return {
             "preprocessing": asdict(self.cohort.preprocessing),
+            "voxel_mm": self.cohort.voxel_mm,
             "intensity": asdict(self.intensity),
         }
 

@@ -226,6 +226,7 @@ class ScanDataModule(LightningDataModule):
         return {
             "classes": self.class_names,
             "preprocessing": asdict(self.cohort.preprocessing),
+            "voxel_mm": self.cohort.voxel_mm,
             "intensity": asdict(self.intensity),
         }
 
