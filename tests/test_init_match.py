@@ -1,5 +1,7 @@
 """INIT's scans and the cohort's are compared, and LIKE makes them alike."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from commands.pretrain import PretrainOptions
 from commands.pretrain_target import read_target, target_settings, with_target
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns
+from datamodules.fingerprint import Fingerprint, voxel_size_mm
 from datamodules.preprocessing import Preprocessing
 
 HERE = {
@@ -66,7 +69,8 @@ def test_unknown_voxel_sizes_are_told_and_not_compared():
 
 def test_checkpoints_of_older_versions_are_compared_by_their_spacing():
     settings = {name: value for name, value in HERE.items() if name != "voxel_mm"}
-    assert as_prepared({"preprocessing": settings})["voxel_mm"] == [1.0, 1.0, 3.0]
+    assert as_prepared({"preprocessing": settings})["voxel_mm"] == (1.0, 1.0, 3.0)
+    assert as_prepared({"preprocessing": settings})["window_over"] == "everything"
     assert as_prepared({"preprocessing": settings | {"fit": "resize"}})["voxel_mm"] is None
     assert as_prepared({"preprocessing": settings, "voxel_mm": (2, 2, 2)})["voxel_mm"] == (2, 2, 2)
 
@@ -98,7 +102,16 @@ def test_the_voxel_size_of_prepared_scans_is_known_where_it_follows_from_theirs(
     assert cohort((10, 12, 8), (2, 2, 3), resized).voxel_mm == (4, 4, 3)
     own = Preprocessing(spatial_shape=(5, 6, 8), fit="crop_or_pad")
     assert cohort((10, 12, 8), (2, 2, 3), own).voxel_mm == (2, 2, 3)
-    assert resized == Preprocessing(fit="resize", spatial_shape=(5, 6, 8))
+
+
+def test_placeholders_are_no_voxel_size():
+    shapes = np.array([[10, 12, depth] for depth in range(8, 48, 4)])
+    ones, known = np.ones(shapes.shape), np.ones(len(shapes), dtype=bool)
+    resized = Preprocessing(fit="resize", spatial_shape=(5, 6, 8))
+    assert voxel_size_mm(Fingerprint(shapes, ones, known, known), resized) is None
+    assert voxel_size_mm(Fingerprint(shapes, ones, ~known, ~known), resized) is None
+    most = known & (shapes[:, 2] > 8)  # the first scan gets the median of the others
+    assert voxel_size_mm(Fingerprint(shapes, 2 * ones, most, ~known), resized) == (4, 4, 6.5)
 
 
 def test_like_takes_the_voxel_size_in_mm_and_leaves_the_shape_to_the_collection():
@@ -114,12 +127,24 @@ def test_like_takes_the_voxel_size_in_mm_and_leaves_the_shape_to_the_collection(
 def test_like_comes_behind_the_shipped_yaml_and_before_the_users_settings(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    config = {"data": {"init_args": {"preprocessing": {"fit": "resize", "spacing_mm": None}}}}
+    config = {"data": {"init_args": {"preprocessing": HERE | {"window_over": "everything"}}}}
+    del config["data"]["init_args"]["preprocessing"]["voxel_mm"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    taken = '{"data": {"preprocessing": {"fit": "resize", "spacing_mm": null}}}'
     for shipped in (["-ca.yaml"], ["-c", "a.yaml"], ["--config=a.yaml"]):
         rest = ["-cb.yaml", "--x=1", f"--like={run}"]
-        assert with_target([*shipped, *rest]) == [*shipped, "-c", taken, *rest]
+        given = with_target([*shipped, *rest])
+        assert [*given[: len(shipped)], *given[len(shipped) + 2 :]] == [*shipped, *rest]
+        flag, taken = given[len(shipped) :][:2]
+        assert flag == "-c"
+        assert (
+            json.loads(taken)["data"]["preprocessing"]
+            | {
+                "spacing_mm": [1, 1, 3],
+                "spatial_shape": None,
+                "window_over": "everything",
+            }
+            == json.loads(taken)["data"]["preprocessing"]
+        )
     assert with_target(["-ca.yaml", "--x=1"]) == ["-ca.yaml", "--x=1"]
     with pytest.raises(ValueError, match=r"LIKE 'nothing' is neither a run nor a cohort table"):
         read_target("nothing")
