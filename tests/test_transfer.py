@@ -43,7 +43,7 @@ def test_a_classifier_can_be_the_source_of_another(save):
     [
         (Encoder(2, 8), r"'0\.0\.weight' is \(4, 1, 3, 3, 3\) .* but \(8, 1, 3, 3, 3\)"),
         (Encoder(3, 4), r"no encoder weight '2\.0\.weight'"),
-        (Encoder(2, 4, norm="instance"), r"no encoder weight '0\.1\.weight'"),
+        (Encoder(2, 4, norm="instance"), r"no encoder weight '0\.2\.weight'"),
         (torch.nn.Linear(2, 2), "no encoder in common"),
     ],
 )
