@@ -3,6 +3,7 @@
 #   CONFIG       your own YAML, on top of the shipped one
 #   RUN, INIT    name of a run, or its folder; RUNS: several, or a folder of runs
 #   SPLITS       splits.csv, or a run that has one
+#   LIKE         run or cohort table whose voxel size and window a pretraining takes
 #   FOLD, REPEAT do one of them alone
 #   SWEEP        sweep file, or the id of a W&B sweep; WORKERS: processes on this machine
 #   TASKS        tasks that share the folds on a cluster: as many as folds × repeats, or fewer
@@ -18,7 +19,7 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 settings = -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)")
-pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(ARGS)
+pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(if $(LIKE),--like="$(LIKE)") $(ARGS)
 finetune = $(PY) main.py finetune $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
 TASKS ?= 15
 

@@ -15,7 +15,6 @@ from typing_extensions import override
 from commands.run_folder import planned_budget
 from commands.run_path import run_path
 from datamodules.fingerprint import default_budget
-from lightning_modules.transfer import read_checkpoint
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 OmegaConf.clear_resolver("oc.env")  # else secrets of the environment end in config.yaml
@@ -152,8 +151,6 @@ class CommandLine(LightningCLI):
         seed = cell_seed(settings.seed_everything, repeat, fold)
         lightning.seed_everything(seed, workers=True, verbose=False)
         objects = self.parser.instantiate(settings)
-        if init_ckpt is not None:
-            _refuse_known_scans(objects.data, init_ckpt)
         configured: Mapping[str, Any] = vars(objects.trainer)
         callbacks = [*(configured["callbacks"] or []), *trainer_settings.pop("callbacks", [])]
         trainer = Trainer(**{**configured, **trainer_settings, "callbacks": callbacks})
@@ -163,12 +160,3 @@ class CommandLine(LightningCLI):
 def cell_seed(seed: int, repeat: int, fold: int) -> int:
     """Seed of everything random in the training of one fold."""
     return int(np.random.SeedSequence((seed, repeat, fold)).generate_state(1)[0])
-
-
-def _refuse_known_scans(data: Any, checkpoint_path: str) -> None:
-    """Compare the scans of a fold's held-out patients with those that a checkpoint has seen."""
-    checkpoint = read_checkpoint(checkpoint_path)
-    patients = data.held_out_patients - set(checkpoint["ledger"])  # these the model refuses itself
-    for state in checkpoint.values():
-        if isinstance(state, Mapping) and "scan_marks" in state:
-            data.cohort.refuse_known_scans(state["scan_marks"], patients, checkpoint_path)

@@ -83,7 +83,7 @@ def open_fold(cli: CommandLine, repeat: int, fold: int, scale: Scale) -> FrozenF
     assert isinstance(model, Classifier)
     assert isinstance(data, ScanDataModule)
     data.setup("fit")
-    model.eval().load_start(data.held_out_patients)
+    model.eval().load_start(data)
     intensity = data.intensity
     if scale == "init":
         assert checkpoint is not None

@@ -1,6 +1,9 @@
 """`pretrain`: an autoencoder on patches of a cohort, for all its patients or fold by fold."""
 
+from dataclasses import dataclass
+
 from commands.command_line import CommandLine
+from commands.pretrain_target import with_target
 from commands.run_folder import Cell, cell_folder
 from commands.train_cells import (
     does,
@@ -15,9 +18,23 @@ from commands.wandb_run import wandb_run
 from evaluation.pictures import draw_learning_curves
 
 
+@dataclass(frozen=True)
+class PretrainOptions:
+    """What the pretraining is for.
+
+    Args:
+        like: Run or cohort table that will start from it: its voxel size, window and other
+            preprocessing are taken, unless a YAML file or flag of yours says otherwise.
+    """
+
+    like: str | None = None
+
+
 def pretrain(args: list[str]) -> None:
     """Train the configured model on the configured patches, and keep its best weights."""
-    cli = CommandLine("pretrain", args)
+    cli = CommandLine("pretrain", with_target(args), options=PretrainOptions)
+    if cli.config.like and not any(arg.startswith("--like") for arg in args):
+        raise ValueError("like is set in a YAML file, where it has no effect: give LIKE= instead.")
     folder = open_run(cli)
     cells = [
         Cell(repeat, fold, cell_folder(folder, repeat, fold) if cli.data.splits_path else folder)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from commands.command_line import CommandLine
 from commands.frozen_features import encode
+from commands.init_match import init_match
 from commands.report import write_page
 from commands.results import write_results
 from commands.run_folder import claim, init_checkpoint, run_path
@@ -75,6 +76,8 @@ def rivals(args: list[str]) -> None:
     contests = _contests(cli, covariates)
     folder = run_path(cli.config.run)
     say(f"Run {folder}: {len(contests)} rivals. {cli.plan}")
+    for line in init_match(cli):
+        say(line)
     for contest in contests:
         _cross_validate(contest, cli, folder / contest.name, covariates)
 
@@ -144,7 +147,7 @@ def _predict_fold(contest: Contest, features: Any, data: ScanDataModule) -> pd.D
 def _encode(model: LightningModule, data: ScanDataModule) -> np.ndarray:
     """What the model's encoder makes of every scan, (N, F)."""
     assert isinstance(model, Classifier | ImageNetBaseline)
-    model.eval().load_start(data.held_out_patients)
+    model.eval().load_start(data)
     assert data.intensity is not None
     return encode(model, data.intensity, data.cohort.volumes.data, torch.device("cpu"))
 

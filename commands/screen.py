@@ -18,6 +18,7 @@ from jsonargparse import Namespace
 
 from commands.command_line import CommandLine, RunOptions
 from commands.frozen_features import FrozenFold, Scale, open_fold
+from commands.init_match import init_match
 from commands.probes import train_probes
 from commands.report import write_page
 from commands.results import write_results
@@ -63,6 +64,8 @@ def screen(args: list[str]) -> None:
     cli.config.model.init_args.freeze_encoder = True
     scale: Scale = cli.config.scale or ("init" if cli.config.init else "fold")
     say(f"Run {folder}: {len(settings)} probes of {len(cli.data.cells())} folds. {cli.plan}")
+    for line in init_match(cli):
+        say(line)
 
     @cache
     def opened(repeat: int, fold: int) -> FrozenFold:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from callbacks.progress import RunProgress
 from commands.command_line import CommandLine
+from commands.init_match import init_match
 from commands.resume import resume_point
 from commands.run_folder import Cell, claim, device_name, init_checkpoint, run_path
 from evaluation.whole_file import remove_leftovers
@@ -50,6 +51,8 @@ def open_run(cli: CommandLine) -> Path:
     if warnings := cli.check.warnings_in_brief():
         say(warnings)
     say(f"Run {folder}: {len(cohort.scans)} scans of {num_patients} patients. {cli.plan}")
+    for line in init_match(cli):
+        say(line)
     if cli.config.only == "prepare":  # else each training does it
         cli.data.prepare_data()
     if is_main_process() and cli.config.only != "gather" and (clipped := cohort.much_clipped()):

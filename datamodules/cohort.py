@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from datamodules.cohort_check import CohortCheck, check_cohort
@@ -18,11 +17,13 @@ from datamodules.fingerprint import (
     plan_preprocessing,
     read_fingerprint,
     unknown_spacings,
+    voxel_size_mm,
 )
-from datamodules.leakage import Signature, known_scans, scan_marks
-from datamodules.preprocessing import Preprocessing
+from datamodules.leakage import Signature
+from datamodules.preprocessing import Preprocessing, Triplet
 from datamodules.row_cache import digest
 from datamodules.scan_check import check_scans, file_hash
+from datamodules.seen_scans import SeenScans, describe_scans, find_seen
 from datamodules.volumes import Intensity, Volumes, fit_intensity, load_volumes
 
 MUCH_CLIPPED = 0.02  # share of a scan's foreground
@@ -74,20 +75,30 @@ class Cohort:
         found.refuse_errors(self.table)
         return found
 
-    def marks(self, patients: set[str]) -> Tensor:
-        """By what the scans of these patients are found again, however they are disguised."""
-        return torch.from_numpy(scan_marks(self._signatures(self.rows_of(patients))))
+    def describe_scans(self, patients: set[str]) -> dict[str, Tensor]:
+        """By what the scans of these patients are recognised, also altered copies of them."""
+        return describe_scans(self._signatures(self.rows_of(patients)))
 
-    def refuse_known_scans(self, marks: Tensor, patients: set[str], checkpoint_path: str) -> None:
-        """Raise if a checkpoint has seen a scan of these patients, under whatever name."""
+    def refuse_seen_scans(
+        self, seen: Sequence[SeenScans], patients: set[str], checkpoint_path: str
+    ) -> None:
+        """Raise if a checkpoint has seen a scan of these patients, under whatever name.
+
+        Args:
+            seen: What the checkpoint keeps of the scans of each training that led to it.
+            patients: Patients whose scans it must not have seen.
+            checkpoint_path: Where it is.
+        """
         rows = self.rows_of(patients)
-        if pairs := known_scans(marks.numpy(), self._signatures(rows)):
-            met = sorted({self.scans[rows[row]].patient_id for _, row in pairs})
+        signatures = self._signatures(rows)
+        positions = {position for scans in seen for position in find_seen(scans, signatures)}
+        if met := sorted({self.scans[rows[position]].patient_id for position in positions}):
             raise ValueError(
                 f"The encoder {checkpoint_path} was pretrained on the very scans of {len(met)} "
-                f"patients of this fold's validation or test part, under other names: "
-                f"{', '.join(met[:5])}{', …' * (len(met) > 5)}. Give one person one patient_id in "
-                "both tables and pretrain fold by fold (SPLITS=), or drop these scans."
+                f"patients of this fold's validation or test part, or on altered copies of them, "
+                f"under other names: {', '.join(met[:5])}{', …' * (len(met) > 5)}. Give one person "
+                "one patient_id in both tables and pretrain fold by fold (SPLITS=), or drop these "
+                "scans."
             )
 
     def _signatures(self, rows: Sequence[int]) -> list[Signature]:
@@ -120,6 +131,20 @@ class Cohort:
             "--data.preprocessing.window_over=foreground, or widen "
             "--data.preprocessing.window_percentiles."
         )
+
+    @cached_property
+    def voxel_mm(self) -> Triplet | None:
+        """Voxel size that a network sees along R, A, S; the median, None where it is unknown."""
+        settings = self.preprocessing
+        if settings.spacing_mm is not None and settings.fit != "resize":
+            return settings.spacing_mm
+        paths = [scan.path for scan in self.scans]
+        return voxel_size_mm(read_fingerprint(paths, settings.assume_orientation), settings)
+
+    @property
+    def prepared(self) -> dict[str, Any]:
+        """How the scans are prepared: the settings, and the voxel size that comes of them."""
+        return asdict(self.preprocessing) | {"voxel_mm": self.voxel_mm}
 
     def content_hash(self) -> str:
         """Hash the table's rows and the content of every scan."""

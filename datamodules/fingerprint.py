@@ -142,6 +142,28 @@ def unknown_spacings(fingerprint: Fingerprint, settings: Preprocessing) -> str:
     )
 
 
+def voxel_size_mm(fingerprint: Fingerprint, settings: Preprocessing) -> Triplet | None:
+    """Median voxel size of the preprocessed scans, where it follows from their own.
+
+    Args:
+        fingerprint: Geometry of the cohort.
+        settings: The completed settings.
+
+    Returns:
+        Sizes in mm along R, A, S; None where most headers do not say them, or cannot mean them.
+    """
+    known = fingerprint.spacing_known
+    if settings.assume_spacing_mm is None and 2 * known.sum() > len(known):
+        settings = replace(settings, assume_spacing_mm=_median(fingerprint.spacings_mm[known]))
+    if _why_resize(fingerprint, settings):
+        return None
+    sizes = _spacings(fingerprint, settings)
+    if settings.fit == "resize":
+        assert settings.spatial_shape is not None, "plan the preprocessing first"
+        sizes = sizes * fingerprint.shapes / settings.spatial_shape
+    return _median(sizes)
+
+
 def _why_resize(fingerprint: Fingerprint, wanted: Preprocessing) -> str:
     """Why millimetres cannot be used, '' if they can be."""
     if wanted.assume_spacing_mm is None and not fingerprint.spacing_known.all():

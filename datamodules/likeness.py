@@ -105,7 +105,7 @@ def _regrid(thumbnail: Picture, size_mm: Sequence[float], step_mm: float) -> np.
     """The thumbnail at a voxel size that all share, cut to the box."""
     picture = np.asarray(thumbnail).astype(np.float32) / 255
     weights = [_places(*each, step_mm) for each in zip(picture.shape, size_mm, strict=True)]
-    return _along_axes(picture, weights)
+    return along_axes(picture, weights)
 
 
 def _places(size: int, size_mm: float, step_mm: float) -> np.ndarray:
@@ -115,7 +115,7 @@ def _places(size: int, size_mm: float, step_mm: float) -> np.ndarray:
     return np.clip(1 - np.abs(places[:, None] - np.arange(size)), 0, None).astype(np.float32)
 
 
-def _along_axes(picture: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
+def along_axes(picture: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
     """Apply a matrix along each axis."""
     for matrix in weights:
         picture = np.tensordot(picture, matrix, axes=(0, 1))  # axes move on by one
@@ -124,7 +124,7 @@ def _along_axes(picture: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarra
 
 def _details(picture: np.ndarray) -> np.ndarray:
     """What is finer than the shape of a head, which all people share."""
-    return picture - _along_axes(picture, [_smoothing(size) for size in picture.shape])
+    return picture - along_axes(picture, [_smoothing(size) for size in picture.shape])
 
 
 @lru_cache(maxsize=256)
@@ -144,7 +144,7 @@ def _spectrum(thumbnail: np.ndarray, size_mm: Sequence[float], step_mm: float) -
     """
     axes = list(zip(thumbnail.shape, size_mm, (True, True, False), strict=True))
     waves, smooth = (
-        _along_axes(
+        along_axes(
             thumbnail.astype(np.float32) / 255,
             [_waves(size, mm, step_mm, both_signs, smoothed) for size, mm, both_signs in axes],
         )

@@ -1,5 +1,6 @@
 """Random 3D patches of a cohort, cut straight out of the cached volumes."""
 
+import logging
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, TypedDict
@@ -21,6 +22,9 @@ from datamodules.residence import Stored, settle, volume_tensor, windows
 from datamodules.splits import cells, hold_out, patients_of, read_splits
 from datamodules.volumes import Intensity
 
+PATCH_SHAPE: Shape = (24, 24, 16)  # every weight of three convolutions with pooling gets a gradient
+logger = logging.getLogger(__name__)
+
 
 class PatchBatch(TypedDict):
     """A batch of patches; volume: (B, 1, W, H, D)."""
@@ -35,8 +39,10 @@ class PatchDataModule(LightningDataModule):
         table: Path of the cohort table.
         columns: Names of its columns.
         preprocessing: What is done once to every scan.
-        patch_shape: Voxels of a patch along R, A, S.
-        patches_per_volume: Patches drawn from each volume, spread evenly over the epochs.
+        patch_shape: Voxels of a patch along R, A, S (MCTL: 25, 25, 4); None is 24, 24, 16, or less
+            along axes where the volumes have less.
+        patches_per_volume: Patches drawn from each volume, spread evenly over the epochs
+            (MCTL: 20,000).
         val_fraction: Share of the patients whose patches choose the checkpoint.
         val_patches_per_volume: Patches of each validation volume, the same at every epoch.
         splits_path: A splits.csv or a run that has one: only the training patients of its
@@ -54,21 +60,21 @@ class PatchDataModule(LightningDataModule):
         table: str | None = None,
         columns: Columns = Columns(),
         preprocessing: Preprocessing = Preprocessing(),
-        patch_shape: Shape = (25, 25, 4),
-        patches_per_volume: int = 20_000,
+        patch_shape: Shape | None = None,
+        patches_per_volume: int = 1000,
         val_fraction: float = 0.1,
         val_patches_per_volume: int = 200,
         splits_path: str | None = None,
         repeat: int = 0,
         fold: int = 0,
-        batch_size: int = 256,
+        batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
         cache_dir: str = "cache",
     ) -> None:
         super().__init__()
         self.cohort = Cohort(table, columns, preprocessing, cache_dir)
-        self.patch_shape = patch_shape
+        self.given_patch_shape = patch_shape
         self.patches_per_volume = patches_per_volume
         self.val_fraction = val_fraction
         self.val_patches_per_volume = val_patches_per_volume
@@ -83,6 +89,21 @@ class PatchDataModule(LightningDataModule):
     def cells(self) -> list[tuple[int, int]]:
         """The (repeat, fold) pairs to pretrain for: all of the splits, or just one."""
         return [(0, 0)] if self.splits_path is None else cells(read_splits(self.splits_path))
+
+    @property
+    def patch_shape(self) -> Shape:
+        """Voxels of a patch along R, A, S."""
+        if self.given_patch_shape is not None:
+            return self.given_patch_shape
+        width, height, depth = map(min, PATCH_SHAPE, self._volume_shape)
+        return width, height, depth
+
+    @property
+    def _volume_shape(self) -> Shape:
+        if self.cohort.preprocessing.spatial_shape is None:
+            self.cohort.plan()
+        assert self.cohort.preprocessing.spatial_shape is not None
+        return self.cohort.preprocessing.spatial_shape
 
     def facts(self) -> dict[str, Any]:
         """What a model may need to know of the data: the shape of a patch."""
@@ -108,6 +129,11 @@ class PatchDataModule(LightningDataModule):
             )
         return patients & parts["train"]
 
+    @cached_property
+    def training_scans(self) -> dict[str, Tensor]:
+        """By what the scans of `training_patients` are recognised, for the checkpoint."""
+        return self.cohort.describe_scans(self.training_patients)
+
     @override
     def prepare_data(self) -> None:
         assert len(self.cohort.volumes.data)
@@ -115,13 +141,14 @@ class PatchDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         volumes = self.cohort.volumes
-        volume_shape = self.cohort.preprocessing.spatial_shape
-        assert volume_shape is not None, "opening the volumes completes the plan"
-        if any(p > v for p, v in zip(self.patch_shape, volume_shape, strict=True)):
+        patch_shape, volume_shape = self.patch_shape, self._volume_shape
+        if any(p > v for p, v in zip(patch_shape, volume_shape, strict=True)):
             raise ValueError(
-                f"patch_shape {self.patch_shape} is larger than the volumes, {volume_shape}. "
-                "Lower --data.patch_shape."
+                f"patch_shape {patch_shape} is larger than the volumes, {volume_shape}. "
+                "Lower --data.patch_shape, or leave it out."
             )
+        if self.given_patch_shape is None and patch_shape != PATCH_SHAPE:
+            logger.info("Patches have %d × %d × %d voxels: the volumes have no more.", *patch_shape)
         rows = np.array(self.cohort.rows_of(self.training_patients))
         patients = [self.cohort.patients[row] for row in rows]
         seed = draw_seed(self.seed, self.repeat, self.fold)
@@ -131,8 +158,8 @@ class PatchDataModule(LightningDataModule):
             self.intensity = self.cohort.fit_intensity(train_rows)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         stored = settle(volumes.data, device, self.num_workers)
-        self.train_patches = PatchBatches(stored, train_rows, self.patch_shape, seed)
-        self.val_patches = PatchBatches(stored, val_rows, self.patch_shape, seed + 1)
+        self.train_patches = PatchBatches(stored, train_rows, patch_shape, seed)
+        self.val_patches = PatchBatches(stored, val_rows, patch_shape, seed + 1)
 
     @override
     def train_dataloader(self) -> DataLoader:
@@ -162,13 +189,9 @@ class PatchDataModule(LightningDataModule):
         assert self.intensity is not None
         return {
             "preprocessing": asdict(self.cohort.preprocessing),
+            "voxel_mm": self.cohort.voxel_mm,
             "intensity": asdict(self.intensity),
-            "scan_marks": self._marks,
         }
-
-    @cached_property
-    def _marks(self) -> Tensor:
-        return self.cohort.marks(self.training_patients)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

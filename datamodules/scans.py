@@ -123,6 +123,11 @@ class ScanDataModule(LightningDataModule):
         parts = patients_of(self.splits_table, self.repeat, self.fold)
         return parts["train"] | parts["val"]
 
+    @cached_property
+    def training_scans(self) -> dict[str, Tensor]:
+        """By what the scans of `training_patients` are recognised, for the checkpoint."""
+        return self.cohort.describe_scans(self.training_patients)
+
     @property
     def held_out_patients(self) -> set[str]:
         """Patients that no pretrained encoder may have met: validation and test."""
@@ -221,13 +226,9 @@ class ScanDataModule(LightningDataModule):
         return {
             "classes": self.class_names,
             "preprocessing": asdict(self.cohort.preprocessing),
+            "voxel_mm": self.cohort.voxel_mm,
             "intensity": asdict(self.intensity),
-            "scan_marks": self._marks,
         }
-
-    @cached_property
-    def _marks(self) -> Tensor:
-        return self.cohort.marks(self.training_patients)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
-from lightning_modules.encoder import Encoder, Norm
+from lightning_modules.encoder import Encoder, Norm, warn_if_thin
 from lightning_modules.finetuning import fused_or_default
+from lightning_modules.transfer import Seen, add_seen
 
 # Axes: B = batch; C = 1 channel; F = filters; W, H, D = voxels along R, A, S.
 
@@ -62,6 +63,12 @@ class Autoencoder(LightningModule):
         return self.decoder(latent, sizes[::-1])
 
     @override
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            patch_shape = self.trainer.datamodule.facts()["spatial_shape"]  # type: ignore[attr-defined]
+            warn_if_thin(self.encoder, patch_shape, "Patches")
+
+    @override
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
         clean = batch["volume"]
         noisy = clean + self.noise_std * torch.randn_like(clean) if self.noise_std else clean
@@ -82,7 +89,7 @@ class Autoencoder(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ledger"] = sorted(self.trainer.datamodule.training_patients)  # type: ignore[attr-defined]
+        add_seen(checkpoint, self.trainer.datamodule, Seen())  # type: ignore[attr-defined]
 
 
 class Decoder(nn.Module):

@@ -81,8 +81,8 @@ def load_weights(backbone: Backbone, weights_path: str | Path) -> None:
     """Fill a backbone from a file of other people's weights, such as MedicalNet's.
 
     Every weight but those of the classification layer must be in the file and have its shape; what
-    else the file holds is logged and left. Such a file has no ledger: nobody can tell whether your
-    validation and test patients were among those that it was trained on.
+    else the file holds is logged and left. The file does not tell which patients it has seen:
+    your validation and test patients may be among them.
 
     Args:
         backbone: The network to fill.
@@ -96,7 +96,7 @@ def load_weights(backbone: Backbone, weights_path: str | Path) -> None:
     fill_encoder(backbone.network, found, weights_path)
     unused = sorted(found.keys() - backbone.network.state_dict().keys())
     logger.info(
-        "Loaded %d encoder weights from %s, without a ledger; not used: %s",
+        "Loaded %d encoder weights from %s, whose patients are unknown; not used: %s",
         len(found) - len(unused),
         weights_path,
         ", ".join(unused) or "none",

@@ -15,11 +15,11 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from lightning_modules.backbones import Backbone, build_backbone, load_weights
-from lightning_modules.encoder import Encoder, Norm
+from lightning_modules.encoder import Encoder, Norm, warn_if_thin
 from lightning_modules.finetuning import Finetuning, configure_finetuning, fused_or_default
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
 from lightning_modules.readout import Readout, ReadoutName
-from lightning_modules.transfer import load_encoder, refuse_overlap
+from lightning_modules.transfer import Seen, add_seen, load_encoder, refuse_seen
 
 # Axes: B = batch; C = 1 channel; K = classes; W, H, D = voxels along R, A, S.
 
@@ -74,8 +74,8 @@ class Classifier(LightningModule):
             densenet121, efficientnet-b0, vit, … (lightning_modules/backbones.py). They have one
             linear layer for a head; `depth`, `filters`, `nodes`, `pool` and `norm` are mctl's.
         weights_path: File of pretrained weights of such a network, for instance MedicalNet's, to
-            start from. It has no ledger of patients: whether yours are among them is for you to
-            know.
+            start from. It does not tell which patients it has seen: make sure that yours are not
+            among them.
 
     Raises:
         ValueError: If the settings do not fit each other or the volumes.
@@ -140,7 +140,7 @@ class Classifier(LightningModule):
             )
         self.encoder.requires_grad_(not freeze_encoder)
         self.loss = Objective(num_classes, loss, class_weights, focal_gamma, label_smoothing)
-        self.inherited_ledger: set[str] = set()
+        self.inherited = Seen()
         self.val_loss = MeanMetric()
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_balanced_accuracy = MulticlassAccuracy(num_classes, average="macro")
@@ -153,15 +153,18 @@ class Classifier(LightningModule):
         """Compute the head's inputs: the encoder's outputs as one row for each scan."""
         return self.readout(self.encoder(volume))
 
-    def load_start(self, held_out_patients: set[str]) -> None:
+    def load_start(self, data: Any) -> None:
         """Load the weights that training starts from.
+
+        Args:
+            data: Datamodule of the training; its held-out patients must be new to the weights.
 
         Raises:
             ValueError: If they do not fit, or have met a patient that is held out.
         """
         if init_ckpt := self.hparams["init_ckpt"]:
-            self.inherited_ledger = load_encoder(self.encoder, init_ckpt)
-            refuse_overlap(self.inherited_ledger, held_out_patients, init_ckpt)
+            self.inherited = load_encoder(self.encoder, init_ckpt)
+            refuse_seen(self.inherited, data, init_ckpt)
         if weights_path := self.hparams["weights_path"]:
             assert isinstance(self.encoder, Backbone)
             load_weights(self.encoder, weights_path)
@@ -173,7 +176,9 @@ class Classifier(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.hparams["class_weights"] == "balanced":
             self.loss.balance(data.training_label_counts)
-        self.load_start(data.held_out_patients)
+        if isinstance(self.encoder, Encoder):
+            warn_if_thin(self.encoder, self.hparams["spatial_shape"], "Scans")
+        self.load_start(data)
 
     @override
     def on_train_start(self) -> None:
@@ -218,5 +223,4 @@ class Classifier(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        seen = self.trainer.datamodule.training_patients | self.inherited_ledger  # type: ignore[attr-defined]
-        checkpoint["ledger"] = sorted(seen)
+        add_seen(checkpoint, self.trainer.datamodule, self.inherited)  # type: ignore[attr-defined]

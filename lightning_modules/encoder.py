@@ -1,5 +1,8 @@
 """The convolutional encoder that autoencoder and classifier share (MCTL §3.3, Table 1)."""
 
+import logging
+from collections.abc import Sequence
+from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -8,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.pooled_convolution import can_pool_at_once, pooled_convolution
 
+logger = logging.getLogger(__name__)
 Norm = Literal["none", "instance", "batch", "group"]
 CHANNELS_PER_GROUP = 4
 
@@ -41,14 +45,53 @@ class Encoder(nn.Sequential):
 
     def output_shape(self, spatial_shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Voxels of the maps along R, A, S: each pooling divides by `pool`, rounding up."""
-        sizes = list(spatial_shape)
-        for _ in self:
-            sizes = [-(-size // self.pool) for size in sizes]
-        return tuple(sizes)
+        return tuple(_pooled(size, self.pool, len(self)) for size in spatial_shape)
 
     def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f w2 h2 d2"]:
         """Encode volumes of any shape; each pooling divides W, H, D by `pool`, rounding up."""
         return super().forward(volume)
+
+    def untrained_weights(self, spatial_shape: Sequence[int]) -> str:
+        """Say which weights get no gradient because a volume is too thin, '' if all can get one.
+
+        Where pooling has left one voxel of an axis, two of three taps along it see the border of
+        zeros alone.
+
+        Args:
+            spatial_shape: Voxels of a volume or patch along R, A, S.
+        """
+        pool, sizes = self.pool, list(spatial_shape)
+        for number in range(1, len(self) + 1):
+            if thin := [axis for axis, size in zip("RAS", sizes, strict=True) if size == 1]:
+                needed = next(n for n in count(2) if _pooled(n, pool, len(self) - 1) > 1)
+                shape = " × ".join(str(size) for size in spatial_shape)
+                return (
+                    f"{shape} voxels are too thin for depth {len(self)} and pool {pool}: "
+                    f"convolution {number} sees 1 voxel along {' and '.join(thin)}, and "
+                    f"{1 - 3.0 ** -len(thin):.0%} of its weights get no gradient. Take at least "
+                    f"{needed} voxels along each axis, or lower --model.depth or --model.pool."
+                )
+            sizes = [_pooled(size, pool, 1) for size in sizes]
+        return ""
+
+
+def warn_if_thin(encoder: Encoder, spatial_shape: Sequence[int], what: str) -> None:
+    """Log which weights get no gradient, if there are any.
+
+    Args:
+        encoder: The encoder.
+        spatial_shape: Voxels of what it is trained on along R, A, S.
+        what: What that is called, 'Scans' or 'Patches'.
+    """
+    if untrained := encoder.untrained_weights(spatial_shape):
+        logger.warning("warning: %s of %s", what, untrained)
+
+
+def _pooled(size: int, pool: int, times: int) -> int:
+    """Voxels of an axis after pooling, rounded up."""
+    for _ in range(times):
+        size = -(-size // pool)
+    return size
 
 
 class _Block(nn.Sequential):

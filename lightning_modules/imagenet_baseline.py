@@ -16,7 +16,7 @@ from lightning_modules.backbones_2d import build_backbone_2d, load_weights_2d
 from lightning_modules.classifier import Prediction, ScanBatch
 from lightning_modules.finetuning import Finetuning, configure_finetuning, fused_or_default
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
-from lightning_modules.transfer import load_encoder, refuse_overlap
+from lightning_modules.transfer import Seen, add_seen, load_encoder, refuse_seen
 
 # Axes: B = batch; C = channels; K = classes; S = slices; F = features; W, H, D = voxels along
 # R, A, S; H', W' = rows and columns of a slice.
@@ -105,7 +105,7 @@ class ImageNetBaseline(LightningModule):
         self.attention.requires_grad_(aggregation == "attention")
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_classes))
         self.loss = Objective(num_classes, loss, class_weights, focal_gamma, label_smoothing)
-        self.inherited_ledger: set[str] = set()
+        self.inherited = Seen()
         self.val_loss = MeanMetric()
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_balanced_accuracy = MulticlassAccuracy(num_classes, average="macro")
@@ -149,8 +149,11 @@ class ImageNetBaseline(LightningModule):
             return logits[:, 0]
         return logits.sigmoid().mean(1).logit(EPSILON)
 
-    def load_start(self, held_out_patients: set[str]) -> None:
+    def load_start(self, data: Any) -> None:
         """Load the weights that training starts from.
+
+        Args:
+            data: Datamodule of the training; its held-out patients must be new to the weights.
 
         Raises:
             ValueError: If they cannot be obtained, do not fit, or have met a patient that is held
@@ -160,8 +163,8 @@ class ImageNetBaseline(LightningModule):
             names = ("backbone", "weights", "image_size")
             load_weights_2d(self.encoder, *(self.hparams[name] for name in names))
         if init_ckpt := self.hparams["init_ckpt"]:
-            self.inherited_ledger = load_encoder(self.encoder, init_ckpt)
-            refuse_overlap(self.inherited_ledger, held_out_patients, init_ckpt)
+            self.inherited = load_encoder(self.encoder, init_ckpt)
+            refuse_seen(self.inherited, data, init_ckpt)
 
     @override
     def setup(self, stage: str) -> None:
@@ -170,7 +173,7 @@ class ImageNetBaseline(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.hparams["class_weights"] == "balanced":
             self.loss.balance(data.training_label_counts)
-        self.load_start(data.held_out_patients)
+        self.load_start(data)
 
     @override
     def on_train_start(self) -> None:
@@ -216,8 +219,7 @@ class ImageNetBaseline(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        seen = self.trainer.datamodule.training_patients | self.inherited_ledger  # type: ignore[attr-defined]
-        checkpoint["ledger"] = sorted(seen)
+        add_seen(checkpoint, self.trainer.datamodule, self.inherited)  # type: ignore[attr-defined]
 
 
 def choose_slices(num_voxels: int, num_slices: int, skip_first: int, skip_last: int) -> list[int]:

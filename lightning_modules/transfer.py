@@ -1,6 +1,8 @@
-"""Carry a pretrained encoder over to a new model, with the ledger of patients it has seen."""
+"""Carry a pretrained encoder over to a new model, with what it has seen: patients and scans."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,21 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 
-def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> set[str]:
+@dataclass(frozen=True)
+class Seen:
+    """What weights have seen in all trainings that led to them.
+
+    Args:
+        patients: Their ids.
+        scans: By what their scans are recognised, one entry for each training; the datamodule
+            makes and reads them.
+    """
+
+    patients: set[str] = field(default_factory=set)
+    scans: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> Seen:
     """Copy the weights of a checkpoint's encoder into `encoder`, strictly.
 
     A checkpoint may have more convolutions than the encoder wants; the first ones are taken.
@@ -20,11 +36,11 @@ def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> set[str]:
         checkpoint_path: Checkpoint of any LightningModule that has an `encoder`.
 
     Returns:
-        The checkpoint's ledger: all patients that its weights have seen.
+        What the checkpoint's weights have seen.
 
     Raises:
-        ValueError: If the file cannot be read, has no encoder or ledger, lacks a weight, or has
-            one of another shape.
+        ValueError: If the file cannot be read, has no encoder or seen patients, lacks a weight, or
+            has one of another shape.
     """
     checkpoint = read_checkpoint(checkpoint_path)
     found = {
@@ -34,7 +50,7 @@ def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> set[str]:
     }
     fill_encoder(encoder, found, checkpoint_path)
     logger.info("Loaded %d encoder weights from %s", len(encoder.state_dict()), checkpoint_path)
-    return set(checkpoint["ledger"])
+    return read_seen(checkpoint)
 
 
 def fill_encoder(encoder: nn.Module, found: dict[str, Tensor], path: str | Path) -> None:
@@ -66,9 +82,44 @@ def fill_encoder(encoder: nn.Module, found: dict[str, Tensor], path: str | Path)
     encoder.load_state_dict({name: found[name] for name in wanted})
 
 
-def refuse_overlap(ledger: set[str], held_out: set[str], checkpoint_path: str | Path) -> None:
+def read_seen(checkpoint: Mapping[str, Any]) -> Seen:
+    """What the weights of a checkpoint have seen; older ones keep less of their scans."""
+    if "seen_scans" in checkpoint:
+        scans = list(checkpoint["seen_scans"])
+    else:
+        states = (state for state in checkpoint.values() if isinstance(state, Mapping))
+        scans = [{"marks": state["scan_marks"]} for state in states if "scan_marks" in state]
+    return Seen(set(checkpoint["ledger"]), scans)
+
+
+def add_seen(checkpoint: dict[str, Any], data: Any, inherited: Seen) -> None:
+    """Write into a checkpoint what its weights have seen: this training's and what it inherited.
+
+    Args:
+        checkpoint: The checkpoint to be saved.
+        data: Datamodule of the training.
+        inherited: What the weights that it started from had seen.
+    """
+    checkpoint["ledger"] = sorted(data.training_patients | inherited.patients)
+    checkpoint["seen_scans"] = [data.training_scans, *inherited.scans]
+
+
+def refuse_seen(seen: Seen, data: Any, checkpoint_path: str | Path) -> None:
+    """Raise if an encoder has met a patient or scan that it will be validated or tested on.
+
+    Args:
+        seen: What the encoder has seen.
+        data: Datamodule of the training that would start from it.
+        checkpoint_path: Where the encoder was found.
+    """
+    refuse_overlap(seen.patients, data.held_out_patients, checkpoint_path)
+    if seen.scans:
+        data.cohort.refuse_seen_scans(seen.scans, data.held_out_patients, str(checkpoint_path))
+
+
+def refuse_overlap(seen: set[str], held_out: set[str], checkpoint_path: str | Path) -> None:
     """Raise if an encoder has met a patient that it will be validated or tested on."""
-    if met := sorted(ledger & held_out):
+    if met := sorted(seen & held_out):
         raise ValueError(
             f"The encoder {checkpoint_path} was pretrained on {len(met)} patients of this fold's "
             f"validation or test part: {', '.join(met[:5])}{', …' * (len(met) > 5)}. Pretrain fold "
@@ -89,5 +140,5 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(f"Checkpoint {path} cannot be read: it is torn or not safe.") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "ledger"} <= checkpoint.keys():
-        raise ValueError(f"Checkpoint {path} has no weights with a ledger of their patients.")
+        raise ValueError(f"Checkpoint {path} has no weights with the patients that they have seen.")
     return checkpoint

@@ -18,7 +18,7 @@ CONFIGS = sorted(path for path in Path("configs").rglob("*.yaml") if "sweeps" no
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_every_shipped_config_parses_and_says_how_it_is_run(path, write_cohort):
-    verb = path.stem.split("_")[0]
+    verb = next((v for v in ("pretrain", "baseline") if v in path.stem), "finetune")
     header = "".join(re.match(r"(?:#.*\n)+", path.read_text()).group())
     assert header.startswith(("# make demo", f"# make {verb} DATA="))
     assert "minutes" in header

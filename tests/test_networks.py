@@ -149,3 +149,34 @@ def test_the_encoder_can_learn_more_slowly():
 def test_a_classifier_without_its_shape_is_refused():
     with pytest.raises(ValueError, match="num_classes and spatial_shape"):
         Classifier()
+
+
+THICK_AND_THIN = [(9, 9, 4), (9, 5, 9), (2, 3, 1), (4, 4, 4), (1, 1, 6), (12, 12, 8)]
+
+
+@pytest.mark.parametrize("shape", THICK_AND_THIN, ids=str)
+@pytest.mark.parametrize("pool", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_weights_that_get_no_gradient_are_told(depth, pool, shape):
+    reached = [torch.zeros(3, 3, 3, dtype=torch.bool) for _ in range(depth)]
+    for seed in range(8):  # what one encoder's maxima never choose, another's do
+        torch.manual_seed(seed)
+        encoder = Encoder(depth, 4, pool)
+        encoder(torch.randn(16, 1, *shape)).square().sum().backward()
+        for taps, block in zip(reached, encoder, strict=True):
+            taps |= (block[0].weight.grad != 0).any(0).any(0)
+    dead = [1 - taps.float().mean().item() for taps in reached]
+    said = Encoder(depth, 4, pool).untrained_weights(shape)
+    assert bool(said) == any(dead)
+    if said:
+        first = next(number for number, share in enumerate(dead) if share)
+        assert f"convolution {first + 1} sees 1 voxel" in said
+        assert f"{dead[first]:.0%} of its weights" in said
+
+
+def test_the_least_thickness_that_trains_every_weight_is_named():
+    encoder = Encoder(3, 4, 2)
+    assert "Take at least 5 voxels along each axis" in encoder.untrained_weights((25, 25, 4))
+    assert encoder.untrained_weights((25, 25, 5)) == ""
+    assert "at least 9 voxels" in Encoder(4, 4, 2).untrained_weights((25, 25, 8))
+    assert Encoder(4, 4, 2).untrained_weights((9, 9, 9)) == ""

@@ -18,6 +18,7 @@ from datamodules.leakage import find_leaks, sign
 from datamodules.medmnist import write_medmnist_cohort
 from datamodules.nifti import read_volume
 from datamodules.preprocessing import Preprocessing
+from datamodules.seen_scans import describe_scans, find_seen
 from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
 
 pytestmark = pytest.mark.real_data
@@ -129,6 +130,52 @@ def test_a_disguised_scan_is_found_among_real_ones(checked, name, tmp_path):
         assert [(leak.first, leak.second) for leak in leaks] == [(0, len(signatures))], how
         kinds = {"error": ("identical",), "warning": ("rescaled", "near-duplicate")}
         assert leaks[0].kind in kinds[severity], how
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COHORTS)
+def test_a_checkpoint_recognises_altered_copies_of_real_scans_and_nobody_else(
+    checked, name, tmp_path
+):
+    found = checked[name]
+    patients = sorted({scan.patient_id for scan in found.scans})
+    sides = {patient: place % 2 for place, patient in enumerate(patients)}
+    seen, others = (
+        [row for row, scan in enumerate(found.scans) if sides[scan.patient_id] == side]
+        for side in (0, 1)
+    )
+    signatures = [check.signature for check in found.checks]
+    known = describe_scans([signatures[row] for row in seen])
+    strangers = [signatures[row] for row in others]
+    assert find_seen(known, strangers) == []
+    image = nib.load(found.scans[seen[-1]].path)
+    voxels = np.asarray(image.dataobj, dtype=np.float32)
+    low, high = voxels.min(), voxels.max()
+    finer = ndimage.zoom(voxels, 0.8, order=1)
+    scale = np.diag([*np.divide(voxels.shape, finer.shape), 1])
+    altered = {
+        "one slice cropped": (voxels[:, :, 1:], image.affine),
+        "one row padded": (np.pad(voxels, [(0, 0), (0, 1), (0, 0)]), image.affine),
+        "gamma": (((voxels - low) / (high - low)) ** 0.8, image.affine),
+        "brighter": (1.5 * voxels + 20, image.affine),
+        "resampled": (finer, image.affine @ scale),
+        "flipped and cropped": (voxels[::-1, 1:], image.affine),
+        "turned": (voxels.transpose(1, 2, 0)[:, ::-1], np.eye(4)),
+    }
+    for how, (changed, affine) in altered.items():
+        nib.save(nib.Nifti1Image(changed, affine), tmp_path / "copy.nii")
+        copy = sign(read_volume(tmp_path / "copy.nii"))
+        assert find_seen(known, [*strangers, copy]) == [len(strangers)], how
+
+
+@pytest.mark.slow
+def test_a_checkpoint_recognises_nobody_in_a_cohort_of_other_people(checked):
+    for name in COHORTS:
+        known = describe_scans([check.signature for check in checked[name].checks])
+        for other in COHORTS:
+            if {name, other} not in ({name}, {"lgg_flair", "lgg_hemispheres"}):
+                signatures = [check.signature for check in checked[other].checks]
+                assert find_seen(known, signatures) == [], (name, other)
 
 
 @pytest.mark.parametrize("name", ["hippocampus", "ms_two_visits"])
