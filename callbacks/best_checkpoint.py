@@ -112,7 +112,7 @@ class BestValidationCheckpoint(Checkpoint):
             return
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        key = self.key(trainer.callback_metrics)
+        key = self.key(trainer.callback_metrics, trainer.current_epoch)
         if not self.best_key or key > self.best_key:
             self.best_key, self.best_epoch = key, trainer.current_epoch
             _save(trainer, BEST_NAME, weights_only=True)
@@ -121,8 +121,8 @@ class BestValidationCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped_early = trainer.should_stop
         if self.monitor is None and _is_last_epoch(trainer):
-            _refuse_nan(trainer.callback_metrics)
             self.best_epoch = trainer.current_epoch
+            self.best_key = self.key(trainer.callback_metrics, self.best_epoch)
             _save(trainer, BEST_NAME, weights_only=True)
         self._agree(trainer, self.saving_s / LARGEST_SHARE)
         if self.wish:
@@ -163,32 +163,29 @@ class BestValidationCheckpoint(Checkpoint):
         self.stopped_early = state_dict.get("stopped_early", False)
         self.sums = state_dict.get("sums", {})
 
-    def key(self, logged: Mapping[str, Any]) -> list[float]:
+    def key(self, logged: Mapping[str, Any], epoch: int) -> list[float]:
         """What an epoch is judged by: larger is better, compared from left to right.
 
         Args:
             logged: Validation scores by name.
+            epoch: The epoch; without a monitor the later one is better.
 
         Raises:
             ValueError: If one that is asked for is not there, or NaN.
         """
-        key = []
-        for name, sign in (
-            (self.monitor, 1 if self.mode == "max" else -1),
-            (self.tie_breaker, -1),
-        ):
-            if name is None:
-                continue
-            if name not in logged:
-                raise ValueError(
-                    f"The checkpoint's monitor {name!r} is not logged; "
-                    f"choose from {sorted(logged)}."
-                )
-            value = float(logged[name])
-            if math.isnan(value):
-                raise ValueError(f"{name} is NaN: the training diverged. Lower --model.lr.")
-            key.append(sign * value)
-        return key
+        if self.monitor is None:
+            _refuse_nan({name: value for name, value in logged.items() if name.endswith("/loss")})
+            return [float(epoch)]
+        scores = {self.monitor: 1 if self.mode == "max" else -1}
+        if self.tie_breaker is not None:
+            scores.setdefault(self.tie_breaker, -1)
+        if missing := [name for name in scores if name not in logged]:
+            raise ValueError(
+                f"The checkpoint's monitor {missing[0]!r} is not logged; "
+                f"choose from {sorted(logged)}."
+            )
+        _refuse_nan({name: logged[name] for name in scores})
+        return [sign * float(logged[name]) for name, sign in scores.items()]
 
     def _go_on_summing(self, trainer: Trainer) -> None:
         """Add to the means of the epoch what was summed before the checkpoint."""
@@ -233,9 +230,9 @@ def _is_last_epoch(trainer: Trainer) -> bool:
     )
 
 
-def _refuse_nan(logged: Mapping[str, Any]) -> None:
-    for name, value in logged.items():
-        if math.isnan(float(value)) and name.endswith("/loss"):
+def _refuse_nan(scores: Mapping[str, Any]) -> None:
+    for name, value in scores.items():
+        if math.isnan(float(value)):
             raise ValueError(f"{name} is NaN: the training diverged. Lower --model.lr.")
 
 

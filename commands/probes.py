@@ -88,7 +88,7 @@ def _train_stack(cli: CommandLine, stack: Sequence[Fold]) -> None:
         scores, tested = heads.evaluate(val, objective), heads.evaluate(test, objective).prob
         for row, logged in enumerate(_logged(scores)):
             curves[row].append({"epoch": epoch, "train/loss": losses[row]} | logged)
-            key = judge.key(logged)
+            key = judge.key(logged | {"train/loss": losses[row]}, epoch)
             if key > best[row]:
                 best[row], chosen[row] = key, (epoch, scores.prob[row].cpu(), tested[row].cpu())
     seconds = (time.monotonic() - started) / len(folds)
