@@ -5,7 +5,7 @@ nor the site from the encoder's features. Each is asked on the folds of the run'
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -57,10 +57,11 @@ def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
     cohort = open_cohort(config)
     splits = tables.splits[tables.splits["repeat"] == tables.splits["repeat"].min()]
     facts = _facts(cohort)
+    labels_per = config["data"]["init_args"].get("labels_per", "patient")
     rows = [
         canary_row(
             "Is the label in headers, shapes and brightness?",
-            _predict(facts, cohort, cohort.labels, splits),
+            _predict(facts, cohort, cohort.labels, splits, labels_per),
             "The label can be predicted from headers, shapes and brightness alone: the model may "
             "use a shortcut. Compare scanners and protocols of the classes.",
         )
@@ -111,7 +112,11 @@ def _sites(tables: RunTables) -> list[str] | None:
 
 
 def _predict(
-    features: pd.DataFrame, cohort: Cohort, labels: list[str], splits: pd.DataFrame
+    features: pd.DataFrame,
+    cohort: Cohort,
+    labels: list[str],
+    splits: pd.DataFrame,
+    labels_per: Literal["patient", "scan"] = "patient",
 ) -> pd.DataFrame:
     """Cross-validate logistic regression on the run's folds; scans without a label are left out."""
     names = sorted(set(labels) - {""})
@@ -136,6 +141,7 @@ def _predict(
             names,
             repeat=repeat,
             fold=fold,
+            labels_per=labels_per,
         )
         parts.append(table.assign(label=[labels[row] for row in test]))
     return pd.concat(parts, ignore_index=True)
@@ -182,7 +188,6 @@ def _train_on_shuffled_labels(
         f"--run={place / 'random-labels'}",
         f"--data.init_args.table={place / 'random_labels.csv'}",
         f"--data.init_args.splits.path={place / 'splits.csv'}",
-        "--data.init_args.labels_per=scan",  # of shuffled labels nothing is asked
         "--wandb=disabled",
         *([f"--init={init}"] if init else []),
     ]

@@ -11,6 +11,7 @@ import torch
 from jsonargparse import auto_cli
 
 from commands.ensemble import Ensemble, fold_model, open_ensemble, volume_batches
+from commands.model_card import calibration_words
 from commands.run_folder import run_path, write_text
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns
@@ -116,11 +117,9 @@ def _distance_warning(num_far: int, num_models: int) -> list[str]:
 
 
 def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFrame) -> str:
-    scaled = [member.temperature for member in ensemble.members if member.temperature is not None]
     calibration = (
-        f"temperatures {min(scaled):.2f} to {max(scaled):.2f}, each fitted on the fold's "
-        "validation part."
-        if scaled
+        f"calibrated with {words}, each fitted on the fold's validation part."
+        if (words := calibration_words(ensemble))
         else "not calibrated: the run has no validation predictions."
     )
     warned = ranking[ranking["warnings"] != ""]

@@ -111,7 +111,7 @@ def compose(
         run=read_json(folder / "run.json"),
         config=read_config(folder),
         ranking=ranking_table(tables.predictions),
-        suspects=suspected_labels(tables.predictions),
+        suspects=suspected_labels(tables.cases),
         comparison=_comparison(folder, tables, beside) if beside else None,
         canaries=read_json(canaries)["canaries"] if canaries.is_file() else None,
         anonymous=anonymous,

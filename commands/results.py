@@ -92,8 +92,8 @@ def write_results(
         write_table(validation, folder / "validation.csv")
     write_cohort(cohort, folder)
     tables = read_tables(folder)  # the figures are those of the files, to the last digit
-    predictions, validation = tables.predictions, tables.validation
-    ranking = ranking_table(predictions)
+    predictions, validation = tables.cases, tables.validation
+    ranking = ranking_table(tables.predictions)
     write_table(ranking, folder / "ranking.csv")
     write_table(suspected_labels(predictions), folder / "suspected_labels.csv")
     metrics = plain(summarise_run(tables, protocol_of(tables.splits)))

@@ -110,7 +110,7 @@ def _text_faults(
     """Write ranking and reports anew from the tables, and compare."""
     faults = []
     ranking = ranking_table(tables.predictions)
-    derived = {"ranking.csv": ranking, "suspected_labels.csv": suspected_labels(tables.predictions)}
+    derived = {"ranking.csv": ranking, "suspected_labels.csv": suspected_labels(tables.cases)}
     faults += [
         f"{name} is not what predictions.csv gives"
         for name, table in derived.items()

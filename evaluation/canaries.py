@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from evaluation.intervals import bootstrap_intervals
+from evaluation.predictions import as_cases
 from evaluation.uncertainty import bootstrap, estimates
 
 
@@ -21,6 +22,7 @@ def canary_row(question: str, predictions: pd.DataFrame, warning: str) -> dict[s
     Returns:
         question, auroc and interval (in words), verdict, and warning (whether it is one).
     """
+    predictions = as_cases(predictions)
     auroc = estimates(predictions)["auroc"]
     low, high = bootstrap_intervals(predictions, bootstrap(predictions))["auroc"]
     above = bool(low > 0.5)

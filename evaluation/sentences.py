@@ -98,7 +98,7 @@ def confidence_sentences(metrics: dict[str, Any]) -> list[str]:
 
 def calibration_sentence(metrics: dict[str, Any]) -> str:
     """Say how far probabilities can be believed, and whether temperature scaling helps."""
-    before, after = (metrics["calibration"][k] for k in ("as_trained", "temperature_scaled"))
+    before, after = (metrics["calibration"][k] for k in ("as_trained", "calibrated"))
     low, high = before["ece_if_perfect"]
     words = (
         f"Brier score {before['brier']:.3f}, expected calibration error {before['ece']:.3f}; "

@@ -121,7 +121,7 @@ def test_odd_shapes_pool_alike_in_onnx(tmp_path, norm):
     write_onnx(fold, shape, tmp_path / "fold.onnx")
     volume = torch.randn(5, 1, *shape)
     assert onnx_difference(fold, tmp_path / "fold.onnx", volume) < 1e-5
-    fold.temperature = 2.0  # another function: the comparison must notice
+    fold.slope = 0.5  # another function: the comparison must notice
     assert onnx_difference(fold, tmp_path / "fold.onnx", volume) > 1e-3
 
 
