@@ -28,7 +28,7 @@ from commands.run_folder import (
 from datamodules.cohort import Cohort
 from datamodules.reference import read_facts
 from datamodules.splits import cells, patients_of
-from evaluation.canaries import canary_row, shuffled_labels
+from evaluation.canaries import canary_row, false_alarms, shuffled_labels
 from evaluation.predictions import prediction_table, read_predictions, write_table
 from evaluation.summary import RunTables
 from lightning_modules.classical import RIVALS, fit_rival, predict_probs
@@ -42,7 +42,7 @@ def canary(args: list[str]) -> None:
 
 
 def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
-    """Write canary.json into a finished run, and its report anew.
+    """Write canary.json into a finished run, and its report again.
 
     Args:
         run: Name of the run, kept in runs/<name>, or a folder.
@@ -83,12 +83,14 @@ def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
             canary_row(
                 "Does the pipeline learn random labels?",
                 predictions,
-                "Random labels are predicted better than chance: test patients leak into the "
-                "training. Do not trust this run.",
+                "Random labels are predicted better than chance. Either test patients leak into "
+                "the training, or this is a false alarm. Shuffle again (ARGS=--seed=1): if it "
+                "happens again, do not trust this run.",
             )
         )
     write_json({"canaries": rows}, folder / "canary.json")
     write_page(folder)
+    print(false_alarms(len(rows)))
     for row in rows:
         print(f"{row['question']} AUROC {row['auroc']} ({row['interval']}). {row['verdict']}")
 
@@ -169,7 +171,8 @@ def _train_on_shuffled_labels(
     folder: Path, config: dict[str, Any], cohort: Cohort, splits: pd.DataFrame, seed: int
 ) -> pd.DataFrame:
     """Run the same pipeline on the first repeat's folds, the labels shuffled."""
-    place = folder / "canary"
+    place, again = folder / "canary", f"-{seed}" if seed else ""
+    labels, name = place / f"random_labels{again}.csv", f"random-labels{again}"
     columns = config["data"]["init_args"]["columns"]
     table = pd.DataFrame(
         {
@@ -179,17 +182,17 @@ def _train_on_shuffled_labels(
         }
     )
     place.mkdir(exist_ok=True)
-    write_table(table, place / "random_labels.csv")
+    write_table(table, labels)
     write_table(splits, place / "splits.csv")
     write_text(yaml.safe_dump(config, sort_keys=False), place / "config.yaml")
     init = read_json(folder / "run.json")["init"]
     arguments = [
         f"-c{place / 'config.yaml'}",
-        f"--run={place / 'random-labels'}",
-        f"--data.init_args.table={place / 'random_labels.csv'}",
+        f"--run={place / name}",
+        f"--data.init_args.table={labels}",
         f"--data.init_args.splits.path={place / 'splits.csv'}",
         "--wandb=disabled",
         *([f"--init={init}"] if init else []),
     ]
     finetune(arguments)
-    return read_predictions(place / "random-labels" / "predictions.csv")
+    return read_predictions(place / name / "predictions.csv")

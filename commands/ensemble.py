@@ -56,7 +56,7 @@ class Ensemble:
     """What predicts new scans.
 
     Args:
-        classes: Names of the classes in the order of the outputs, the positive one last.
+        classes: Names of the classes in the order of the outputs, of two the positive one last.
         preprocessing: What is done to a scan.
         model: Class and settings of the network, as in the run's config.yaml.
         columns: Names of the cohort table's columns patient_id and image.

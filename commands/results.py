@@ -16,9 +16,9 @@ from evaluation.calibration import calibrate
 from evaluation.confidence import suspected_labels
 from evaluation.predictions import ranking_table, read_predictions, write_table
 from evaluation.report import write_report
+from evaluation.report_tables import DESCRIBING
 from evaluation.summary import RunTables, summarise_run
 
-DESCRIBING = ("site", "sex", "gender", "age")  # columns of the cohort table, in any case
 HASHED = ("predictions.csv", "validation.csv", "splits.csv", "cohort.csv", "config.yaml")
 
 
@@ -111,7 +111,7 @@ def write_results(
         "file_hashes": hash_files(folder),
     }
     write_json(run, folder / "run.json")
-    text = write_report(metrics, ranking, run, has_curves=tables.curves is not None)
+    text = write_report(metrics, ranking, run, tables.cohort, has_curves=tables.curves is not None)
     write_text(text, folder / "report.md")
     write_json(metrics, folder / "metrics.json")
     mean, (low, high) = metrics["mean"], metrics["interval_95"]["auroc"]

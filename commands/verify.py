@@ -118,7 +118,7 @@ def _text_faults(
     ]
     has_curves = tables.curves is not None
     if (folder / "report.md").read_text() != write_report(
-        computed, ranking, run, has_curves=has_curves
+        computed, ranking, run, tables.cohort, has_curves=has_curves
     ):
         faults.append("report.md does not say what the tables give")
     if not (folder / "report.html").is_file():

@@ -103,7 +103,8 @@ def as_cases(predictions: pd.DataFrame) -> pd.DataFrame:
     """Average the score over the scans of each patient, within a repeat, and decide.
 
     Args:
-        predictions: A predictions table.
+        predictions: A predictions table in which a patient is in one fold of a repeat, as in test
+            parts; of validation parts, the rows of one fold.
 
     Returns:
         One row per case and repeat, with the table's columns. `image` is the patient's first by
@@ -160,7 +161,7 @@ def ranking_table(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_names_of(table: pd.DataFrame) -> list[str]:
-    """Names of the classes in the order of the prob_ columns; the last one is positive."""
+    """Names of the classes in the order of the prob_ columns; of two the last is positive."""
     return [name.removeprefix(PROB) for name in table.columns if name.startswith(PROB)]
 
 

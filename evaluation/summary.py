@@ -56,7 +56,7 @@ def summarise_run(run: RunTables, protocol: str) -> dict[str, Any]:
         The content of metrics.json.
     """
     predictions = run.cases
-    validation = None if run.validation is None else as_cases(run.validation)
+    validation = run.validation
     untested = set(run.splits["patient_id"]) - set(predictions["patient_id"])
     described = run.cohort.drop(columns=["label", "file_hash"])
     one_each = not scans_are_cases(run.predictions)
@@ -77,9 +77,17 @@ def summarise_run(run: RunTables, protocol: str) -> dict[str, Any]:
             if validation is None
             else _calibration(calibrate(predictions, validation)),
         },
-        "conformal": None if validation is None else conformal_summary(predictions, validation),
+        "conformal": None
+        if validation is None
+        else conformal_summary(predictions, _cases_of_folds(validation)),
         "subgroups": subgroup_rows(run.predictions, described).to_dict("records"),
     }
+
+
+def _cases_of_folds(validation: pd.DataFrame) -> pd.DataFrame:
+    """Average by fold: a patient may validate several folds of a repeat."""
+    folds = validation.groupby(["repeat", "fold"], sort=False)
+    return pd.concat([as_cases(rows) for _, rows in folds], ignore_index=True)
 
 
 def _calibration(predictions: pd.DataFrame) -> dict[str, Any]:

@@ -130,19 +130,22 @@ def test_labels_per_scan_holds_where_each_patient_happens_to_have_one_label():
 
 
 def test_everything_measured_is_of_the_same_cases():
-    table, validation = draw_visits(seed=1), draw_visits(seed=2)
+    table, one = draw_visits(num_repeats=1, seed=1), draw_visits(num_repeats=1, seed=2)
+    two = draw_visits(num_repeats=1, seed=4).assign(fold=lambda rows: (rows["fold"] + 1) % 5)
+    validation = pd.concat([one, two])  # each patient validates two folds of a repeat
     metrics = summarise_run(as_run(table, validation), "nested")
-    alone = summarise_run(as_run(as_cases(table), as_cases(validation)), "nested")
+    by_patient = as_run(as_cases(table), pd.concat([as_cases(one), as_cases(two)]))
+    alone = summarise_run(by_patient, "nested")
     own = ("num_scans", "per_scan")
     faults = figure_faults(metrics, alone)
     assert {line.split()[1].partition(".")[0] for line in faults} == set(own)
     pd.testing.assert_frame_equal(
         calibrate(table, validation), calibrate(as_cases(table), validation)
     )
-    assert fit_calibration(validation) == fit_calibration(as_cases(validation))
+    assert fit_calibration(one) == fit_calibration(as_cases(one))
     pd.testing.assert_frame_equal(
-        compare_runs({"a": table, "b": draw_visits(seed=3)}, "a"),
-        compare_runs({"a": as_cases(table), "b": as_cases(draw_visits(seed=3))}, "a"),
+        compare_runs({"a": one, "b": two.assign(fold=one["fold"])}, "a"),
+        compare_runs({"a": as_cases(one), "b": as_cases(two.assign(fold=one["fold"]))}, "a"),
     )
     assert canary_row("?", table, "!") == canary_row("?", as_cases(table), "!")
 

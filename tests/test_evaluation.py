@@ -136,7 +136,7 @@ def _report(signal, protocol="nested", num_cells=5, num_untested_patients=0):
         "wall_time_s": 1.0,
         "device": "CPU",
     }
-    return write_report(metrics, ranking_table(table), run, has_curves=True)
+    return write_report(metrics, ranking_table(table), run, as_run(table).cohort, has_curves=True)
 
 
 def test_the_report_says_in_words_what_was_found():
