@@ -61,6 +61,7 @@ class Ensemble:
         model: Class and settings of the network, as in the run's config.yaml.
         columns: Names of the cohort table's columns patient_id and image.
         members: The trained folds, of all repeats.
+        labels_per: 'scan' if a patient's scans may have different labels.
     """
 
     classes: list[str]
@@ -68,6 +69,7 @@ class Ensemble:
     model: dict[str, Any]
     columns: dict[str, str]
     members: list[Member]
+    labels_per: str = "patient"
 
     @property
     def references(self) -> list[Reference]:
@@ -188,6 +190,7 @@ def _open_run(folder: Path) -> Ensemble:
         model=config["model"],
         columns={column: settings["columns"][column] for column in ("patient_id", "image")},
         members=members,
+        labels_per=settings.get("labels_per", "patient"),
     )
 
 

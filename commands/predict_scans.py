@@ -28,7 +28,7 @@ def predict_scans(args: list[str]) -> None:
 
 
 def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cache") -> None:
-    """Write predictions.csv, ranking.csv and report.md of new scans.
+    """Write predictions.csv, ranking.csv, report.md and perhaps patients.csv of new scans.
 
     Args:
         run: Name or folder of a finished run, or folder of an exported bundle.
@@ -47,12 +47,30 @@ def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cac
     folder.mkdir(parents=True, exist_ok=True)
     write_table(predictions, folder / "predictions.csv")
     write_table(ranking, folder / "ranking.csv")
+    if ensemble.labels_per == "patient" and predictions["patient_id"].duplicated().any():
+        write_table(patient_table(predictions), folder / "patients.csv")
     write_text(_report(source, ensemble, cohort, ranking), folder / "report.md")
     num_warned = int(predictions["warnings"].ne("").sum())
     print(
         f"{len(predictions)} scans predicted by {len(ensemble.members)} models; {num_warned} with "
         f"warnings. Report: {folder / 'report.md'}"
     )
+
+
+def patient_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Average the probabilities of each patient's scans, the least confident patient first.
+
+    Args:
+        predictions: One row per scan, from `predict_cohort`.
+
+    Returns:
+        One row per patient: patient_id, num_scans, prob_<class>, predicted, confidence.
+    """
+    patients = predictions.groupby("patient_id")
+    probs = [name for name in predictions.columns if name.startswith(PROB)]
+    table = with_decision(patients[probs].mean().reset_index())
+    table.insert(1, "num_scans", patients.size().to_numpy())
+    return table.sort_values(["confidence", "patient_id"], ignore_index=True)
 
 
 def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataFrame:

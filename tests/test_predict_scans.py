@@ -103,6 +103,18 @@ def test_new_scans_are_ranked_and_their_labels_are_not_needed(predict, tmp_path)
     assert "not a medical device" in report
 
 
+def test_patients_with_several_scans_get_the_mean_of_their_scans(predict, tmp_path):
+    table = write_people(tmp_path / "new", range(100, 104), labelled=False)
+    assert not (predict(table) / "patients.csv").exists()
+    table.write_text(table.read_text().replace("person103", "person100"))
+    out = predict(table)
+    scans = read_predictions(out / "predictions.csv")
+    patients = read_predictions(out / "patients.csv").set_index("patient_id")
+    assert patients["num_scans"].to_dict() == {"person100": 2, "person101": 1, "person102": 1}
+    mean = scans.groupby("patient_id")["prob_unhealthy"].mean()
+    np.testing.assert_allclose(patients["prob_unhealthy"][mean.index], mean, atol=1e-8)
+
+
 @pytest.mark.parametrize("code", ["LPS", "PIR", "SAL"])
 def test_a_scan_and_its_reoriented_copy_get_the_same_answer(predict, tmp_path, code):
     table = write_people(tmp_path / "new", [100], labelled=False)
