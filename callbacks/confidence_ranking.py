@@ -61,6 +61,7 @@ def _table(data: Any, rows: list[int], outputs: dict[int, list[float]]) -> pd.Da
         data.class_names,
         repeat=data.repeat,
         fold=data.fold,
+        labels_per=data.labels_per,
     )
 
 

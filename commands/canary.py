@@ -5,7 +5,7 @@ nor the site from the encoder's features. Each is asked on the folds of the run'
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from commands.run_folder import (
 from datamodules.cohort import Cohort
 from datamodules.reference import read_facts
 from datamodules.splits import cells, patients_of
-from evaluation.canaries import canary_row, shuffled_labels
+from evaluation.canaries import canary_row, false_alarms, shuffled_labels
 from evaluation.predictions import prediction_table, read_predictions, write_table
 from evaluation.summary import RunTables
 from lightning_modules.classical import RIVALS, fit_rival, predict_probs
@@ -42,7 +42,7 @@ def canary(args: list[str]) -> None:
 
 
 def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
-    """Write canary.json into a finished run, and its report anew.
+    """Write canary.json into a finished run, and its report again.
 
     Args:
         run: Name of the run, kept in runs/<name>, or a folder.
@@ -57,10 +57,11 @@ def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
     cohort = open_cohort(config)
     splits = tables.splits[tables.splits["repeat"] == tables.splits["repeat"].min()]
     facts = _facts(cohort)
+    labels_per = config["data"]["init_args"].get("labels_per", "patient")
     rows = [
         canary_row(
             "Is the label in headers, shapes and brightness?",
-            _predict(facts, cohort, cohort.labels, splits),
+            _predict(facts, cohort, cohort.labels, splits, labels_per),
             "The label can be predicted from headers, shapes and brightness alone: the model may "
             "use a shortcut. Compare scanners and protocols of the classes.",
         )
@@ -82,12 +83,14 @@ def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
             canary_row(
                 "Does the pipeline learn random labels?",
                 predictions,
-                "Random labels are predicted better than chance: test patients leak into the "
-                "training. Do not trust this run.",
+                "Random labels are predicted better than chance. Either test patients leak into "
+                "the training, or this is a false alarm. Shuffle again (ARGS=--seed=1): if it "
+                "happens again, do not trust this run.",
             )
         )
     write_json({"canaries": rows}, folder / "canary.json")
     write_page(folder)
+    print(false_alarms(len(rows)))
     for row in rows:
         print(f"{row['question']} AUROC {row['auroc']} ({row['interval']}). {row['verdict']}")
 
@@ -111,7 +114,11 @@ def _sites(tables: RunTables) -> list[str] | None:
 
 
 def _predict(
-    features: pd.DataFrame, cohort: Cohort, labels: list[str], splits: pd.DataFrame
+    features: pd.DataFrame,
+    cohort: Cohort,
+    labels: list[str],
+    splits: pd.DataFrame,
+    labels_per: Literal["patient", "scan"] = "patient",
 ) -> pd.DataFrame:
     """Cross-validate logistic regression on the run's folds; scans without a label are left out."""
     names = sorted(set(labels) - {""})
@@ -136,6 +143,7 @@ def _predict(
             names,
             repeat=repeat,
             fold=fold,
+            labels_per=labels_per,
         )
         parts.append(table.assign(label=[labels[row] for row in test]))
     return pd.concat(parts, ignore_index=True)
@@ -163,7 +171,8 @@ def _train_on_shuffled_labels(
     folder: Path, config: dict[str, Any], cohort: Cohort, splits: pd.DataFrame, seed: int
 ) -> pd.DataFrame:
     """Run the same pipeline on the first repeat's folds, the labels shuffled."""
-    place = folder / "canary"
+    place, again = folder / "canary", f"-{seed}" if seed else ""
+    labels, name = place / f"random_labels{again}.csv", f"random-labels{again}"
     columns = config["data"]["init_args"]["columns"]
     table = pd.DataFrame(
         {
@@ -173,18 +182,17 @@ def _train_on_shuffled_labels(
         }
     )
     place.mkdir(exist_ok=True)
-    write_table(table, place / "random_labels.csv")
+    write_table(table, labels)
     write_table(splits, place / "splits.csv")
     write_text(yaml.safe_dump(config, sort_keys=False), place / "config.yaml")
     init = read_json(folder / "run.json")["init"]
     arguments = [
         f"-c{place / 'config.yaml'}",
-        f"--run={place / 'random-labels'}",
-        f"--data.init_args.table={place / 'random_labels.csv'}",
+        f"--run={place / name}",
+        f"--data.init_args.table={labels}",
         f"--data.init_args.splits.path={place / 'splits.csv'}",
-        "--data.init_args.labels_per=scan",  # of shuffled labels nothing is asked
         "--wandb=disabled",
         *([f"--init={init}"] if init else []),
     ]
     finetune(arguments)
-    return read_predictions(place / "random-labels" / "predictions.csv")
+    return read_predictions(place / name / "predictions.csv")

@@ -20,7 +20,7 @@ from datamodules.residence import volume_tensor
 from datamodules.scans import ScanDataModule
 from datamodules.splits import cells, read_splits
 from datamodules.volumes import Intensity, Volumes
-from evaluation.calibration import fit_temperature
+from evaluation.calibration import Calibration, fit_calibration
 from evaluation.predictions import read_predictions
 from lightning_modules.deployment import FoldModel, MeanModel
 from lightning_modules.transfer import read_checkpoint
@@ -38,7 +38,7 @@ class Member:
         name: Name of its folder in the run.
         weights: File of its weights, relative to the run or bundle.
         intensity: Brightness of its training scans.
-        temperature: What its logits are divided by; None if nothing was left to fit it on.
+        calibration: What makes probabilities of its scores; None if nothing was left to fit it on.
         reference: What its training scans were like; None if nobody has written it down.
         ledger: Patients that its weights have seen; a bundle does not tell.
     """
@@ -46,7 +46,7 @@ class Member:
     name: str
     weights: str
     intensity: Intensity
-    temperature: float | None
+    calibration: Calibration | None
     reference: Reference | None
     ledger: tuple[str, ...] = ()
 
@@ -56,11 +56,12 @@ class Ensemble:
     """What predicts new scans.
 
     Args:
-        classes: Names of the classes in the order of the outputs, the positive one last.
+        classes: Names of the classes in the order of the outputs, of two the positive one last.
         preprocessing: What is done to a scan.
         model: Class and settings of the network, as in the run's config.yaml.
         columns: Names of the cohort table's columns patient_id and image.
         members: The trained folds, of all repeats.
+        labels_per: 'scan' if a patient's scans may have different labels.
     """
 
     classes: list[str]
@@ -68,6 +69,7 @@ class Ensemble:
     model: dict[str, Any]
     columns: dict[str, str]
     members: list[Member]
+    labels_per: str = "patient"
 
     @property
     def references(self) -> list[Reference]:
@@ -100,9 +102,8 @@ def fold_model(ensemble: Ensemble, member: Member, folder: Path) -> FoldModel:
     parser.add_subclass_arguments(LightningModule, "model", required=True)
     model = parser.instantiate(parser.parse_object({"model": ensemble.model})).model
     model.load_state_dict(read_weights(folder / member.weights))
-    return FoldModel(
-        model, member.intensity.mean, member.intensity.divisor, member.temperature or 1.0
-    )
+    calibration = asdict(member.calibration) if member.calibration else {}
+    return FoldModel(model, member.intensity.mean, member.intensity.divisor, **calibration)
 
 
 def bundle_network(bundle_root: str) -> MeanModel:
@@ -134,7 +135,7 @@ def training_reference(
         device: Where the network runs.
     """
     assert data.intensity is not None
-    fold = FoldModel(model, data.intensity.mean, data.intensity.divisor, 1.0).to(device)
+    fold = FoldModel(model, data.intensity.mean, data.intensity.divisor).to(device)
     volumes, rows = data.cohort.volumes, data.rows
     features, held_out = (
         np.concatenate(
@@ -178,7 +179,7 @@ def _open_run(folder: Path) -> Ensemble:
                 name=fold.folder.name,
                 weights=str(fold.best_ckpt.relative_to(folder)),
                 intensity=Intensity(**checkpoint[name]["intensity"]),
-                temperature=_temperature(fold.folder / "validation.csv"),
+                calibration=_calibration(fold.folder / "validation.csv"),
                 reference=_read_reference(fold.folder / "reference.json"),
                 ledger=tuple(checkpoint["ledger"]),
             )
@@ -189,6 +190,7 @@ def _open_run(folder: Path) -> Ensemble:
         model=config["model"],
         columns={column: settings["columns"][column] for column in ("patient_id", "image")},
         members=members,
+        labels_per=settings.get("labels_per", "patient"),
     )
 
 
@@ -199,7 +201,10 @@ def _open_bundle(folder: Path) -> Ensemble:
         reference = member.pop("reference")
         intensity = Intensity(**member.pop("intensity"))
         reference = Reference(**reference) if reference else None
-        members.append(Member(**member, intensity=intensity, reference=reference))
+        calibration = _stored_calibration(member, len(spec["classes"]))
+        members.append(
+            Member(**member, intensity=intensity, calibration=calibration, reference=reference)
+        )
     preprocessing = Preprocessing.made_with(spec.pop("preprocessing"))
     return Ensemble(**spec, preprocessing=preprocessing, members=members)
 
@@ -219,8 +224,17 @@ def as_spec(ensemble: Ensemble) -> dict[str, Any]:
     return spec
 
 
-def _temperature(validation: Path) -> float | None:
-    return fit_temperature(read_predictions(validation)) if validation.is_file() else None
+def _calibration(validation: Path) -> Calibration | None:
+    return fit_calibration(read_predictions(validation)) if validation.is_file() else None
+
+
+def _stored_calibration(member: dict[str, Any], num_classes: int) -> Calibration | None:
+    """Take a member's calibration out of its entry; old bundles have a temperature alone."""
+    if "temperature" in member:
+        temperature = member.pop("temperature")
+        return None if temperature is None else Calibration(1 / temperature, (0.0,) * num_classes)
+    stored = member.pop("calibration")
+    return Calibration(stored["slope"], tuple(stored["intercepts"])) if stored else None
 
 
 def _read_reference(path: Path) -> Reference | None:

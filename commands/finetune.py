@@ -76,7 +76,9 @@ def open_folds(cli: CommandLine) -> tuple[Path, list[Cell]]:
     data = cli.data
     cells = data.cells()
     folder = open_run(cli)
-    say(f"Classes {', '.join(data.class_names)}; {data.class_names[-1]!r} counts as positive.")
+    names = data.class_names
+    positive = f"; {names[-1]!r} counts as positive" if len(names) == 2 else ""
+    say(f"Classes {', '.join(names)}{positive}.")
     if is_main_process():
         write_table(data.splits_table, folder / "splits.csv")
     return folder, [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in cells]

@@ -38,14 +38,14 @@ def bundle_metadata(
         "task": f"Classify 3D MRI as {' or '.join(ensemble.classes)}",
         "description": f"The mean of {len(ensemble.members)} networks ({network}), one for each "
         "fold of a patient-level cross-validation, each with its own intensity scale and "
-        f"temperature. {checked}",
+        f"calibration. {checked}",
         "authors": "Whoever trained the run; not stated.",
         "copyright": "Not stated.",
         "data_source": f"{_cohort(metrics)}; not part of the bundle.",
         "data_type": "nifti",
         "image_classes": preprocessing.describe(),
         "label_classes": classes,
-        "pred_classes": "One sigmoid output per class; they need not add up to one.",
+        "pred_classes": "One probability per class; they add up to one.",
         "eval_metrics": metrics["mean"],
         "intended_use": INTENDED_USE,
         "network_data_format": {
@@ -103,7 +103,6 @@ def model_card(
         run: The run's run.json.
         checked: A sentence on how the ONNX graphs were checked.
     """
-    temperatures = [m.temperature for m in ensemble.members if m.temperature is not None]
     start = "started" if run.get("init") else "not started"
     sections = [
         f"# {run['name']}",
@@ -115,22 +114,22 @@ def model_card(
         f"in all: {len(ensemble.members)}, protocol: {metrics['protocol']}; {start} from another "
         f"run's encoder. Commit {run['commit'] or 'unknown'}, seed {run['seed']}.",
         "## Performance\n\nOut-of-fold: each scan predicted by networks that were not trained on "
-        "its patient, one for each repeat, before temperatures. The mean of all networks, which "
+        "its patient, one for each repeat, before calibration. The mean of all networks, which "
         "this bundle is, was not measured: no patient of the cohort is new to all of them.",
         _measures(metrics),
         *(
             [
                 "**Optimistic:** the test patients chose the checkpoints, and no patients were "
-                "left to fit temperatures on."
+                "left to calibrate on."
             ]
             if metrics["protocol"] == "paper"
             else []
         ),
         "## Calibration\n\n"
         + (
-            f"Logits are divided by temperatures of {min(temperatures):.2f} to "
-            f"{max(temperatures):.2f}, fitted on each fold's validation part."
-            if temperatures
+            "The new score is the softmax of slope · log(score) + intercept of the class; "
+            f"{fitted}, fitted on each fold's validation part."
+            if (fitted := calibration_words(ensemble))
             else "None: the run has no validation predictions."
         ),
         "## Limits\n\nScanners, sequences and people unlike the training cohort; "
@@ -140,9 +139,9 @@ def model_card(
         "of a patient that it was trained on.",
         "## Files\n\n"
         "- `models/*.safetensors`: weights of each network; `models/*.onnx`: the same with "
-        "intensity scale and temperature, from `volume` (B, 1, R, A, S) to `prob` (B, classes).\n"
+        "intensity scale and calibration, from `volume` (B, 1, R, A, S) to `prob` (B, classes).\n"
         "- `configs/ensemble.json`: classes, preprocessing, settings, intensity scales, "
-        "temperatures, what the training scans were like.\n"
+        "calibrations, what the training scans were like.\n"
         "- `configs/metadata.json`, `configs/inference.json`: in MONAI's fields.",
         checked,
         "## How to use it\n\n"
@@ -160,6 +159,16 @@ def model_card(
         "`configs/ensemble.json` says under `preprocessing`.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def calibration_words(ensemble: Ensemble) -> str:
+    """Say how far the members' scores are bent; '' where none is calibrated."""
+    found = [member.calibration for member in ensemble.members if member.calibration is not None]
+    if not found:
+        return ""
+    slopes = [each.slope for each in found]
+    largest = max(max(map(abs, each.intercepts)) for each in found)
+    return f"slopes {min(slopes):.2f} to {max(slopes):.2f}, intercepts within ±{largest:.2f}"
 
 
 def _cohort(metrics: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch
 from jsonargparse import auto_cli
 
 from commands.ensemble import Ensemble, fold_model, open_ensemble, volume_batches
+from commands.model_card import calibration_words
 from commands.run_folder import run_path, write_text
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns
@@ -27,7 +28,7 @@ def predict_scans(args: list[str]) -> None:
 
 
 def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cache") -> None:
-    """Write predictions.csv, ranking.csv and report.md of new scans.
+    """Write predictions.csv, ranking.csv, report.md and perhaps patients.csv of new scans.
 
     Args:
         run: Name or folder of a finished run, or folder of an exported bundle.
@@ -46,12 +47,30 @@ def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cac
     folder.mkdir(parents=True, exist_ok=True)
     write_table(predictions, folder / "predictions.csv")
     write_table(ranking, folder / "ranking.csv")
+    if ensemble.labels_per == "patient" and predictions["patient_id"].duplicated().any():
+        write_table(patient_table(predictions), folder / "patients.csv")
     write_text(_report(source, ensemble, cohort, ranking), folder / "report.md")
     num_warned = int(predictions["warnings"].ne("").sum())
     print(
         f"{len(predictions)} scans predicted by {len(ensemble.members)} models; {num_warned} with "
         f"warnings. Report: {folder / 'report.md'}"
     )
+
+
+def patient_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Average the probabilities of each patient's scans, the least confident patient first.
+
+    Args:
+        predictions: One row per scan, from `predict_cohort`.
+
+    Returns:
+        One row per patient: patient_id, num_scans, prob_<class>, predicted, confidence.
+    """
+    patients = predictions.groupby("patient_id")
+    probs = [name for name in predictions.columns if name.startswith(PROB)]
+    table = with_decision(patients[probs].mean().reset_index())
+    table.insert(1, "num_scans", patients.size().to_numpy())
+    return table.sort_values(["confidence", "patient_id"], ignore_index=True)
 
 
 def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataFrame:
@@ -116,11 +135,9 @@ def _distance_warning(num_far: int, num_models: int) -> list[str]:
 
 
 def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFrame) -> str:
-    scaled = [member.temperature for member in ensemble.members if member.temperature is not None]
     calibration = (
-        f"temperatures {min(scaled):.2f} to {max(scaled):.2f}, each fitted on the fold's "
-        "validation part."
-        if scaled
+        f"calibrated with {words}, each fitted on the fold's validation part."
+        if (words := calibration_words(ensemble))
         else "not calibrated: the run has no validation predictions."
     )
     warned = ranking[ranking["warnings"] != ""]

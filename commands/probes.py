@@ -135,5 +135,6 @@ def _write_cell(
             data.class_names,
             repeat=data.repeat,
             fold=data.fold,
+            labels_per=data.labels_per,
         )
         write_table(table, cell.folder / name)

@@ -104,14 +104,21 @@ def compose(
         ValueError: If the run is not finished.
     """
     tables = read_tables(folder)
+    metrics = metrics or read_json(folder / "metrics.json")
+    if "per_scan" not in metrics:
+        raise ValueError(
+            f"{folder / 'metrics.json'} is of an earlier version, whose figures count scans where "
+            "these count patients. Give the run's command again; for rivals and screens delete "
+            "metrics.json and report.html first."
+        )
     canaries = folder / "canary.json"
     return Page(
         tables=tables,
-        metrics=metrics or read_json(folder / "metrics.json"),
+        metrics=metrics,
         run=read_json(folder / "run.json"),
         config=read_config(folder),
         ranking=ranking_table(tables.predictions),
-        suspects=suspected_labels(tables.predictions),
+        suspects=suspected_labels(tables.cases),
         comparison=_comparison(folder, tables, beside) if beside else None,
         canaries=read_json(canaries)["canaries"] if canaries.is_file() else None,
         anonymous=anonymous,
@@ -186,7 +193,11 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
             heat = class_map(fold.model, fold.scale(volume), k, kind)
         right, front, up = volumes.spacings_mm[rows[scan]]
         views[scan] = view(volume[0, 0].float().numpy(), (right, front, up), heat)
-    note = f"Pictures of {len(views)} of {len(ranking)} scans, as preprocessed, R on the left."
+    first = " (the first scan of each)" if (ranking["num_scans"] > 1).any() else ""
+    note = (
+        f"Pictures of {len(views)} of {len(ranking)} {page.metrics['case']}s{first}, as "
+        "preprocessed, R on the left."
+    )
     if kind is not None:
         note += (
             f" Maps: {kind} for the predicted class, by the model of repeat 0 that never saw the "

@@ -16,9 +16,9 @@ from evaluation.calibration import calibrate
 from evaluation.confidence import suspected_labels
 from evaluation.predictions import ranking_table, read_predictions, write_table
 from evaluation.report import write_report
+from evaluation.report_tables import DESCRIBING
 from evaluation.summary import RunTables, summarise_run
 
-DESCRIBING = ("site", "sex", "gender", "age")  # columns of the cohort table, in any case
 HASHED = ("predictions.csv", "validation.csv", "splits.csv", "cohort.csv", "config.yaml")
 
 
@@ -92,8 +92,8 @@ def write_results(
         write_table(validation, folder / "validation.csv")
     write_cohort(cohort, folder)
     tables = read_tables(folder)  # the figures are those of the files, to the last digit
-    predictions, validation = tables.predictions, tables.validation
-    ranking = ranking_table(predictions)
+    predictions, validation = tables.cases, tables.validation
+    ranking = ranking_table(tables.predictions)
     write_table(ranking, folder / "ranking.csv")
     write_table(suspected_labels(predictions), folder / "suspected_labels.csv")
     metrics = plain(summarise_run(tables, protocol_of(tables.splits)))
@@ -111,7 +111,7 @@ def write_results(
         "file_hashes": hash_files(folder),
     }
     write_json(run, folder / "run.json")
-    text = write_report(metrics, ranking, run, has_curves=tables.curves is not None)
+    text = write_report(metrics, ranking, run, tables.cohort, has_curves=tables.curves is not None)
     write_text(text, folder / "report.md")
     write_json(metrics, folder / "metrics.json")
     mean, (low, high) = metrics["mean"], metrics["interval_95"]["auroc"]

@@ -141,6 +141,7 @@ def _predict_fold(contest: Contest, features: Any, data: ScanDataModule) -> pd.D
         data.class_names,
         repeat=data.repeat,
         fold=data.fold,
+        labels_per=data.labels_per,
     )
 
 

@@ -110,7 +110,7 @@ def _text_faults(
     """Write ranking and reports anew from the tables, and compare."""
     faults = []
     ranking = ranking_table(tables.predictions)
-    derived = {"ranking.csv": ranking, "suspected_labels.csv": suspected_labels(tables.predictions)}
+    derived = {"ranking.csv": ranking, "suspected_labels.csv": suspected_labels(tables.cases)}
     faults += [
         f"{name} is not what predictions.csv gives"
         for name, table in derived.items()
@@ -118,7 +118,7 @@ def _text_faults(
     ]
     has_curves = tables.curves is not None
     if (folder / "report.md").read_text() != write_report(
-        computed, ranking, run, has_curves=has_curves
+        computed, ranking, run, tables.cohort, has_curves=has_curves
     ):
         faults.append("report.md does not say what the tables give")
     if not (folder / "report.html").is_file():

@@ -146,7 +146,7 @@ def class_names(
     order: Sequence[str] | None = None,
     labels_per: Literal["patient", "scan"] = "patient",
 ) -> list[str]:
-    """List the classes of a labelled cohort; the last one counts as positive.
+    """List the classes of a labelled cohort; the last of two counts as positive.
 
     Args:
         scans: Scans that must all have a label.

@@ -32,7 +32,7 @@ class ScanDataModule(LightningDataModule):
     Args:
         table: Path of the cohort table.
         columns: Names of its columns.
-        classes: Order of the classes, the positive one last; None sorts them by name.
+        classes: Order of the classes, of two the positive one last; None sorts them by name.
         preprocessing: What is done once to every scan.
         augmentation: What may change in a training scan.
         splits: How patients are divided.
@@ -79,7 +79,7 @@ class ScanDataModule(LightningDataModule):
 
     @cached_property
     def class_names(self) -> list[str]:
-        """Names of the classes in the order of the model's outputs; the last is positive."""
+        """Names of the classes in the order of the model's outputs; of two the last is positive."""
         return class_names(self.cohort.scans, self.classes, self.labels_per)
 
     @property

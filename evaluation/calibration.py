@@ -1,80 +1,107 @@
-"""Whether a probability of 0.8 means eight in ten: temperature scaling, reliability, ECE, Brier.
+"""Whether a probability of 0.8 means eight in ten: logistic calibration, reliability, ECE, Brier.
 
 With two classes the probability is that of the positive class; with more, every class against the
 rest, all pooled.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
+from scipy.optimize import minimize
+from scipy.special import logsumexp, softmax
 
 from evaluation.intervals import share_interval
-from evaluation.predictions import PROB, class_names_of, probs_of, with_decision
+from evaluation.predictions import PROB, as_cases, class_names_of, probs_of, with_decision
 from evaluation.uncertainty import counts_of_draws
 
-SMALLEST = 1e-6  # outputs nearer to 0 or 1 are taken as this near
+SMALLEST = 1e-6  # a smaller score is calibrated as if it were this one
 NUM_BINS = 5
 NUM_NULL_DRAWS = 1000
 
 
-def fit_temperature(validation: pd.DataFrame) -> float:
-    """Fit the one number that logits are divided by (Guo et al. 2017), on validation patients.
+@dataclass(frozen=True)
+class Calibration:
+    """New scores are the softmax of slope · log(score) + intercept of the class.
 
-    The likelihood is that of one sigmoid per class, as the network is trained. A dozen patients
-    whom the model gets all right would ask for a temperature of zero: a standard normal prior on
-    its logarithm keeps it within reason and is soon outweighed by data.
+    With two classes that is Platt's logistic regression on the logit of the score (Platt 1999),
+    its intercept the second class's less the first's; without intercepts it is temperature scaling
+    (Guo et al. 2017), the temperature being 1 / slope.
+
+    Args:
+        slope: Below 1 makes predictions less confident; more than 0.
+        intercepts: One per class; classes with a higher one are predicted more often.
+    """
+
+    slope: float
+    intercepts: tuple[float, ...]
+
+
+def fit_calibration(validation: pd.DataFrame) -> Calibration:
+    """Fit slope and intercepts by maximum likelihood on the cases of a validation part.
+
+    Models of different folds may lean to different classes; the intercepts take that out, which a
+    slope alone cannot. A dozen patients whom the model gets all right would ask for an endless
+    slope: standard normal priors on its logarithm and on each intercept keep them within reason,
+    and are soon outweighed by data.
 
     Args:
         validation: Predictions of the validation part of one fold.
-
-    Returns:
-        The temperature; above 1 makes predictions less confident.
     """
-    logits, is_class = _logits(validation), _is_class(validation)
+    validation = as_cases(validation)
+    logs, is_class = _logs(validation), _is_class(validation)
 
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        likelihood = np.logaddexp(0, scaled) - is_class * scaled
-        return float(likelihood.sum() + 0.5 * log_temperature**2)
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        slope, intercepts = np.exp(parameters[0]), parameters[1:]
+        logits = slope * logs + intercepts
+        surprise = logsumexp(logits, axis=1).sum() - (logits * is_class).sum()
+        excess = softmax(logits, axis=1) - is_class
+        gradient = np.array([slope * (excess * logs).sum(), *excess.sum(axis=0)]) + parameters
+        return float(surprise + 0.5 * parameters @ parameters), gradient
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+    start = np.zeros(1 + logs.shape[1])
+    log_slope, *intercepts = minimize(loss, start, jac=True, method="L-BFGS-B", tol=1e-12).x
+    return Calibration(float(np.exp(log_slope)), tuple(map(float, intercepts)))
 
 
-def apply_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """Divide the logits by a temperature; classes keep their order, confidence changes.
+def apply_calibration(predictions: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
+    """Calibrate scores; decisions near the border may change.
 
     Args:
         predictions: A table with prob_ columns.
-        temperature: From `fit_temperature`.
+        calibration: From `fit_calibration`.
 
     Returns:
         The table with new prob_ columns, `predicted` and `confidence`.
     """
-    probs = expit(_logits(predictions) / temperature)
+    logits = calibration.slope * _logs(predictions) + np.array(calibration.intercepts)
+    probs = softmax(logits, axis=1)
     columns = {PROB + name: probs[:, k] for k, name in enumerate(class_names_of(predictions))}
     return with_decision(predictions.assign(**columns))
 
 
 def calibrate(predictions: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
-    """Scale the predictions of every fold by the temperature of its own validation patients.
+    """Calibrate the cases of every fold on its own validation patients.
 
     Args:
         predictions: A predictions table.
         validation: The same columns for the validation parts of the same folds.
 
+    Returns:
+        One row per case and repeat.
+
     Raises:
         ValueError: If a fold has no validation rows.
     """
+    predictions = as_cases(predictions)
     parts = []
     held = dict(list(validation.groupby(["repeat", "fold"])))
     for cell, rows in predictions.groupby(["repeat", "fold"], sort=False):
         if cell not in held:
             raise ValueError(f"Repeat {cell[0]}, fold {cell[1]} has no validation predictions.")
-        parts.append(apply_temperature(rows, fit_temperature(held[cell])))
+        parts.append(apply_calibration(rows, fit_calibration(held[cell])))
     return pd.concat(parts).loc[predictions.index]
 
 
@@ -168,5 +195,5 @@ def _is_class(table: pd.DataFrame) -> Float[np.ndarray, "rows classes"]:
     return (table["label"].to_numpy()[:, None] == np.array(names, dtype=object)).astype(float)
 
 
-def _logits(table: pd.DataFrame) -> Float[np.ndarray, "rows classes"]:
-    return logit(np.clip(probs_of(table), SMALLEST, 1 - SMALLEST))
+def _logs(table: pd.DataFrame) -> Float[np.ndarray, "rows classes"]:
+    return np.log(np.maximum(probs_of(table), SMALLEST))

@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 
 from evaluation.intervals import bootstrap_intervals
+from evaluation.predictions import as_cases
 from evaluation.uncertainty import bootstrap, estimates
+
+CONFIDENCE = 0.95
 
 
 def canary_row(question: str, predictions: pd.DataFrame, warning: str) -> dict[str, Any]:
@@ -21,6 +24,7 @@ def canary_row(question: str, predictions: pd.DataFrame, warning: str) -> dict[s
     Returns:
         question, auroc and interval (in words), verdict, and warning (whether it is one).
     """
+    predictions = as_cases(predictions)
     auroc = estimates(predictions)["auroc"]
     low, high = bootstrap_intervals(predictions, bootstrap(predictions))["auroc"]
     above = bool(low > 0.5)
@@ -31,6 +35,19 @@ def canary_row(question: str, predictions: pd.DataFrame, warning: str) -> dict[s
         "verdict": warning if above else "Not above chance, as it should be.",
         "warning": above,
     }
+
+
+def false_alarms(num_questions: int) -> str:
+    """Say how often questions sound an alarm where nothing is wrong."""
+    share = (1 - CONFIDENCE) / 2
+    words = (
+        f"Each question sounds a false alarm in about {share:.1%} of sound runs: its 95 % interval "
+        "then lies above 0.5 by chance"
+    )
+    if num_questions == 1:
+        return f"{words}."
+    several = 1 - (1 - share) ** num_questions
+    return f"{words}. Of {num_questions} questions, at least one does in up to {several:.0%}."
 
 
 def shuffled_labels(patients: Sequence[str], labels: Sequence[str], seed: int) -> list[str]:

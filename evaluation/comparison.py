@@ -12,7 +12,14 @@ from scipy.stats import t as student_t
 from statsmodels.stats.multitest import multipletests
 
 from evaluation.intervals import bootstrap_intervals, difference_interval, num_cases
-from evaluation.predictions import PROB, class_names_of, with_decision
+from evaluation.predictions import (
+    PROB,
+    as_cases,
+    class_names_of,
+    probs_of,
+    scans_are_cases,
+    with_decision,
+)
 from evaluation.uncertainty import MEASURES, auroc_influence, bootstrap, estimates
 
 KEY = ["repeat", "patient_id", "image"]
@@ -37,6 +44,7 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], reference: str) -> pd.DataFra
     runs = {name: _aligned(table) for name, table in runs.items()}
     for name, table in runs.items():
         _refuse_other_scans(name, table, reference, runs[reference])
+    runs = {name: _aligned(as_cases(table)) for name, table in runs.items()}
     draws = {name: bootstrap(table) for name, table in runs.items()}
     rows = {}
     for name, table in runs.items():
@@ -135,16 +143,21 @@ def mcnemar_p(first: pd.DataFrame, second: pd.DataFrame) -> float:
 
 
 def soft_vote(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Average the members' outputs, each scaled so that a scan's outputs add up to one."""
-    return _vote([_shares(table) for table in map(_aligned, members.values())], members)
+    """Average the members' scores."""
+    return _vote([probs_of(table) for table in map(_aligned, members.values())], members)
 
 
 def hard_vote(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Give every member one vote for its predicted class; the outputs are shares of votes."""
+    """Give every member one vote a case, for its predicted class; the scores are shares of votes.
+
+    Each scan of a patient has the patient's votes.
+    """
     votes = []
     for table in map(_aligned, members.values()):
-        names = class_names_of(table)
-        votes.append(table["predicted"].to_numpy()[:, None] == np.array(names, dtype=object))
+        names = np.array(class_names_of(table), dtype=object)
+        key = KEY if scans_are_cases(table) else KEY[:2]
+        decided = table[key].merge(as_cases(table)[[*key, "predicted"]], on=key, how="left")
+        votes.append(decided["predicted"].to_numpy()[:, None] == names)
     return _vote(votes, members)
 
 
@@ -159,11 +172,6 @@ def _vote(votes: list[np.ndarray], members: Mapping[str, pd.DataFrame]) -> pd.Da
     columns = [PROB + name for name in class_names_of(table)]
     table[columns] = np.mean(votes, axis=0)
     return with_decision(table)
-
-
-def _shares(table: pd.DataFrame) -> np.ndarray:
-    outputs = table[[PROB + name for name in class_names_of(table)]].to_numpy(dtype=float)
-    return outputs / np.maximum(outputs.sum(axis=1, keepdims=True), 1e-12)
 
 
 def _aligned(table: pd.DataFrame) -> pd.DataFrame:
@@ -186,6 +194,15 @@ def _refuse_other_scans(name: str, table: pd.DataFrame, reference: str, its: pd.
             f"{row['image']!r} of patient {row['patient_id']!r}, repeat {row['repeat']}, fold "
             f"{row['fold']}, label {row['label']!r} is in {where} alone. "
             "Run one again with SPLITS= the other."
+        )
+    units = [
+        "each scan a case (labels_per scan)" if scans_are_cases(one) else "each patient a case"
+        for one in (table, its)
+    ]
+    if units[0] != units[1]:
+        raise ValueError(
+            f"Run {name} counts {units[0]}, {reference} {units[1]}: their figures cannot be "
+            "compared. Run one again with the other's --data.labels_per."
         )
 
 

@@ -1,4 +1,6 @@
-"""Measures of a classification, from the predictions table alone; a case is a scan.
+"""Measures of a classification, from the predictions table alone.
+
+A case is a patient, or a scan where a patient's scans may have different labels; see `as_cases`.
 
 With two classes the headline figures are those of the positive class, the last one; with more
 they are the mean over the classes, each against the rest.
@@ -11,7 +13,7 @@ import pandas as pd
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, confusion_matrix, matthews_corrcoef
 
-from evaluation.predictions import class_names_of, probs_of
+from evaluation.predictions import as_cases, class_names_of, per_scan, probs_of, scans_are_cases
 
 SHARED = ("accuracy", "balanced_accuracy", "mcc")
 PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "auprc", "brier")
@@ -22,12 +24,13 @@ def classification_metrics(predictions: pd.DataFrame) -> dict[str, Any]:
     """Measure one repeat.
 
     Args:
-        predictions: Rows of one repeat; every scan once.
+        predictions: Rows of one repeat; every scan once, or every case.
 
     Returns:
         The headline figures by name, `confusion` with true classes as rows, and `per_class` where
         there are more than two classes. A figure that is not defined is NaN.
     """
+    predictions = as_cases(predictions)
     names = class_names_of(predictions)
     probs = probs_of(predictions)
     true = np.array([names.index(label) for label in predictions["label"]])
@@ -62,23 +65,55 @@ def summarise(predictions: pd.DataFrame) -> dict[str, Any]:
         predictions: A whole predictions table.
 
     Returns:
-        `classes`, `positive_class`, `num_patients`, `num_scans`, `repeats` (a list of
-        `classification_metrics`), and `mean`, `sd`, `min`, `max` over the repeats.
+        `classes`, `positive_class`, `case` ('patient' or 'scan'), `num_cases`, `num_patients`,
+        `num_scans`, `repeats` (a list of `classification_metrics`), `mean`, `sd`, `min`, `max`
+        over the repeats, `per_scan` (the same four, scan by scan, where a case has several;
+        else None), and `auroc_within_folds`.
     """
     names = class_names_of(predictions)
     repeats = [classification_metrics(rows) for _, rows in predictions.groupby("repeat")]
-    figures = pd.DataFrame(repeats)[list(NAMES)].astype(float)
+    num_scans = len(predictions[["patient_id", "image"]].drop_duplicates())
+    num_patients = int(predictions["patient_id"].nunique())
+    num_cases = num_scans if scans_are_cases(predictions) else num_patients
+    scans = per_scan(predictions).groupby("repeat")
     return {
         "classes": names,
         "positive_class": names[-1] if len(names) == 2 else None,
-        "num_patients": int(predictions["patient_id"].nunique()),
-        "num_scans": len(predictions[["patient_id", "image"]].drop_duplicates()),
+        "case": "scan" if scans_are_cases(predictions) else "patient",
+        "num_cases": num_cases,
+        "num_patients": num_patients,
+        "num_scans": num_scans,
         "num_repeats": len(repeats),
-        "mean": figures.mean().to_dict(),
-        "sd": figures.std(ddof=1).to_dict() if len(repeats) > 1 else dict.fromkeys(NAMES),
-        "min": figures.min().to_dict(),
-        "max": figures.max().to_dict(),
+        **_over_repeats(repeats),
+        "per_scan": _over_repeats([classification_metrics(rows) for _, rows in scans])
+        if num_cases < num_scans
+        else None,
+        "auroc_within_folds": auroc_within_folds(predictions),
         "repeats": repeats,
+    }
+
+
+def auroc_within_folds(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Compute the AUROC of each fold by itself, which offsets between folds cannot lower.
+
+    Args:
+        predictions: A predictions table.
+
+    Returns:
+        num_folds, how many folds of all repeats have cases of every class, and mean and sd of
+        their AUROCs; None where there are too few.
+    """
+    names = class_names_of(predictions)
+    areas = []
+    for _, rows in as_cases(predictions).groupby(["repeat", "fold"]):
+        probs, label = probs_of(rows), rows["label"].to_numpy()
+        if set(label) == set(names):
+            headline = range(1, 2) if len(names) == 2 else range(len(names))
+            areas.append(np.mean([_auroc(label == names[k], probs[:, k]) for k in headline]))
+    return {
+        "num_folds": len(areas),
+        "mean": float(np.mean(areas)) if areas else None,
+        "sd": float(np.std(areas, ddof=1)) if len(areas) > 1 else None,
     }
 
 
@@ -89,10 +124,10 @@ def running_mean(predictions: pd.DataFrame) -> dict[str, float]:
         predictions: Rows of the folds so far; a repeat may be incomplete.
 
     Returns:
-        Mean over the repeats, each weighted by the scans it has so far; once all folds are there
+        Mean over the repeats, each weighted by the cases it has so far; once all folds are there
         it is the mean of `summarise`. A figure that is not defined yet is left out.
     """
-    repeats = [rows for _, rows in predictions.groupby("repeat")]
+    repeats = [rows for _, rows in as_cases(predictions).groupby("repeat")]
     figures = pd.DataFrame([classification_metrics(rows) for rows in repeats])[list(NAMES)]
     weights = np.array([len(rows) for rows in repeats], dtype=float)
     means = {}
@@ -101,6 +136,16 @@ def running_mean(predictions: pd.DataFrame) -> dict[str, float]:
         if known.any():
             means[str(name)] = float(np.average(values[known], weights=weights[known]))
     return means
+
+
+def _over_repeats(repeats: list[dict[str, Any]]) -> dict[str, Any]:
+    figures = pd.DataFrame(repeats)[list(NAMES)].astype(float)
+    return {
+        "mean": figures.mean().to_dict(),
+        "sd": figures.std(ddof=1).to_dict() if len(repeats) > 1 else dict.fromkeys(NAMES),
+        "min": figures.min().to_dict(),
+        "max": figures.max().to_dict(),
+    }
 
 
 def _one_against_rest(true: np.ndarray, predicted: np.ndarray, prob: np.ndarray) -> dict:

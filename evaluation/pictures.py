@@ -165,14 +165,14 @@ def draw_reliability(predictions: pd.DataFrame, scaled: pd.DataFrame | None, pat
 
     Args:
         predictions: A predictions table.
-        scaled: The same after temperature scaling; None if there is nothing to scale with.
+        scaled: The same after calibration; None if there is nothing to calibrate on.
         path: The PNG to write.
     """
     figure, axis = _square()
     axis.plot([0, 1], [0, 1], linestyle=":", color="0.5")
     kinds = {"as trained": (predictions, "tab:blue", -0.004)}
     if scaled is not None:
-        kinds["temperature scaled"] = (scaled, "tab:orange", 0.004)
+        kinds["calibrated"] = (scaled, "tab:orange", 0.004)
     for label, (table, color, aside) in kinds.items():
         bins = reliability(table)
         axis.vlines(bins["prob"] + aside, bins["low"], bins["high"], color=color, alpha=0.6)

@@ -1,16 +1,20 @@
-"""A short report of a cross-validation, as Markdown beside its pictures."""
+"""A short report of a cross-validation, as Markdown next to its pictures."""
 
 from typing import Any
 
 import pandas as pd
 
 from evaluation.predictions import PROB
+from evaluation.report_tables import class_table, table_one
 from evaluation.sentences import (
     calibration_sentence,
+    case_sentence,
     confidence_sentences,
     count,
     dummy_sentence,
+    folds_sentence,
     headline_sentence,
+    interval_sentence,
     optimism_sentence,
     start_sentence,
     verdict,
@@ -34,7 +38,12 @@ DOUBTFUL_ROWS = 10
 
 
 def write_report(
-    metrics: dict[str, Any], ranking: pd.DataFrame, run: dict[str, Any], *, has_curves: bool
+    metrics: dict[str, Any],
+    ranking: pd.DataFrame,
+    run: dict[str, Any],
+    cohort: pd.DataFrame,
+    *,
+    has_curves: bool,
 ) -> str:
     """Compose report.md.
 
@@ -42,6 +51,7 @@ def write_report(
         metrics: The content of metrics.json.
         ranking: The ranking table.
         run: The content of run.json.
+        cohort: The cohort table.
         has_curves: Whether there is a picture of learning curves.
     """
     num_folds = run["num_cells"] // metrics["num_repeats"]
@@ -56,17 +66,23 @@ def write_report(
     ]
     if metrics["protocol"] == "paper":
         sections.append(f"**Optimistic:** {optimism_sentence(metrics)}")
+    if described := table_one(cohort, metrics["classes"]):
+        sections += ["## Patients", _markdown(described)]
+    by_class = class_table(metrics)
     sections += [
         "## Performance",
         _measures_table(metrics),
-        "Intervals are over patients: standard error by bootstrap, Student's t on the logit scale. "
-        + headline_sentence(metrics),
+        f"{interval_sentence(metrics)} {headline_sentence(metrics)}",
+        case_sentence(metrics),
+        *([_markdown(by_class)] if by_class else []),
         metrics["sample"]["sentence"],
+        folds_sentence(metrics),
         dummy_sentence(metrics),
         "![ROC](roc.png) ![Confusion matrix](confusion.png)",
         "## Which cases to read first",
-        f"The {min(DOUBTFUL_ROWS, len(ranking))} most doubtful of {len(ranking)} scans; all are in "
-        "`ranking.csv`. Confidence is the highest output minus the second.",
+        f"The {min(DOUBTFUL_ROWS, len(ranking))} most doubtful of {len(ranking)} "
+        f"{metrics['case']}s; all are in `ranking.csv`. Confidence is the highest probability "
+        "minus the second.",
         _doubtful_table(ranking),
         "![Accuracy by coverage](accuracy_by_coverage.png)",
         *confidence_sentences(metrics),
@@ -96,9 +112,17 @@ def _measures_table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _markdown(table: dict[str, Any]) -> str:
+    lines = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
 def _doubtful_table(ranking: pd.DataFrame) -> str:
     probs = [column for column in ranking.columns if column.startswith(PROB)]
-    columns = ["rank", "patient_id", "image", "label", *probs, "predicted", "confidence"]
+    several = ["num_scans"] if (ranking["num_scans"] > 1).any() else []
+    columns = ["rank", "patient_id", "image", *several, "label", *probs, "predicted", "confidence"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in ranking[columns].head(DOUBTFUL_ROWS).itertuples(index=False):
         cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)

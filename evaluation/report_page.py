@@ -10,14 +10,19 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from evaluation.canaries import false_alarms
 from evaluation.predictions import PROB
 from evaluation.report import LABELS
 from evaluation.report_checklist import checklist, model_card
+from evaluation.report_tables import class_table, table_one
 from evaluation.sentences import (
     calibration_sentence,
+    case_sentence,
     confidence_sentences,
     dummy_sentence,
+    folds_sentence,
     headline_sentence,
+    interval_sentence,
     optimism_sentence,
     start_sentence,
     verdict,
@@ -33,7 +38,7 @@ SECTIONS = {
     "calibration": "Calibration",
     "curves": "Curves",
     "comparison": "Comparison",
-    "canaries": "Canaries",
+    "canaries": "Sanity checks",
     "provenance": "Data and environment",
     "checklist": "Checklist",
     "card": "Model card",
@@ -110,6 +115,11 @@ def render_report(page: Page) -> str:
         who=_sentence(who_is_predicted(metrics)),
         start=start_sentence(run),
         measures=_measures(metrics),
+        table_one=table_one(page.tables.cohort, metrics["classes"]),
+        by_class=class_table(metrics),
+        case=case_sentence(metrics),
+        interval=interval_sentence(metrics),
+        folds=folds_sentence(metrics),
         dummy=dummy_sentence(metrics),
         headline=headline_sentence(metrics),
         subgroups=[_subgroup(row) for row in metrics["subgroups"]],
@@ -132,6 +142,7 @@ def render_report(page: Page) -> str:
         },
         comparison=page.comparison,
         canaries=page.canaries,
+        false_alarms=false_alarms(len(page.canaries or [])),
         provenance=_provenance(page),
         checklist=checklist(page.tables, metrics, run, page.config),
         card=model_card(metrics, run, page.config),
@@ -168,8 +179,7 @@ def _flow(page: Page) -> list[dict[str, Any]]:
     sizes = splits.groupby(["repeat", "fold", "part"]).size().unstack(fill_value=0).mean()
     parts = {"train": "train", "val": "choose the checkpoint", "test": "are tested"}
     words = ", ".join(f"{sizes[part]:.3g} {what}" for part, what in parts.items() if part in sizes)
-    tested = page.tables.predictions
-    classes = tested[["patient_id", "image", "label"]].drop_duplicates()["label"].value_counts()
+    classes = page.ranking["label"].value_counts()
     num_repeats = page.metrics["num_repeats"]
     return [
         {
@@ -182,7 +192,8 @@ def _flow(page: Page) -> list[dict[str, Any]]:
         },
         {
             "number": page.metrics["num_patients"],
-            "words": f"patients with {page.metrics['num_scans']} scans predicted out of fold: "
+            "words": f"patients with {page.metrics['num_scans']} scans predicted out of fold; "
+            + f"{page.metrics['case']}s: "
             + ", ".join(f"{number} {name}" for name, number in sorted(classes.items())),
         },
     ]
@@ -191,14 +202,12 @@ def _flow(page: Page) -> list[dict[str, Any]]:
 def _measures(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, label in LABELS.items():
-        closed = metrics["closed_interval_95"].get(name, {})
         rows.append(
             {
                 "label": label,
                 "cells": [
                     _number(metrics["mean"][name]),
                     _range(metrics["interval_95"].get(name)),
-                    *(_range(closed.get(kind)) for kind in ("delong", "wilson", "clopper_pearson")),
                     *(_number(metrics[key][name]) for key in ("sd", "min", "max")),
                 ],
             }
@@ -224,6 +233,8 @@ def _ranking(page: Page, names: Mapping[tuple[str, str], tuple[str, str]]) -> di
     for row in ranking.to_dict("records"):
         patient, image = names[_key(row)]
         view, alt = page.views.get(_key(row), ("", ""))
+        if row["num_scans"] > 1:
+            image += f" and {row['num_scans'] - 1} more"
         cells = [str(row["rank"]), patient, image, row["label"], row["predicted"]]
         cells += [f"{row[name]:.3f}" for name in figures]
         wrong = row["label"] != row["predicted"]

@@ -16,6 +16,48 @@ def verdict(metrics: dict[str, Any]) -> str:
     return f"{words}: AUROC {auroc:.3f} (95 % interval {low:.3f} to {high:.3f})."
 
 
+INTERVALS = "standard error by bootstrap over patients, Student's t on the logit scale"
+
+
+def interval_sentence(metrics: dict[str, Any]) -> str:
+    """Say how the intervals of the figures were made, and where others are."""
+    return (
+        f"Intervals: 95 %, {INTERVALS}; measures without one have “–”. DeLong's, Wilson's and "
+        "Clopper and Pearson's are in `metrics.json`."
+    )
+
+
+def case_sentence(metrics: dict[str, Any]) -> str:
+    """Say what a case is, and how the figures read scan by scan."""
+    if metrics["case"] == "scan":
+        if metrics["num_scans"] == metrics["num_patients"]:
+            return "Each patient has one scan."
+        return "Each scan is a case, since a patient's scans may have different labels."
+    if metrics["per_scan"] is None:
+        return "Each patient is a case, with one scan."
+    figures = metrics["per_scan"]["mean"]
+    names = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
+    words = ", ".join(f"{label} {_figure(figures[name])}" for name, label in names.items())
+    return (
+        f"Each patient is a case: the outputs of its scans are averaged. Scan by scan "
+        f"({metrics['num_scans']} scans): {words}."
+    )
+
+
+def folds_sentence(metrics: dict[str, Any]) -> str:
+    """Compare the AUROC pooled over folds with that inside of folds."""
+    within = metrics["auroc_within_folds"]
+    pooled = f"The AUROC above pools the folds of a repeat ({_figure(metrics['mean']['auroc'])})"
+    if not within["num_folds"]:
+        return f"{pooled}; no fold has cases of every class, so there is none inside of folds."
+    spread = "" if within["sd"] is None else f" ± {within['sd']:.3f}"
+    return (
+        f"{pooled}; the mean of the AUROCs inside of {count(within['num_folds'], 'fold')} with "
+        f"cases of every class is {within['mean']:.3f}{spread}. Where it is clearly higher, models "
+        "of different folds lean to different classes."
+    )
+
+
 def headline_sentence(metrics: dict[str, Any]) -> str:
     """Say which class the one-against-rest figures are about."""
     if metrics["positive_class"]:
@@ -60,20 +102,20 @@ def dummy_sentence(metrics: dict[str, Any]) -> str:
 
 def confidence_sentences(metrics: dict[str, Any]) -> list[str]:
     """Say what confidence is worth, how firm the order is, and whose labels to look at."""
-    figures = metrics["confidence"]
+    figures, case = metrics["confidence"], metrics["case"]
     reach = " and ".join(
         f"{share:.0%} with at most {float(error):.0%} errors"
         for error, share in figures["coverage_at_error"].items()
     )
     sentences = [
-        f"Deciding the most confident scans alone, {reach} could be decided (in hindsight: the "
-        f"threshold is chosen on the same scans). Area under the risk–coverage curve "
+        f"Deciding the most confident {case}s alone, {reach} could be decided (in hindsight: the "
+        f"threshold is chosen on the same {case}s). Area under the risk–coverage curve "
         f"{figures['area_under_risk_coverage']:.3f}."
     ]
     if figures["rank_correlation"] is not None:
         sentences.append(
-            f"Two repeats order the scans with a rank correlation of "
-            f"{figures['rank_correlation']:.2f}; {figures['share_flipped']:.0%} of the scans do "
+            f"Two repeats order the {case}s with a rank correlation of "
+            f"{figures['rank_correlation']:.2f}; {figures['share_flipped']:.0%} of the {case}s do "
             "not get the same class from all repeats."
         )
     if conformal := metrics["conformal"]:
@@ -90,23 +132,23 @@ def confidence_sentences(metrics: dict[str, Any]) -> list[str]:
             )
     if number := metrics["num_suspected_labels"]:
         sentences.append(
-            f"Nearly every repeat contradicts the labels of {count(number, 'scan')} with "
+            f"Nearly every repeat contradicts the labels of {count(number, case)} with "
             "confidence: look at them in `suspected_labels.csv`."
         )
     return sentences
 
 
 def calibration_sentence(metrics: dict[str, Any]) -> str:
-    """Say how far probabilities can be believed, and whether temperature scaling helps."""
-    before, after = (metrics["calibration"][k] for k in ("as_trained", "temperature_scaled"))
+    """Say how far probabilities can be believed, and whether calibration helps."""
+    before, after = (metrics["calibration"][k] for k in ("as_trained", "calibrated"))
     low, high = before["ece_if_perfect"]
     words = (
         f"Brier score {before['brier']:.3f}, expected calibration error {before['ece']:.3f}; "
-        f"with as many scans, probabilities that are exactly right would show {low:.3f} to "
-        f"{high:.3f}."
+        f"with as many {metrics['case']}s, probabilities that are exactly right would show "
+        f"{low:.3f} to {high:.3f}."
     )
     if after is None:
-        return words + " No validation predictions: no temperature was fitted."
+        return words + " No validation predictions: nothing to calibrate on."
     gains = [before[name] - after[name] for name in ("brier", "ece")]
     if min(gains) > 0:
         did = "improved both"
@@ -115,8 +157,9 @@ def calibration_sentence(metrics: dict[str, Any]) -> str:
     else:
         did = f"improved the {'Brier score' if gains[0] > 0 else 'calibration error'} alone"
     return (
-        f"{words} A temperature fitted on each fold's validation patients {did}: Brier "
-        f"{after['brier']:.3f}, calibration error {after['ece']:.3f}."
+        f"{words} Slope and intercepts fitted on each fold's validation patients {did}: Brier "
+        f"{after['brier']:.3f}, calibration error {after['ece']:.3f}; the pooled AUROC goes from "
+        f"{_figure(before['auroc'])} to {_figure(after['auroc'])}."
     )
 
 
@@ -142,3 +185,7 @@ def who_is_predicted(metrics: dict[str, Any]) -> str:
 def count(number: int, noun: str) -> str:
     """Write a number with its noun."""
     return f"{number} {noun}" + ("s" if number != 1 else "")
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3f}"

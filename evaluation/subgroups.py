@@ -3,6 +3,7 @@
 import pandas as pd
 
 from evaluation.intervals import closed_intervals
+from evaluation.predictions import as_cases, per_scan, scans_are_cases
 from evaluation.uncertainty import estimates
 
 MAX_GROUPS = 12
@@ -20,8 +21,11 @@ def subgroup_rows(predictions: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFra
 
     Returns:
         Columns column, group, num_patients, num_scans, FIGURES, auroc_low and auroc_high (DeLong);
-        figures are NaN for groups with fewer than MIN_PATIENTS patients of a class.
+        figures are NaN for groups with fewer than MIN_PATIENTS patients of a class. A patient
+        whose scans are in two groups is measured in both, by the scans of each.
     """
+    if scans_are_cases(predictions):
+        predictions = per_scan(predictions)
     dividing = [name for name in cohort.columns if name not in ("patient_id", "image", "label")]
     rows = []
     for column in dividing:
@@ -57,6 +61,7 @@ def _measure(part: pd.DataFrame) -> dict[str, float]:
     names = [name for name in part.columns if name.startswith("prob_")]
     if len(per_class) < len(names) or per_class.min() < MIN_PATIENTS:
         return sizes
+    part = as_cases(part)
     figures = estimates(part)
     low, high = closed_intervals(part)["auroc"]["delong"]
     return (

@@ -15,8 +15,9 @@ from evaluation.intervals import (
     what_can_be_shown,
 )
 from evaluation.metrics import summarise
+from evaluation.predictions import as_cases, scans_are_cases
 from evaluation.subgroups import subgroup_rows
-from evaluation.uncertainty import bootstrap
+from evaluation.uncertainty import bootstrap, estimates
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class RunTables:
     cohort: pd.DataFrame
     curves: pd.DataFrame | None = None
 
+    @property
+    def cases(self) -> pd.DataFrame:
+        """One out-of-fold prediction per case and repeat."""
+        return as_cases(self.predictions)
+
 
 def summarise_run(run: RunTables, protocol: str) -> dict[str, Any]:
     """Compute every figure of a run.
@@ -49,28 +55,43 @@ def summarise_run(run: RunTables, protocol: str) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
-    predictions, validation = run.predictions, run.validation
+    predictions = run.cases
+    validation = run.validation
     untested = set(run.splits["patient_id"]) - set(predictions["patient_id"])
     described = run.cohort.drop(columns=["label", "file_hash"])
-    return summarise(predictions) | {
+    one_each = not scans_are_cases(run.predictions)
+    cohort = run.cohort.drop_duplicates("patient_id") if one_each else run.cohort
+    return summarise(run.predictions) | {
         "num_untested_patients": len(untested),
         "protocol": protocol,
         "optimism": optimism(run.curves) if protocol == "paper" else None,
         "interval_95": bootstrap_intervals(predictions, bootstrap(predictions)),
         "closed_interval_95": closed_intervals(predictions),
         "sample": what_can_be_shown(predictions),
-        "dummy_auroc": dummy_auroc(predictions, run.splits, run.cohort),
+        "dummy_auroc": dummy_auroc(predictions, run.splits, cohort),
         "confidence": confidence_summary(predictions),
         "num_suspected_labels": int(suspected_labels(predictions)["suspected"].sum()),
         "calibration": {
-            "as_trained": calibration_summary(predictions),
-            "temperature_scaled": None
+            "as_trained": _calibration(predictions),
+            "calibrated": None
             if validation is None
-            else calibration_summary(calibrate(predictions, validation)),
+            else _calibration(calibrate(predictions, validation)),
         },
-        "conformal": None if validation is None else conformal_summary(predictions, validation),
-        "subgroups": subgroup_rows(predictions, described).to_dict("records"),
+        "conformal": None
+        if validation is None
+        else conformal_summary(predictions, _cases_of_folds(validation)),
+        "subgroups": subgroup_rows(run.predictions, described).to_dict("records"),
     }
+
+
+def _cases_of_folds(validation: pd.DataFrame) -> pd.DataFrame:
+    """Average by fold: a patient may validate several folds of a repeat."""
+    folds = validation.groupby(["repeat", "fold"], sort=False)
+    return pd.concat([as_cases(rows) for _, rows in folds], ignore_index=True)
+
+
+def _calibration(predictions: pd.DataFrame) -> dict[str, Any]:
+    return calibration_summary(predictions) | {"auroc": estimates(predictions)["auroc"]}
 
 
 def optimism(curves: pd.DataFrame | None) -> float | None:

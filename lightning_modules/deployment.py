@@ -16,33 +16,44 @@ from lightning_modules.imagenet_baseline import ImageNetBaseline
 
 # Axes: B = batch; K = classes; W, H, D = voxels along R, A, S.
 
-LARGEST_LOGIT = math.log((1 - 1e-6) / 1e-6)  # calibration takes no probability as more certain
+SMALLEST_LOG = math.log(1e-6)  # calibration takes no score as smaller
 
 
 class FoldModel(nn.Module):
-    """Scale a preprocessed volume, classify it, and divide the logits by a temperature.
+    """Scale a preprocessed volume, classify it, and calibrate the score.
+
+    The score is the sigmoid outputs divided by their sum, as in the run's tables.
 
     Args:
         model: The trained classifier.
         mean: Mean intensity of its training scans.
         divisor: What volumes are divided by after the mean is subtracted.
-        temperature: What logits are divided by; 1 leaves them.
+        slope: What the logarithm of the score is multiplied by; 1 leaves it.
+        intercepts: What is added to it, one per class; None is nothing.
     """
 
+    intercepts: Tensor
+
     def __init__(
-        self, model: LightningModule, mean: float, divisor: float, temperature: float
+        self,
+        model: LightningModule,
+        mean: float,
+        divisor: float,
+        slope: float = 1.0,
+        intercepts: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.mean = mean
         self.divisor = divisor
-        self.temperature = temperature
+        self.slope = slope
+        self.register_buffer("intercepts", torch.tensor(intercepts or 0.0))
         self.eval().requires_grad_(False)
 
     def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b k"]:
-        """Compute one probability per class."""
-        logits = self.model(self.scale(volume)).float()
-        return (logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT) / self.temperature).sigmoid()
+        """Compute one probability per class; they add up to one."""
+        log_score = F.logsigmoid(self.model(self.scale(volume)).float()).log_softmax(1)
+        return (self.slope * log_score.clamp(min=SMALLEST_LOG) + self.intercepts).softmax(1)
 
     def scale(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b 1 w h d"]:
         """Scale the intensities as in training."""

@@ -33,8 +33,9 @@ def as_predictions(logits, true, repeat=0, per_patient=1):
             "label": [names[k] for k in true],
         }
     )
+    outputs = 1 / (1 + np.exp(-logits))  # a sigmoid for each class
     for k, name in enumerate(names):
-        table[f"prob_{name}"] = 1 / (1 + np.exp(-logits[:, k]))
+        table[f"prob_{name}"] = outputs[:, k] / outputs.sum(axis=1)
     return with_decision(table)
 
 

@@ -4,17 +4,21 @@ import pytest
 import torch
 from predictions import as_predictions, draw_predictions
 from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
 from torchmetrics.functional.classification import binary_calibration_error
 
 from evaluation.calibration import (
-    apply_temperature,
+    Calibration,
+    apply_calibration,
     calibrate,
     calibration_error,
     calibration_summary,
-    fit_temperature,
+    fit_calibration,
     reliability,
 )
+from evaluation.metrics import auroc_within_folds
 from evaluation.predictions import PROB, with_decision
+from evaluation.uncertainty import estimates
 
 
 def draw_calibrated(num_scans=4000, seed=0, temperature=1.0, num_repeats=1):
@@ -40,36 +44,88 @@ def draw_calibrated(num_scans=4000, seed=0, temperature=1.0, num_repeats=1):
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
-def test_the_temperature_undoes_too_much_or_too_little_confidence(temperature):
+def test_the_slope_undoes_too_much_or_too_little_confidence(temperature):
     table = draw_calibrated(temperature=temperature)
-    assert fit_temperature(table) == pytest.approx(1 / temperature, rel=0.08)
+    assert fit_calibration(table).slope == pytest.approx(temperature, rel=0.08)
 
 
-def test_a_temperature_keeps_the_order_and_the_decisions():
-    table = draw_predictions(num_classes=3)
-    scaled = apply_temperature(table, 3.0)
+def _lean(table, offset):
+    """Add `offset` to the logit of the positive class, as a fold that prefers it does."""
+    odds = table["prob_unhealthy"] / table["prob_healthy"] * np.exp(offset)
+    shares = {"prob_healthy": 1 / (1 + odds), "prob_unhealthy": odds / (1 + odds)}
+    return with_decision(table.assign(**shares))
+
+
+@pytest.mark.parametrize("offset", [-1.5, 0.0, 2.0])
+def test_two_classes_are_calibrated_by_platt_s_logistic_regression(offset):
+    table = _lean(draw_calibrated(temperature=0.6), offset)
+    logit = np.log(table["prob_unhealthy"] / table["prob_healthy"]).to_numpy()[:, None]
+    theirs = LogisticRegression(C=np.inf).fit(logit, table["label"] == "unhealthy")
+    found = fit_calibration(table)
+    assert found.slope == pytest.approx(theirs.coef_.item(), abs=0.01)
+    assert np.diff(found.intercepts).item() == pytest.approx(theirs.intercept_.item(), abs=0.01)
+    prob = apply_calibration(table, found)["prob_unhealthy"]
+    np.testing.assert_allclose(prob, theirs.predict_proba(logit)[:, 1], atol=0.005)
+
+
+def test_three_classes_get_an_intercept_each():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(scale=1.5, size=(6000, 3))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    true = (generator.random((6000, 1)) > shares.cumsum(axis=1)).sum(axis=1)
+    leaning = np.exp(2 * logits + [1.0, 0.0, -1.0])
+    table = as_predictions(np.zeros((6000, 3)), true)
+    names = ["prob_healthy", "prob_unhealthy", "prob_other"]
+    table[names] = leaning / leaning.sum(axis=1, keepdims=True)
+    found = fit_calibration(table)
+    assert found.slope == pytest.approx(0.5, abs=0.03)
+    assert np.array(found.intercepts) == pytest.approx([-0.5, 0.0, 0.5], abs=0.1)
+    np.testing.assert_allclose(apply_calibration(table, found)[names], shares, atol=0.05)
+
+
+def test_a_slope_alone_keeps_the_order_and_the_decisions():
+    table = draw_predictions()
+    scaled = apply_calibration(table, Calibration(0.3, (0.0, 0.0)))
     assert (scaled["predicted"] == table["predicted"]).all()
-    assert (scaled["prob_other"].rank() == table["prob_other"].rank()).all()
+    assert (scaled["prob_unhealthy"].rank() == table["prob_unhealthy"].rank()).all()
     assert scaled["confidence"].mean() < table["confidence"].mean()
 
 
-def test_a_temperature_of_one_changes_nothing():
-    table = draw_predictions()
-    pd.testing.assert_frame_equal(apply_temperature(table, 1.0), table, rtol=1e-6)
+def test_a_calibration_that_asks_for_nothing_changes_nothing():
+    table = draw_predictions(num_classes=3)
+    same = apply_calibration(table, Calibration(1.0, (0.0, 0.0, 0.0)))
+    pd.testing.assert_frame_equal(same, table, rtol=1e-6)
 
 
-def test_a_dozen_scans_that_are_all_right_do_not_ask_for_certainty():
-    true = np.arange(12) % 2
+@pytest.mark.parametrize("true", [np.arange(12) % 2, np.zeros(12, dtype=int)])
+def test_a_dozen_scans_that_are_all_right_do_not_ask_for_certainty(true):
     table = as_predictions(np.where(np.eye(2)[true] > 0, 2.0, -2.0), true)
-    assert 0.2 < fit_temperature(table) < 1
+    found = fit_calibration(table)
+    assert 1 < found.slope < 5
+    assert np.abs(found.intercepts).max() < 1
 
 
-def test_each_fold_is_scaled_by_its_own_validation_part():
+def test_offsets_between_folds_lower_the_pooled_auroc_until_folds_are_calibrated():
+    before, after, within = [], [], []
+    for seed in range(8):
+        whole = draw_calibrated(num_scans=500, seed=seed)
+        leaning = pd.concat([_lean(rows, 1.5 * fold - 3) for fold, rows in whole.groupby("fold")])
+        leaning = leaning.sort_index()
+        half = leaning.index % 2 == 0
+        table, validation = leaning[half], leaning[~half]  # 50 a fold
+        before.append(estimates(table)["auroc"])
+        after.append(estimates(calibrate(table, validation))["auroc"])
+        within.append(auroc_within_folds(table)["mean"])
+    assert np.mean(before) < np.mean(within) - 0.05
+    assert np.mean(after) == pytest.approx(np.mean(within), abs=0.02)
+
+
+def test_each_fold_is_calibrated_on_its_own_validation_part():
     table = draw_predictions(num_scans=50)
     validation = draw_calibrated(num_scans=500, temperature=0.5)
     scaled = calibrate(table, validation)
     for fold, rows in table.groupby("fold"):
-        alone = apply_temperature(rows, fit_temperature(validation[validation["fold"] == fold]))
+        alone = apply_calibration(rows, fit_calibration(validation[validation["fold"] == fold]))
         pd.testing.assert_frame_equal(scaled.loc[rows.index], alone)
 
 

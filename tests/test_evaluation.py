@@ -90,7 +90,7 @@ def test_the_highest_output_is_the_class_and_its_lead_the_confidence(tmp_path):
         [_Scan(1), _Scan(2)], [[0.25, 0.75], [0.5, 0.25]], ["NA", "b"], repeat=1, fold=2
     )
     assert table["predicted"].tolist() == ["b", "NA"]
-    assert table["confidence"].tolist() == [0.5, 0.25]
+    assert table["confidence"].tolist() == pytest.approx([0.5, 1 / 3])
     write_table(table, tmp_path / "predictions.csv")
     again = read_predictions(tmp_path / "predictions.csv")
     assert again["patient_id"].tolist() == ["001", "002"]
@@ -136,7 +136,7 @@ def _report(signal, protocol="nested", num_cells=5, num_untested_patients=0):
         "wall_time_s": 1.0,
         "device": "CPU",
     }
-    return write_report(metrics, ranking_table(table), run, has_curves=True)
+    return write_report(metrics, ranking_table(table), run, as_run(table).cohort, has_curves=True)
 
 
 def test_the_report_says_in_words_what_was_found():
@@ -185,7 +185,7 @@ def test_calibration_is_measured_before_and_after_where_there_are_validation_pat
     table, validation = draw_predictions(seed=1), draw_predictions(seed=2)
     with_them = summarise_run(as_run(table, validation), "nested")
     without = summarise_run(as_run(table), "nested")
-    assert with_them["calibration"]["temperature_scaled"]["brier"] > 0
-    assert without["calibration"]["temperature_scaled"] is None
+    assert with_them["calibration"]["calibrated"]["brier"] > 0
+    assert without["calibration"]["calibrated"] is None
     assert without["conformal"] is None
     assert with_them["calibration"]["as_trained"] == without["calibration"]["as_trained"]

@@ -10,9 +10,10 @@ from monai.bundle.properties import MetaProperties
 from people import write_people
 
 import main
-from commands.ensemble import as_spec, open_ensemble, volume_batches
+from commands.ensemble import SPEC, as_spec, open_ensemble, volume_batches
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns
+from evaluation.calibration import Calibration
 from evaluation.predictions import read_predictions
 from lightning_modules.classifier import Classifier
 from lightning_modules.deployment import FoldModel, MeanModel, onnx_difference, write_onnx
@@ -32,6 +33,22 @@ def test_a_bundle_tells_neither_patients_nor_paths(finished_run):
     text = json.dumps(as_spec(open_ensemble(finished_run)))
     for private in ("person", "ledger", str(finished_run.parent), "cohort.csv", ".ckpt"):
         assert private not in text
+
+
+def test_a_bundle_of_before_has_a_temperature_and_no_intercepts(finished_run, tmp_path):
+    spec = json.loads(json.dumps(as_spec(open_ensemble(finished_run))))
+    (tmp_path / "configs").mkdir()
+
+    def opened():
+        (tmp_path / SPEC).write_text(json.dumps(spec))
+        return [member.calibration for member in open_ensemble(tmp_path).members]
+
+    assert opened() == [member.calibration for member in open_ensemble(finished_run).members]
+    for member, temperature in zip(spec["members"], (2.0, 0.5, None), strict=True):
+        del member["calibration"]
+        member["temperature"] = temperature
+    del spec["labels_per"]
+    assert opened() == [Calibration(0.5, (0.0, 0.0)), Calibration(2.0, (0.0, 0.0)), None]
 
 
 @pytest.mark.parametrize(
@@ -117,11 +134,13 @@ def test_a_run_without_its_scans_is_checked_on_random_volumes(finished_run, tmp_
 def test_odd_shapes_pool_alike_in_onnx(tmp_path, norm):
     torch.manual_seed(0)
     shape = (13, 11, 7)
-    fold = FoldModel(Classifier(3, shape, filters=4, nodes=8, norm=norm), 0.1, 0.7, 1.3)
+    fold = FoldModel(
+        Classifier(3, shape, filters=4, nodes=8, norm=norm), 0.1, 0.7, 1.3, (0.4, 0.0, -0.2)
+    )
     write_onnx(fold, shape, tmp_path / "fold.onnx")
     volume = torch.randn(5, 1, *shape)
     assert onnx_difference(fold, tmp_path / "fold.onnx", volume) < 1e-5
-    fold.temperature = 2.0  # another function: the comparison must notice
+    fold.slope = 0.5  # another function: the comparison must notice
     assert onnx_difference(fold, tmp_path / "fold.onnx", volume) > 1e-3
 
 

@@ -112,9 +112,9 @@ def draw_fold(num_val, num_test, seed, per_patient=1, num_classes=2):
 
 
 def test_sets_hold_the_classes_within_the_validation_partss_distance():
-    validation = as_predictions(logit(np.array([[0.9, 0.2], [0.4, 0.6]])), [0, 1]).assign(fold=0)
-    table = as_predictions(logit(np.array([[0.7, 0.3], [0.65, 0.62]])), [0, 0]).assign(fold=0)
-    sets = prediction_sets(table, validation, error=0.5)  # two of three votes: distance 0.4
+    validation = as_predictions(logit(np.array([[0.9, 0.2], [0.6, 0.4]])), [0, 1]).assign(fold=0)
+    table = as_predictions(logit(np.array([[0.7, 0.3], [0.6, 0.5]])), [0, 0]).assign(fold=0)
+    sets = prediction_sets(table, validation, error=0.5)  # two of three votes: distance 0.6
     assert list(sets["set"]) == ["healthy", "healthy|unhealthy"]
     assert list(sets["covered"]) == [True, True]
     unsure = prediction_sets(table, validation, error=0.1)  # more than two patients can promise

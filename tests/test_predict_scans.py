@@ -16,7 +16,7 @@ from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns
 from datamodules.reference import distances
 from datamodules.window import window
-from evaluation.calibration import apply_temperature, fit_temperature
+from evaluation.calibration import Calibration, apply_calibration, fit_calibration
 from evaluation.predictions import read_predictions, with_decision
 from lightning_modules.classifier import Classifier
 from lightning_modules.deployment import FoldModel
@@ -48,7 +48,7 @@ def test_each_fold_repeats_what_the_run_predicted_for_its_test_and_validation_sc
         str(tmp_path),
     )
     for fold, member in enumerate(ensemble.members):
-        model = fold_model(ensemble, replace(member, temperature=None), finished_run)
+        model = fold_model(ensemble, replace(member, calibration=None), finished_run)
         (volume,) = volume_batches(cohort.volumes, np.arange(12))
         probs = dict(zip(cohort.patients, model(volume)[:, 1].tolist(), strict=True))
         for name in ("predictions.csv", "validation.csv"):
@@ -57,7 +57,7 @@ def test_each_fold_repeats_what_the_run_predicted_for_its_test_and_validation_sc
             np.testing.assert_allclose(rows["prob_unhealthy"], ours, atol=1e-5)
 
 
-def test_new_scans_get_the_mean_of_all_folds_after_their_temperatures(
+def test_new_scans_get_the_mean_of_all_folds_after_their_calibrations(
     finished_run, predict, tmp_path
 ):
     table = write_people(tmp_path / "new", range(100, 105), labelled=False)
@@ -74,8 +74,8 @@ def test_new_scans_get_the_mean_of_all_folds_after_their_temperatures(
         scaled = (volume - saved["intensity"]["mean"]) / saved["intensity"]["divisor"]
         probs = model(scaled).sigmoid().detach().numpy().astype(float)
         rows = pd.DataFrame({"prob_healthy": probs[:, 0], "prob_unhealthy": probs[:, 1]})
-        temperature = fit_temperature(read_predictions(folder / "validation.csv"))
-        tables.append(apply_temperature(rows, temperature))
+        calibration = fit_calibration(read_predictions(folder / "validation.csv"))
+        tables.append(apply_calibration(rows, calibration))
     names = ["prob_healthy", "prob_unhealthy"]
     expected = with_decision(sum(rows[names] for rows in tables) / NUM_FOLDS)
     np.testing.assert_allclose(found[names], expected[names], atol=1e-5)
@@ -101,6 +101,18 @@ def test_new_scans_are_ranked_and_their_labels_are_not_needed(predict, tmp_path)
     report = (out / "report.md").read_text()
     assert f"| 1 | {ranking['patient_id'][0]} |" in report
     assert "not a medical device" in report
+
+
+def test_patients_with_several_scans_get_the_mean_of_their_scans(predict, tmp_path):
+    table = write_people(tmp_path / "new", range(100, 104), labelled=False)
+    assert not (predict(table) / "patients.csv").exists()
+    table.write_text(table.read_text().replace("person103", "person100"))
+    out = predict(table)
+    scans = read_predictions(out / "predictions.csv")
+    patients = read_predictions(out / "patients.csv").set_index("patient_id")
+    assert patients["num_scans"].to_dict() == {"person100": 2, "person101": 1, "person102": 1}
+    mean = scans.groupby("patient_id")["prob_unhealthy"].mean()
+    np.testing.assert_allclose(patients["prob_unhealthy"][mean.index], mean, atol=1e-8)
 
 
 @pytest.mark.parametrize("code", ["LPS", "PIR", "SAL"])
@@ -209,8 +221,9 @@ def test_a_run_of_classical_methods_has_nothing_to_predict_with(predict, tmp_pat
     assert "has no network" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 7.0])
-def test_a_fold_divides_its_logits_as_the_calibration_does(temperature):
+@pytest.mark.parametrize("intercepts", [(0.0, 0.0, 0.0), (0.5, -1.0, 0.2)])
+@pytest.mark.parametrize("slope", [0.2, 1.0, 2.0])
+def test_a_fold_calibrates_its_outputs_as_the_tables_are_calibrated(slope, intercepts):
     torch.manual_seed(0)
     model = Classifier(3, SHAPE, filters=2, nodes=4)
     torch.nn.init.normal_(model.head[-1].weight, std=40)
@@ -219,6 +232,7 @@ def test_a_fold_divides_its_logits_as_the_calibration_does(temperature):
     assert logits.abs().max() > 14  # beyond where calibration cuts
     probs = logits.double().sigmoid().numpy()
     table = pd.DataFrame({f"prob_{name}": probs[:, k] for k, name in enumerate("abc")})
-    expected = apply_temperature(table, temperature)[[f"prob_{name}" for name in "abc"]]
-    found = FoldModel(model, 0.3, 1.7, temperature)(volume)
+    calibrated = apply_calibration(table, Calibration(slope, intercepts))
+    expected = calibrated[[f"prob_{name}" for name in "abc"]]
+    found = FoldModel(model, 0.3, 1.7, slope, intercepts)(volume)
     np.testing.assert_allclose(found, expected, atol=2e-6)
