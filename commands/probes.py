@@ -95,7 +95,9 @@ def _train_stack(cli: CommandLine, stack: Sequence[Fold]) -> None:
     for row, (cell, fold) in enumerate(stack):
         epoch, val_prob, test_prob = chosen[row]
         _write_cell(cell, fold.data, val_prob, test_prob, pd.DataFrame(curves[row]))
-        cell.finish({"wall_time_s": seconds, "best_epoch": epoch, "key": best[row]})
+        kept = curves[row][epoch]
+        key = [kept["val/accuracy"], -kept["val/loss"]]  # by which a setting is chosen
+        cell.finish({"wall_time_s": seconds, "best_epoch": epoch, "key": key})
 
 
 def _judge(trainer: Trainer) -> BestValidationCheckpoint:
