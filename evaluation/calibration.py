@@ -14,8 +14,15 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 
 from evaluation.intervals import share_interval
-from evaluation.predictions import PROB, as_cases, class_names_of, probs_of, with_decision
-from evaluation.uncertainty import counts_of_draws
+from evaluation.predictions import (
+    PROB,
+    as_cases,
+    class_names_of,
+    probs_of,
+    scans_are_cases,
+    with_decision,
+)
+from evaluation.uncertainty import indicator
 
 SMALLEST = 1e-6  # a smaller score is calibrated as if it were this one
 NUM_BINS = 5
@@ -113,25 +120,19 @@ def reliability(predictions: pd.DataFrame, num_bins: int = NUM_BINS) -> pd.DataF
         num_bins: Number of bins; ties may leave fewer.
 
     Returns:
-        One row per bin: prob (mean), observed (share), low and high (95 % interval of `observed`,
-        bootstrap over patients), num_scans (of an average repeat).
+        One row per bin: prob (mean), observed (share), low and high (95 % interval of `observed`
+        over patients), num_scans (of an average repeat).
     """
     prob, outcome, patient = _pooled(predictions)
     place = _bins(prob, num_bins)
-    counts = counts_of_draws(predictions["patient_id"].nunique())
     rows = []
     for bin_number in np.unique(place):
         inside = place == bin_number
-        cases = np.bincount(patient[inside], minlength=counts.shape[1])
-        hits = np.bincount(patient[inside], weights=outcome[inside], minlength=counts.shape[1])
-        with np.errstate(invalid="ignore"):
-            draws = (counts @ hits) / (counts @ cases)
-        observed = float(outcome[inside].mean())
-        low, high = share_interval(observed, draws, int((cases > 0).sum()))
+        low, high = share_interval(outcome[inside], patient[inside])
         rows.append(
             {
                 "prob": prob[inside].mean(),
-                "observed": observed,
+                "observed": outcome[inside].mean(),
                 "low": low,
                 "high": high,
                 "num_scans": inside.sum() / predictions["repeat"].nunique(),
@@ -155,20 +156,51 @@ def calibration_summary(predictions: pd.DataFrame, seed: int = 0) -> dict[str, A
 
     Returns:
         brier, ece, and ece_if_perfect: the 95 % range of what a model whose probabilities are
-        exactly right would show with as many scans; few scans alone make an ECE large.
+        exactly right would show with the same scans; few patients alone make an ECE large.
     """
-    repeats = [_pooled(rows)[:2] for _, rows in predictions.groupby("repeat")]
-    generator = np.random.default_rng(seed)
-    perfect = np.zeros(NUM_NULL_DRAWS)
-    for prob, _ in repeats:
-        place = _bins(prob, NUM_BINS)
-        outcomes = generator.random((NUM_NULL_DRAWS, len(prob))) < prob
-        perfect += [_error(prob, outcome, place) / len(repeats) for outcome in outcomes]
+    prob, outcome, _ = _pooled(predictions)
+    per_row = len(prob) // len(predictions)
+    number = predictions["repeat"].to_numpy()
+    repeats = [number.repeat(per_row) == repeat for repeat in np.unique(number)]
+    perfect = _perfect_errors(predictions, repeats, np.random.default_rng(seed))
     return {
-        "brier": float(np.mean([np.mean((prob - outcome) ** 2) for prob, outcome in repeats])),
-        "ece": float(np.mean([_error(p, outcome, _bins(p, NUM_BINS)) for p, outcome in repeats])),
+        "brier": float(np.mean([np.mean((prob - outcome)[own] ** 2) for own in repeats])),
+        "ece": float(
+            np.mean(
+                [_error(prob[own], outcome[own], _bins(prob[own], NUM_BINS)) for own in repeats]
+            )
+        ),
         "ece_if_perfect": [float(edge) for edge in np.percentile(perfect, [2.5, 97.5])],
     }
+
+
+def _perfect_errors(
+    predictions: pd.DataFrame, repeats: list[np.ndarray], generator: np.random.Generator
+) -> Float[np.ndarray, " draws"]:
+    """Draw the ECE of a model that is right: whoever has one label gets one draw for all repeats.
+
+    That is a patient, or a scan where scans are cases. The chance of a class is the
+    mean of its outputs over the repeats and scans with that label.
+    """
+    keys = ["patient_id", "image"] if scans_are_cases(predictions) else ["patient_id"]
+    labelled = predictions.groupby(keys, sort=True).ngroup().to_numpy()  # in order of their names
+    belongs, probs = indicator(labelled, int(labelled.max()) + 1), probs_of(predictions)
+    chances = (belongs.T @ probs) / belongs.sum(axis=0)[:, None]  # (labels, classes)
+    # Systematic sampling: each class as often as its chance, exactly one if the chances add up to 1
+    edges = np.cumsum(np.pad(chances, ((0, 0), (1, 0))), axis=1)
+    starts = generator.random((NUM_NULL_DRAWS, len(chances), 1))
+    drawn = np.diff(np.floor(edges + starts), axis=-1)  # (draws, labels, classes)
+    prob, _, _ = _pooled(predictions)
+    per_row = len(prob) // len(predictions)
+    drawn = drawn[..., -per_row:].reshape(NUM_NULL_DRAWS, -1)
+    errors = []
+    for own in repeats:
+        bins = np.eye(NUM_BINS)[_bins(prob[own], NUM_BINS)]  # (rows · classes, bins)
+        rows = belongs[own[::per_row]]
+        by_label = rows.T @ bins.reshape(rows.shape[0], -1)  # (labels, classes · bins)
+        observed = drawn @ by_label.reshape(-1, NUM_BINS)
+        errors.append(np.abs(prob[own] @ bins - observed).sum(axis=1) / own.sum())
+    return np.mean(errors, axis=0)
 
 
 def _pooled(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

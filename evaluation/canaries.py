@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluation.intervals import bootstrap_intervals
+from evaluation.intervals import headline_intervals
 from evaluation.predictions import as_cases
-from evaluation.uncertainty import bootstrap, estimates
+from evaluation.uncertainty import estimates
 
 CONFIDENCE = 0.95
 
@@ -26,7 +26,7 @@ def canary_row(question: str, predictions: pd.DataFrame, warning: str) -> dict[s
     """
     predictions = as_cases(predictions)
     auroc = estimates(predictions)["auroc"]
-    low, high = bootstrap_intervals(predictions, bootstrap(predictions))["auroc"]
+    low, high = headline_intervals(predictions)["auroc"]
     above = bool(low > 0.5)
     return {
         "question": question,

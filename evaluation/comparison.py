@@ -1,17 +1,18 @@
 """Compare runs on identical folds: paired differences, tests and votes.
 
-Patients are the units of every interval and test. The bootstrap, McNemar's and DeLong's test take
-the trained models as they are; Obuchowski and Rockette's asks what other trainings would give.
+Patients are the units of every interval and test. Intervals, McNemar's and DeLong's test take the
+trained models as they are; Obuchowski and Rockette's asks what other trainings would give.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from scipy.stats import t as student_t
 from statsmodels.stats.multitest import multipletests
 
-from evaluation.intervals import bootstrap_intervals, difference_interval, num_cases
+from evaluation.limits import difference_limits, difference_variance, limits_of
 from evaluation.predictions import (
     PROB,
     as_cases,
@@ -20,7 +21,15 @@ from evaluation.predictions import (
     scans_are_cases,
     with_decision,
 )
-from evaluation.uncertainty import MEASURES, auroc_influence, bootstrap, estimates
+from evaluation.uncertainty import (
+    MEASURES,
+    Repeat,
+    estimates,
+    influence_of,
+    parts_of,
+    repeats_of,
+    value_of,
+)
 
 KEY = ["repeat", "patient_id", "image"]
 
@@ -34,7 +43,7 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], reference: str) -> pd.DataFra
 
     Returns:
         One row per run, indexed by name. For every measure: <measure> (mean over repeats), _min
-        and _max (over repeats), _low and _high (95 % bootstrap interval), _diff, _diff_low and
+        and _max (over repeats), _low and _high (95 % interval), _diff, _diff_low and
         _diff_high (paired difference to the reference, NaN in its own row). The p values of TESTS,
         each also _holm, corrected for the number of runs compared.
 
@@ -45,32 +54,32 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], reference: str) -> pd.DataFra
     for name, table in runs.items():
         _refuse_other_scans(name, table, reference, runs[reference])
     runs = {name: _aligned(as_cases(table)) for name, table in runs.items()}
-    draws = {name: bootstrap(table) for name, table in runs.items()}
+    parts = {name: parts_of(repeats_of(table)) for name, table in runs.items()}
     rows = {}
     for name, table in runs.items():
-        mean, intervals = estimates(table), bootstrap_intervals(table, draws[name])
+        limits = limits_of(parts[name])
         repeats = pd.DataFrame([estimates(part) for _, part in table.groupby("repeat")])
         row: dict[str, float] = {}
         for measure in MEASURES:
-            low, high = intervals[measure]
+            low, high = limits[measure]
             row |= {
-                measure: mean[measure],
+                measure: value_of(parts[name][measure]).item(),
                 f"{measure}_min": repeats[measure].min(),
                 f"{measure}_max": repeats[measure].max(),
-                f"{measure}_low": low,
-                f"{measure}_high": high,
+                f"{measure}_low": low.item(),
+                f"{measure}_high": high.item(),
             }
         rows[name] = row
     result = pd.DataFrame.from_dict(rows, orient="index")
     others = [name for name in runs if name != reference]
-    cases = num_cases(runs[reference])
     for name in others:
+        limits = difference_limits(parts[name], parts[reference])
         for measure in MEASURES:
             difference = rows[name][measure] - rows[reference][measure]
-            paired = draws[name][measure] - draws[reference][measure]
-            low, high = difference_interval(difference, paired, cases[measure])
             result.loc[name, f"{measure}_diff"] = difference
-            result.loc[name, [f"{measure}_diff_low", f"{measure}_diff_high"]] = low, high
+            result.loc[name, [f"{measure}_diff_low", f"{measure}_diff_high"]] = np.ravel(
+                limits[measure]
+            )
     for test, p_value in TESTS.items():
         p_values = [p_value(runs[name], runs[reference]) for name in others]
         result.loc[others, f"p_{test}"] = p_values
@@ -81,38 +90,55 @@ def compare_runs(runs: Mapping[str, pd.DataFrame], reference: str) -> pd.DataFra
 def delong_p(first: pd.DataFrame, second: pd.DataFrame) -> float:
     """Two-sided p value of equal AUROC, the trained models taken as they are.
 
-    Patients are random, repeats are averaged; for the variance see `auroc_influence`.
+    DeLong's test, with patients as units, repeats averaged, and Student's t for the degrees of
+    freedom of the smaller class.
     """
-    influence = auroc_influence(first).mean(axis=0) - auroc_influence(second).mean(axis=0)
-    difference = estimates(first)["auroc"] - estimates(second)["auroc"]
-    return _p_value(difference, float(influence @ influence), np.inf)
+    return delong_ps(repeats_of(first), repeats_of(second)).item()
+
+
+def delong_ps(first: Sequence[Repeat], second: Sequence[Repeat]) -> Float[np.ndarray, "trials"]:
+    """Compute DeLong's p value from the repeats of two runs; see `delong_p`."""
+    ours, theirs = parts_of(first), parts_of(second)
+    difference = value_of(ours["auroc"]) - value_of(theirs["auroc"])
+    return _p_values(difference, *difference_variance(ours, theirs, "auroc"))
 
 
 def obuchowski_rockette_p(first: pd.DataFrame, second: pd.DataFrame) -> float:
     """Two-sided p value of equal AUROC when patients and trainings are both random.
 
     Repeats take the place of readers in the analysis of multi-reader studies (Obuchowski and
-    Rockette 1995, degrees of freedom of Hillis 2007): the variance of the mean difference is that
-    between repeats plus what the patients add to all repeats alike. With one repeat the luck of
-    the training cannot be seen, and this is DeLong's test.
+    Rockette 1995): the variance of the mean difference is that between repeats plus what the
+    patients add to all repeats alike. The degrees of freedom are those of Hillis (2007), who takes
+    the patients' part as known; with few patients of a class it is not, and has degrees of freedom
+    of its own. With one repeat the luck of the training cannot be seen, and this is DeLong's test.
     """
-    influence = auroc_influence(first) - auroc_influence(second)  # (R, P)
-    num_repeats = len(influence)
+    return obuchowski_rockette_ps(repeats_of(first), repeats_of(second)).item()
+
+
+def obuchowski_rockette_ps(
+    first: Sequence[Repeat], second: Sequence[Repeat]
+) -> Float[np.ndarray, "trials"]:
+    """Compute the p value from the repeats of two runs; see `obuchowski_rockette_p`."""
+    num_repeats = len(first)
     if num_repeats == 1:
-        return delong_p(first, second)
-    areas = np.array(
-        [
-            [estimates(rows)["auroc"] for _, rows in table.groupby("repeat")]
-            for table in (first, second)
-        ]
-    )
-    differences = areas[0] - areas[1]
-    between = differences.var(ddof=1) / num_repeats
-    covariances = influence @ influence.T
-    shared = (covariances.sum() - np.trace(covariances)) / (num_repeats * (num_repeats - 1))
-    variance = between + max(shared, 0.0)
-    degrees = np.inf if between == 0 else (num_repeats - 1) * (variance / between) ** 2
-    return _p_value(differences.mean(), variance, degrees)
+        return delong_ps(first, second)
+    pairs = [
+        (parts_of([ours])["auroc"], parts_of([theirs])["auroc"])
+        for ours, theirs in zip(first, second, strict=True)
+    ]
+    differences = np.array([value_of(ours) - value_of(theirs) for ours, theirs in pairs])  # (R, T)
+    influence = np.array([influence_of(ours) - influence_of(theirs) for ours, theirs in pairs])
+    between = differences.var(axis=0, ddof=1) / num_repeats
+    own = np.square(influence).sum(axis=(0, -1))
+    joint = np.square(influence.sum(axis=0)).sum(axis=-1)
+    shared = np.maximum((joint - own) / (num_repeats * (num_repeats - 1)), 0.0)
+    patients, degrees = difference_variance(parts_of(first), parts_of(second), "auroc")
+    plain = joint / num_repeats**2
+    shared *= np.divide(patients, plain, out=np.ones_like(plain), where=plain > 0)
+    variance = between + shared
+    noise = between**2 / (num_repeats - 1) + shared**2 / degrees
+    total = np.divide(variance**2, noise, out=np.full_like(noise, np.inf), where=noise > 0)
+    return _p_values(differences.mean(axis=0), variance, total)
 
 
 def mcnemar_p(first: pd.DataFrame, second: pd.DataFrame) -> float:
@@ -161,10 +187,14 @@ def hard_vote(members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return _vote(votes, members)
 
 
-def _p_value(difference: float, variance: float, degrees: float) -> float:
-    if variance == 0:
-        return float(difference == 0)
-    return float(2 * student_t.sf(abs(difference) / np.sqrt(variance), degrees))
+def _p_values(
+    difference: np.ndarray, variance: np.ndarray, degrees: np.ndarray
+) -> Float[np.ndarray, "trials"]:
+    error = np.sqrt(variance)
+    sizes = np.divide(
+        abs(difference), error, out=np.where(difference == 0, 0.0, np.inf), where=error > 0
+    )
+    return np.where(np.isnan(variance), np.nan, 2 * student_t.sf(sizes, degrees))
 
 
 def _vote(votes: list[np.ndarray], members: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -14,13 +14,13 @@ HEADERS = {
 }
 LEVEL = 0.05
 METHODS = (
-    "Intervals are 95 %: the standard error is that of 2,000 bootstrap draws of patients, the "
-    "quantile Student's t, on the logit scale for a figure and as it is for a difference, which is "
-    "paired by patient. McNemar's exact test (of accuracy) and DeLong's (of AUROC, for clustered "
-    "scans) take the trained models as they are; Obuchowski and Rockette's (of AUROC) has the "
-    "repeats in the place of readers and also asks what other folds and first weights would give: "
-    "the sentences above rest on it. p values are two-sided; Holm's correction is over the runs "
-    "that are compared with the reference."
+    "Intervals are 95 %, with patients as units and Student's t, whose degrees of freedom come "
+    "from the class with few patients: Wilson's for a figure; for a difference, which is paired "
+    "by patient, its standard error. McNemar's exact test (of accuracy) and DeLong's (of AUROC, "
+    "for clustered scans) take the trained models as they are; Obuchowski and Rockette's (of "
+    "AUROC) has the repeats in the place of readers and also asks what other folds and first "
+    "weights would give: the sentences above rest on it. p values are two-sided; Holm's "
+    "correction is over the runs that are compared with the reference."
 )
 P_COLUMNS = {
     "auroc": {"delong": "DeLong", "obuchowski_rockette": "Obuchowski–Rockette"},

@@ -4,46 +4,73 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from evaluation.predictions import class_names_of, probs_of
 
 CHOSEN_ERRORS = (0.05, 0.1)
 NEARLY_EVERY = 0.8  # share of repeats
 MIN_REPEATS = 3
+CONFIDENCE_DIGITS = 9  # as tables are written
 DOUBTFUL_SHARE = 0.25  # of all predictions
 
 
 def accuracy_by_coverage(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of the most confident cases, for every share of cases that is decided.
+    """Accuracy of the most confident cases, for every share of cases that can be decided.
+
+    A threshold decides all cases of one confidence or none of them.
 
     Returns:
-        Columns repeat, coverage in (0, 1], accuracy; one row per repeat and number of cases.
+        Columns repeat, coverage in (0, 1], accuracy; one row per repeat and distinct confidence,
+        the highest first.
     """
-    curves = []
-    for repeat, rows in predictions.groupby("repeat"):
-        ordered = rows.sort_values("confidence", ascending=False)
-        correct = (ordered["label"] == ordered["predicted"]).to_numpy()
-        count = np.arange(1, len(rows) + 1)
-        curves.append(
-            pd.DataFrame(
-                {"coverage": count / len(rows), "accuracy": correct.cumsum() / count}
-            ).assign(repeat=repeat)
-        )
-    return pd.concat(curves, ignore_index=True)
+    level = predictions["confidence"].round(CONFIDENCE_DIGITS).rename("level")
+    correct = predictions["label"] == predictions["predicted"]
+    groups = correct.groupby([predictions["repeat"], level])
+    table = groups.agg(["size", "sum"]).sort_index(level=[0, 1], ascending=[True, False])
+    whole = table.groupby(level="repeat")
+    count = whole["size"].cumsum()
+    return pd.DataFrame(
+        {
+            "coverage": count / whole["size"].transform("sum"),
+            "accuracy": whole["sum"].cumsum() / count,
+        }
+    ).reset_index()[["repeat", "coverage", "accuracy"]]
+
+
+def accuracy_at(
+    curve: pd.DataFrame, coverage: Float[np.ndarray, " shares"]
+) -> Float[np.ndarray, " shares"]:
+    """Read a curve at any share: of cases with equal confidence any may be the first to be decided.
+
+    Args:
+        curve: Rows of one repeat from `accuracy_by_coverage`.
+        coverage: Shares in (0, 1].
+    """
+    shares = np.append(0.0, curve["coverage"])
+    correct = np.append(0.0, curve["coverage"] * curve["accuracy"])
+    return np.interp(coverage, shares, correct) / coverage
 
 
 def confidence_summary(predictions: pd.DataFrame) -> dict[str, Any]:
     """Measure the ranking: means over repeats.
 
     Returns:
-        area_under_risk_coverage: mean error over all shares decided, most confident first (lower
-        is better; the error rate itself if confidence says nothing);
+        area_under_risk_coverage: mean error over all shares decided, most confident first and
+        equally confident ones in any order (lower is better; the error rate itself if confidence
+        says nothing);
         coverage_at_error: for each of CHOSEN_ERRORS, the largest share of scans that can be
         decided with no more errors (in hindsight: the threshold is chosen on the same scans);
-        rank_correlation: mean Spearman correlation of the confidences of two repeats, None with
-        one repeat; share_flipped: share of scans that not all repeats give the same class.
+        rank_correlation: mean Spearman correlation of the confidences of two repeats, None without
+        two that have an order; share_flipped: share of scans that not all repeats give the same
+        class.
     """
-    curves = [rows for _, rows in accuracy_by_coverage(predictions).groupby("repeat")]
+    numbers = predictions["repeat"].value_counts()
+    curves, areas = [], []
+    for repeat, curve in accuracy_by_coverage(predictions).groupby("repeat"):
+        shares = np.arange(1, numbers[repeat] + 1) / numbers[repeat]
+        curves.append(curve)
+        areas.append(1 - accuracy_at(curve, shares).mean())
     reach = {
         str(error): float(np.mean([_coverage_at(rows, error) for rows in curves]))
         for error in CHOSEN_ERRORS
@@ -54,10 +81,9 @@ def confidence_summary(predictions: pd.DataFrame) -> dict[str, Any]:
     )
     correlation = confidences.corr("spearman").to_numpy()
     pairs = correlation[np.triu_indices(len(correlation), k=1)]
+    pairs = pairs[~np.isnan(pairs)]  # a repeat with one confidence for all has no order
     return {
-        "area_under_risk_coverage": float(
-            np.mean([1 - rows["accuracy"].mean() for rows in curves])
-        ),
+        "area_under_risk_coverage": float(np.mean(areas)),
         "coverage_at_error": reach,
         "rank_correlation": float(pairs.mean()) if len(pairs) else None,
         "share_flipped": float((by_scan["predicted"].nunique() > 1).mean()),

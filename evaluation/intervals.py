@@ -1,23 +1,25 @@
 """95 % intervals, and what a number of patients can and cannot show.
 
-Percentiles of a bootstrap cover too seldom with few patients (85 to 92 % in simulations with 30 to
-40 patients). So the bootstrap gives the standard error alone, and the interval is symmetric on the
-scale that suits the figure, with Student's t for the number of patients: the logit for figures
-between 0 and 1, the plain scale for differences.
+Intervals are over patients, the trained models as they are; `evaluation.limits` has the methods.
 """
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from scipy.special import expit, logit
 from scipy.stats import norm
-from scipy.stats import t as student_t
 from statsmodels.stats.proportion import proportion_confint
 
+from evaluation.limits import difference_limits, effective_numbers, lenders_of, limits_of, mover
 from evaluation.predictions import PROB, class_names_of
-from evaluation.uncertainty import Draws, auroc_influence, estimates
+from evaluation.uncertainty import (
+    estimates,
+    indicator,
+    parts_of,
+    repeats_of,
+    share_part,
+    value_of,
+)
 
 Interval = tuple[float, float]
 POWER = 0.8
@@ -25,72 +27,51 @@ METHODS = {"wilson": "wilson", "clopper_pearson": "beta"}  # as statsmodels name
 UNKNOWN: Interval = (float("nan"), float("nan"))
 
 
-def bootstrap_intervals(predictions: pd.DataFrame, draws: Draws) -> dict[str, Interval]:
-    """Compute the interval of each measure from its bootstrap.
+def headline_intervals(predictions: pd.DataFrame) -> dict[str, Interval]:
+    """Compute the interval of each of MEASURES over patients, the trained models as they are.
 
     Args:
-        predictions: A predictions table.
-        draws: Its `bootstrap`.
-    """
-    figures = estimates(predictions)
-    return {
-        name: share_interval(figures[name], draws[name], cases)
-        for name, cases in num_cases(predictions).items()
-    }
-
-
-def share_interval(estimate: float, draws: Float[np.ndarray, " draws"], cases: int) -> Interval:
-    """Compute the interval of a figure between 0 and 1 from its bootstrap draws.
-
-    Args:
-        estimate: The figure.
-        draws: Its bootstrap; NaN where a draw has none.
-        cases: Independent cases behind it, of which one degree of freedom is spent.
+        predictions: A predictions table; with repeats the figures are their means.
 
     Returns:
-        Wilson's interval where the figure is 0 or 1 and draws say nothing; NaN without a figure.
+        By measure; NaN where the figure is, or an AUROC with a single patient of a class.
     """
-    if np.isnan(estimate) or cases < 2 or np.isnan(draws).all():
-        return UNKNOWN
-    if not 0 < estimate < 1:
-        return proportion_intervals(estimate, cases)["wilson"]
-    return _logit_interval(estimate, _standard_error(draws, cases), cases)
+    limits = limits_of(parts_of(repeats_of(predictions)))
+    return {name: (low.item(), high.item()) for name, (low, high) in limits.items()}
 
 
-def difference_interval(
-    estimate: float, draws: Float[np.ndarray, " draws"], cases: int
-) -> Interval:
-    """Compute the interval of a paired difference from its draws; see `share_interval`."""
-    if np.isnan(estimate) or cases < 2 or np.isnan(draws).all():
-        return UNKNOWN
-    reach = student_t.ppf(0.975, cases - 1) * _standard_error(draws, cases)
-    return estimate - reach, estimate + reach
+def difference_intervals(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, Interval]:
+    """Compute the interval of each paired difference, `first` less `second`.
+
+    Args:
+        first: A predictions table.
+        second: A predictions table of the same scans and repeats.
+    """
+    parts = [parts_of(repeats_of(table)) for table in (first, second)]
+    limits = difference_limits(*parts)
+    return {name: (low.item(), high.item()) for name, (low, high) in limits.items()}
 
 
-def num_cases(predictions: pd.DataFrame) -> dict[str, int]:
-    """Count the cases behind each measure: patients, less one for every class after the first."""
-    names = class_names_of(predictions)
-    everyone = predictions["patient_id"].nunique()
-    cases = {
-        "accuracy": everyone,
-        "balanced_accuracy": everyone - len(names) + 1,
-        "sensitivity": everyone - len(names) + 1,
-        "specificity": everyone - len(names) + 1,
-        "auroc": everyone - len(names) + 1,
-    }
-    if len(names) == 2:
-        cases["specificity"], cases["sensitivity"] = (
-            _num_patients(predictions, name) for name in names
-        )
-    return cases
+def share_interval(hits: np.ndarray, patients: np.ndarray) -> Interval:
+    """Compute Wilson's interval of a share of rows, of which a patient can have several.
+
+    Args:
+        hits: Whether each row counts, (N,).
+        patients: The patient of each row, (N,).
+    """
+    codes = pd.Categorical(patients).codes.astype(int)
+    everyone = np.ones(len(codes), dtype=bool)
+    part = share_part(hits[None] > 0, everyone, indicator(codes, int(codes.max(initial=-1)) + 1))
+    low, high = mover([part], [part])
+    return low.item(), high.item()
 
 
-def proportion_intervals(share: float, num_patients: int) -> dict[str, Interval]:
+def proportion_intervals(share: float, num_patients: float) -> dict[str, Interval]:
     """Compute 95 % intervals of a share of cases.
 
     Args:
-        share: The share; over repeats, its mean, for repeats are no further cases.
-        num_patients: Independent cases: patients, not their scans, which is the safe side.
+        share: The share.
+        num_patients: Independent cases; of scans and repeats an effective number of patients.
 
     Returns:
         wilson and clopper_pearson; NaN without patients.
@@ -105,35 +86,24 @@ def proportion_intervals(share: float, num_patients: int) -> dict[str, Interval]
 
 
 def delong_interval(predictions: pd.DataFrame) -> Interval:
-    """Compute DeLong's interval of the AUROC, on the logit scale, clustered by patient.
-
-    Args:
-        predictions: A predictions table; with repeats the AUROC is their mean.
-
-    Returns:
-        NaN where a class is missing, or where the AUROC is 0 or 1 and the method has no answer.
-    """
-    auroc = estimates(predictions)["auroc"]
-    if not 0 < auroc < 1:  # also NaN
-        return UNKNOWN
-    variance = np.square(auroc_influence(predictions).mean(axis=0)).sum()
-    return _logit_interval(auroc, float(np.sqrt(variance)), num_cases(predictions)["auroc"])
+    """Compute the interval of the AUROC; see `headline_intervals`."""
+    return headline_intervals(predictions)["auroc"]
 
 
 def closed_intervals(predictions: pd.DataFrame) -> dict[str, dict[str, Interval]]:
-    """Compute the closed-form 95 % intervals of the headline measures.
+    """Compute the intervals of single shares by two methods, and that of the AUROC.
 
     Returns:
         auroc (delong), and accuracy, and with two classes sensitivity and specificity (wilson and
-        clopper_pearson), by measure and method.
+        clopper_pearson, with effective numbers of patients), by measure and method.
     """
-    figures, cases = estimates(predictions), num_cases(predictions)
-    shares = ["accuracy"]
-    if len(class_names_of(predictions)) == 2:
-        shares += ["sensitivity", "specificity"]
-    return {"auroc": {"delong": delong_interval(predictions)}} | {
-        name: proportion_intervals(figures[name], cases[name]) for name in shares
-    }
+    parts = parts_of(repeats_of(predictions))
+    found = {"auroc": {"delong": delong_interval(predictions)}}
+    for name in ("accuracy", "sensitivity", "specificity"):
+        if len(parts[name]) == 1:
+            number = effective_numbers(parts[name], lenders_of(parts, name))
+            found[name] = proportion_intervals(value_of(parts[name]).item(), number.item())
+    return found
 
 
 def what_can_be_shown(predictions: pd.DataFrame) -> dict[str, Any]:
@@ -184,16 +154,6 @@ def dummy_auroc(predictions: pd.DataFrame, splits: pd.DataFrame, cohort: pd.Data
         for name in class_names_of(predictions):
             constant.loc[rows.index, PROB + name] = float((seen == name).mean())
     return estimates(constant)["auroc"]
-
-
-def _logit_interval(estimate: float, error: float, cases: int) -> Interval:
-    reach = student_t.ppf(0.975, cases - 1) * error / (estimate * (1 - estimate))
-    return float(expit(logit(estimate) - reach)), float(expit(logit(estimate) + reach))
-
-
-def _standard_error(draws: np.ndarray, cases: int) -> float:
-    """Spread of the draws; a bootstrap of n cases is too narrow by (n - 1) / n."""
-    return float(np.nanstd(draws, ddof=1) * np.sqrt(cases / (cases - 1)))
 
 
 def _num_patients(predictions: pd.DataFrame, label: str) -> int:

@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.metrics import RocCurveDisplay, confusion_matrix
 
 from evaluation.calibration import reliability
-from evaluation.confidence import accuracy_by_coverage
+from evaluation.confidence import accuracy_at, accuracy_by_coverage
 from evaluation.predictions import class_names_of, probs_of
 
 matplotlib.use("Agg")
@@ -145,10 +145,13 @@ def draw_accuracy_by_coverage(predictions: pd.DataFrame, path: Path) -> None:
     """Draw accuracy against the share of cases decided, the most confident first."""
     figure, axis = _square()
     curves = accuracy_by_coverage(predictions)
+    shares = np.sort(curves["coverage"].unique())
+    accuracies = []
     for _, curve in curves.groupby("repeat"):
         axis.plot(curve["coverage"], curve["accuracy"], color=REPEAT_COLOR, linewidth=0.8)
-    mean = curves.groupby("coverage")["accuracy"].mean()
-    axis.plot(mean.index, mean, color=MEAN_COLOR, label="mean over repeats")
+        accuracies.append(accuracy_at(curve, shares))
+    mean = np.mean(accuracies, axis=0)
+    axis.plot(shares, mean, color=MEAN_COLOR, label="mean over repeats")
     axis.set(
         xlabel="share of cases decided (most confident first)",
         ylabel="accuracy among them",

@@ -140,7 +140,8 @@ def ranking_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     key = ["patient_id", "image", "label"]
     num_scans = predictions.groupby("patient_id")["image"].nunique()
-    table = as_cases(predictions)
+    # equal outputs have equal means only if they are added up in one order
+    table = as_cases(predictions.sort_values(["patient_id", "image", "repeat"], ignore_index=True))
     names = class_names_of(table)
     probs = [PROB + name for name in names]
     table = table.assign(**dict(zip(probs, probs_of(table).T, strict=True)))

@@ -16,7 +16,7 @@ def verdict(metrics: dict[str, Any]) -> str:
     return f"{words}: AUROC {auroc:.3f} (95 % interval {low:.3f} to {high:.3f})."
 
 
-INTERVALS = "standard error by bootstrap over patients, Student's t on the logit scale"
+INTERVALS = "Wilson's, with patients as units and Student's t"
 
 
 def interval_sentence(metrics: dict[str, Any]) -> str:

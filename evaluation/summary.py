@@ -9,15 +9,15 @@ from evaluation.calibration import calibrate, calibration_summary
 from evaluation.confidence import confidence_summary, suspected_labels
 from evaluation.conformal import conformal_summary
 from evaluation.intervals import (
-    bootstrap_intervals,
     closed_intervals,
     dummy_auroc,
+    headline_intervals,
     what_can_be_shown,
 )
 from evaluation.metrics import summarise
 from evaluation.predictions import as_cases, scans_are_cases
 from evaluation.subgroups import subgroup_rows
-from evaluation.uncertainty import bootstrap, estimates
+from evaluation.uncertainty import estimates
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def summarise_run(run: RunTables, protocol: str) -> dict[str, Any]:
         "num_untested_patients": len(untested),
         "protocol": protocol,
         "optimism": optimism(run.curves) if protocol == "paper" else None,
-        "interval_95": bootstrap_intervals(predictions, bootstrap(predictions)),
+        "interval_95": headline_intervals(predictions),
         "closed_interval_95": closed_intervals(predictions),
         "sample": what_can_be_shown(predictions),
         "dummy_auroc": dummy_auroc(predictions, run.splits, cohort),

@@ -1,74 +1,108 @@
-"""How sure a figure is: every measure as a function of how often each patient counts.
+"""How far each patient moves a figure, which is how sure the figure is.
 
-The unit is the patient: two scans or ten repeats of one patient are not independent cases. A
-bootstrap draw counts each patient 0, 1, 2, … times with all scans and repeats; counting everyone
-once gives the figure itself. What the draws leave out is the luck of folds and first weights,
-which the spread over repeats shows.
+The unit is the patient: two scans or ten repeats of one patient are not independent cases. Every
+figure is a mean over classes, and every class is a sample of its own: the variance is the sum of
+the classes' parts, and a class of five patients decides how well that sum is known. What this
+leaves out is the luck of folds and first weights, which the spread over repeats shows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
 from evaluation.predictions import class_names_of, probs_of
 
 MEASURES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")
-Draws = dict[str, Float[np.ndarray, " draws"]]
+Parts = dict[str, list["Part"]]
+OF_AN_AUROC = 1 / 3  # variance of a component where the AUROC is a half, over a quarter
 
 
-def measures(predictions: pd.DataFrame, counts: Int[np.ndarray, "draws patients"]) -> Draws:
-    """Compute the mean over repeats of each of MEASURES.
+@dataclass(frozen=True)
+class Repeat:
+    """Rows of one repeat; the first axis of the outputs is for trials of one design, else 1 long.
 
     Args:
-        predictions: A predictions table.
-        counts: How often each patient counts; patients in the order of their sorted ids.
+        num_patients: Patients of all repeats.
+        patient: Index of each row's patient, (N,).
+        true: True class of each row, (N,).
+        predicted: Predicted class of each row, (T, N).
+        probs: Outputs, (T, N, K).
+    """
+
+    num_patients: int
+    patient: Int[np.ndarray, " rows"]
+    true: Int[np.ndarray, " rows"]
+    predicted: Int[np.ndarray, "trials rows"]
+    probs: Float[np.ndarray, "trials rows classes"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A mean over the scans of one class (or of everyone).
+
+    Args:
+        value: The mean, (T,); NaN without scans.
+        influence: How far each patient moves it, (T, P).
+        share: Share of the scans that each patient has, (P,).
+        unit: Variance that a patient with one scan and one repeat has, over value · (1 - value).
+    """
+
+    value: Float[np.ndarray, "trials"]
+    influence: Float[np.ndarray, "trials patients"]
+    share: Float[np.ndarray, " patients"]
+    unit: float = 1.0
+
+    @property
+    def num_patients(self) -> int:
+        """Patients with a scan in it."""
+        return int((self.share > 0).sum())
+
+    @property
+    def spread(self) -> Float[np.ndarray, "trials"]:
+        """Sum over patients of the squared deviation of a patient from the mean."""
+        return np.square(self.num_patients * self.influence).sum(axis=-1)
+
+
+def parts_of(repeats: Sequence[Repeat]) -> Parts:
+    """Take each of MEASURES apart, averaged over the repeats.
 
     Returns:
-        One array per measure; NaN where a draw has no patient of a class.
+        By measure the parts of which it is the mean; of `auroc`, whose parts all have the AUROC as
+        value, the components of DeLong, DeLong and Clarke-Pearson (1988) by class, summed over the
+        scans of a patient (Obuchowski 1997), of which the influence is the sum. With more than two
+        classes the figures of each against the rest are averaged.
     """
-    repeats = [_measures_of(rows, counts.astype(float)) for rows in _repeats(predictions)]
-    return {name: np.mean([repeat[name] for repeat in repeats], axis=0) for name in MEASURES}
+    each = [_parts_of(repeat) for repeat in repeats]
+    return {
+        name: [_mean(parts) for parts in zip(*(parts[name] for parts in each), strict=True)]
+        for name in MEASURES
+    }
+
+
+def value_of(parts: Sequence[Part]) -> Float[np.ndarray, "trials"]:
+    """Compute the figure that has these parts."""
+    return np.mean([part.value for part in parts], axis=0)
+
+
+def influence_of(parts: Sequence[Part]) -> Float[np.ndarray, "trials patients"]:
+    """Add up how far each patient moves the parts."""
+    return np.sum([part.influence for part in parts], axis=0)
 
 
 def estimates(predictions: pd.DataFrame) -> dict[str, float]:
-    """Compute each of MEASURES with every patient counted once."""
-    everyone = np.ones((1, predictions["patient_id"].nunique()), dtype=int)
-    return {name: float(values[0]) for name, values in measures(predictions, everyone).items()}
-
-
-def bootstrap(predictions: pd.DataFrame, num_draws: int = 2000, seed: int = 0) -> Draws:
-    """Compute `measures` for patients drawn with replacement.
-
-    Tables of the same patients get the same draws, so that the draws of a paired difference are
-    the difference of two results.
-
-    Args:
-        predictions: A predictions table.
-        num_draws: Number of draws.
-        seed: Seed of the draws.
-    """
-    num_patients = predictions["patient_id"].nunique()
-    return measures(predictions, counts_of_draws(num_patients, num_draws, seed))
-
-
-def counts_of_draws(
-    num_patients: int, num_draws: int = 2000, seed: int = 0
-) -> Int[np.ndarray, "draws patients"]:
-    """Draw patients with replacement: how often each of them counts in each draw."""
-    shares = np.full(num_patients, 1 / num_patients)
-    return np.random.default_rng(seed).multinomial(num_patients, shares, size=num_draws)
+    """Compute the mean over repeats of each of MEASURES."""
+    return {
+        name: value_of(parts).item() for name, parts in parts_of(repeats_of(predictions)).items()
+    }
 
 
 def auroc_influence(predictions: pd.DataFrame) -> Float[np.ndarray, "repeats patients"]:
-    """How far each patient moves the AUROC of each repeat; squares add up to its variance.
-
-    With one scan per patient and two classes this is DeLong's variance (DeLong, DeLong and
-    Clarke-Pearson 1988); summing over a patient's scans extends it to clustered data (Obuchowski
-    1997). With more than two classes, the AUROCs of each against the rest are averaged.
+    """How far each patient moves the AUROC of each repeat; squares add up to DeLong's variance.
 
     Args:
         predictions: A predictions table.
@@ -77,109 +111,128 @@ def auroc_influence(predictions: pd.DataFrame) -> Float[np.ndarray, "repeats pat
         One row per repeat, patients in the order of their sorted ids.
     """
     return np.array(
-        [
-            np.mean(
-                [
-                    _influence(rows.probs[:, k], rows.true == k, rows.patient, rows.num_patients)
-                    for k in rows.headline_classes
-                ],
-                axis=0,
-            )
-            for rows in _repeats(predictions)
-        ]
+        [influence_of(parts_of([repeat])["auroc"])[0] for repeat in repeats_of(predictions)]
     )
 
 
-@dataclass(frozen=True)
-class _Repeat:
-    """Rows of one repeat: patient index (N,), true and predicted class (N,), outputs (N, K)."""
-
-    num_patients: int
-    patient: np.ndarray
-    true: np.ndarray
-    predicted: np.ndarray
-    probs: np.ndarray
-
-    @property
-    def headline_classes(self) -> range:
-        """The positive class; with more than two, every class against the rest."""
-        num_classes = self.probs.shape[1]
-        return range(num_classes) if num_classes > 2 else range(1, 2)
-
-    def per_patient(self, of_rows: np.ndarray) -> np.ndarray:
-        """Sum a figure of the rows over each patient."""
-        return np.bincount(self.patient, weights=of_rows, minlength=self.num_patients)
+def indicator(member: Int[np.ndarray, " rows"], number: int) -> csr_array:
+    """Mark each row's patient (or whatever it belongs to): (rows, number), to sum by."""
+    everyone = np.arange(len(member))
+    return csr_array((np.ones(len(member)), (everyone, member)), shape=(len(member), number))
 
 
-def _repeats(predictions: pd.DataFrame) -> Iterator[_Repeat]:
+def numbers_of(parts: Sequence[Part]) -> Float[np.ndarray, " parts"]:
+    """Count the patients of each part."""
+    return np.array([part.num_patients for part in parts], dtype=float)
+
+
+def repeats_of(predictions: pd.DataFrame) -> list[Repeat]:
+    """Read a predictions table; patients are in the order of their sorted ids."""
+    return list(_repeats(predictions))
+
+
+def _repeats(predictions: pd.DataFrame) -> Iterator[Repeat]:
     names = class_names_of(predictions)
     patients = sorted(predictions["patient_id"].unique())
     for _, rows in predictions.groupby("repeat"):
-        yield _Repeat(
+        yield Repeat(
             num_patients=len(patients),
             patient=pd.Categorical(rows["patient_id"], patients).codes.astype(int),
-            true=pd.Categorical(rows["label"], names).codes,
-            predicted=pd.Categorical(rows["predicted"], names).codes,
-            probs=probs_of(rows),
+            true=pd.Categorical(rows["label"], names).codes.astype(int),
+            predicted=pd.Categorical(rows["predicted"], names).codes.astype(int)[None],
+            probs=probs_of(rows)[None],
         )
 
 
-def _measures_of(rows: _Repeat, counts: np.ndarray) -> Draws:
-    def share(hits: np.ndarray, cases: np.ndarray) -> np.ndarray:
-        return _divide(counts @ rows.per_patient(hits & cases), counts @ rows.per_patient(cases))
-
-    classes = range(rows.probs.shape[1])
-    recall = [share(rows.predicted == k, rows.true == k) for k in classes]
-    headline = rows.headline_classes
+def _parts_of(rows: Repeat) -> Parts:
+    num_classes = rows.probs.shape[-1]
+    belongs = indicator(rows.patient, rows.num_patients)
+    right = rows.predicted == rows.true
+    everyone = np.ones(len(rows.true), dtype=bool)
+    recall = [share_part(right, rows.true == k, belongs) for k in range(num_classes)]
+    if num_classes == 2:
+        sensitivity, specificity = recall[1:], recall[:1]
+    else:
+        sensitivity = recall
+        specificity = [
+            share_part(rows.predicted != k, rows.true != k, belongs) for k in range(num_classes)
+        ]
     return {
-        "accuracy": share(rows.predicted == rows.true, np.ones(len(rows.true), dtype=bool)),
-        "balanced_accuracy": np.mean(recall, axis=0),
-        "sensitivity": np.mean([recall[k] for k in headline], axis=0),
-        "specificity": np.mean(
-            [share(rows.predicted != k, rows.true != k) for k in headline], axis=0
-        ),
-        "auroc": np.mean([_auroc(rows, k, counts) for k in headline], axis=0),
+        "accuracy": [share_part(right, everyone, belongs)],
+        "balanced_accuracy": recall,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "auroc": _auroc_parts(rows, belongs),
     }
 
 
-def _auroc(rows: _Repeat, k: int, counts: np.ndarray) -> np.ndarray:
-    """AUROC of class k against the rest, each pair of scans weighted by both patients' counts."""
-    positive = rows.true == k
-    wins = _wins(rows.probs[positive, k], rows.probs[~positive, k])  # (positive, negative)
-    by_patient = np.zeros((rows.num_patients, rows.num_patients))
-    places = np.ix_(rows.patient[positive], rows.patient[~positive])
-    np.add.at(by_patient, places, wins)
-    num_pairs = (counts @ rows.per_patient(positive)) * (counts @ rows.per_patient(~positive))
-    return _divide(((counts @ by_patient) * counts).sum(axis=1), num_pairs)
+def share_part(
+    hits: Bool[np.ndarray, "trials rows"],
+    cases: Bool[np.ndarray, " rows"],
+    belongs: csr_array,
+) -> Part:
+    """Measure the share of hits among cases.
+
+    Args:
+        hits: Whether each row counts, (T, N).
+        cases: Whether each row is asked, (N,).
+        belongs: What `indicator` returns for the patients.
+    """
+    number = int(cases.sum())
+    hits = hits[..., cases].astype(float)
+    if not number:
+        nobody = np.zeros((len(hits), belongs.shape[1]))
+        return Part(np.full(len(hits), np.nan), nobody, nobody[0])
+    value = hits.mean(axis=-1)
+    influence = (hits - value[..., None]) @ belongs[cases] / number
+    return Part(value, influence, belongs[cases].sum(axis=0) / number)
 
 
-def _wins(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    difference = positive[:, None] - negative[None, :]
-    return (difference > 0) + 0.5 * (difference == 0)
+def _auroc_parts(rows: Repeat, belongs: csr_array) -> list[Part]:
+    num_classes = rows.probs.shape[-1]
+    headline = range(num_classes) if num_classes > 2 else range(1, 2)
+    areas, influences, units = [], [], np.zeros(num_classes)
+    for k in headline:
+        area, components = _components(rows.probs[..., k], rows.true == k)
+        weights = np.zeros(len(rows.true))
+        for side in (rows.true == k, rows.true != k):
+            clusters = (belongs[side].sum(axis=0) > 0).sum()
+            weights[side] = np.sqrt(clusters / max(clusters - 1, 1)) / max(side.sum(), 1)
+            members = np.bincount(rows.true[side], minlength=num_classes)
+            units += OF_AN_AUROC * np.square(members / max(side.sum(), 1) / len(headline))
+        areas.append(area)
+        influences.append(components * weights)
+    value, influence = np.mean(areas, axis=0), np.mean(influences, axis=0)
+    parts = []
+    for k in range(num_classes):
+        own = rows.true == k
+        share = belongs[own].sum(axis=0) / max(own.sum(), 1)
+        moved = influence[..., own] @ belongs[own]
+        moved -= moved.sum(axis=-1, keepdims=True) * share  # a class is a sample of its own
+        parts.append(Part(value, moved, share, float(units[k])))
+    return parts
 
 
-def _influence(
-    score: Float[np.ndarray, " rows"],
-    true: Bool[np.ndarray, " rows"],
-    patient: Int[np.ndarray, " rows"],
-    num_patients: int,
-) -> Float[np.ndarray, " patients"]:
-    """Structural components of one AUROC, summed over each patient's scans."""
+def _components(
+    score: Float[np.ndarray, "trials rows"], true: Bool[np.ndarray, " rows"]
+) -> tuple[Float[np.ndarray, "trials"], Float[np.ndarray, "trials rows"]]:
+    """AUROC, and by how much each scan is ordered better than that against the other class."""
     num_true, num_false = int(true.sum()), int((~true).sum())
-    ranks = rankdata(score)
-    within = np.empty(len(score))
-    within[true], within[~true] = rankdata(score[true]), rankdata(score[~true])
-    # share of the other class that a scan is rightly ordered against
-    ordered = (ranks - within) / np.where(true, num_false, num_true)
-    ordered[~true] = 1 - ordered[~true]
-    area = ordered[true].mean()
-    influence = np.zeros(num_patients)
-    for rows, number in ((true, num_true), (~true, num_false)):
-        clusters = len(np.unique(patient[rows]))
-        part = np.bincount(patient[rows], ordered[rows] - area, num_patients) / number
-        influence += part * np.sqrt(clusters / max(clusters - 1, 1))
-    return influence
+    if not num_true or not num_false:
+        return np.full(score.shape[:-1], np.nan), np.full(score.shape, np.nan)
+    within = np.empty(score.shape)
+    for side in (true, ~true):
+        within[..., side] = rankdata(score[..., side], axis=-1)
+    ordered = (rankdata(score, axis=-1) - within) / np.where(true, num_false, num_true)
+    ordered[..., ~true] = 1 - ordered[..., ~true]
+    area = ordered[..., true].mean(axis=-1)
+    return area, ordered - area[..., None]
 
 
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+def _mean(parts: Sequence[Part]) -> Part:
+    return Part(
+        np.mean([part.value for part in parts], axis=0),
+        np.mean([part.influence for part in parts], axis=0),
+        np.mean([part.share for part in parts], axis=0),
+        float(np.mean([part.unit for part in parts])),
+    )

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 from predictions import as_predictions, draw_predictions
+from scipy.special import expit
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from torchmetrics.functional.classification import binary_calibration_error
@@ -164,3 +165,80 @@ def test_the_range_of_a_perfect_model_holds_a_perfect_model_and_no_overconfident
     assert inside >= 34  # 95 % of 40 is 38; fewer than 34 has a chance below 1 %
     figures = calibration_summary(draw_calibrated(num_scans=300, temperature=0.25))
     assert figures["ece"] > figures["ece_if_perfect"][1]
+
+
+def draw_perfect(generator, num_repeats, per_patient, per_label, wobble=0.0):
+    """Draw 60 scans whose outputs are the chances of their labels, in each repeat up to a wobble.
+
+    Args:
+        generator: Randomness.
+        num_repeats: Repeats; they share the labels.
+        per_patient: Scans per patient.
+        per_label: "patient" if a patient's scans share their label.
+        wobble: Standard deviation of a repeat's logits about their mean.
+    """
+    num_patients = 60 // per_patient
+    logit = generator.normal(scale=1.5, size=(num_patients, per_patient))
+    luck = generator.random(logit.shape)
+    if per_label == "patient":
+        logit, luck = logit[:, :1].repeat(per_patient, 1), luck[:, :1].repeat(per_patient, 1)
+    true = (luck < expit(logit)).astype(int).ravel()
+    outputs = logit.ravel() + wobble * generator.normal(size=(num_repeats, 60))
+    one = as_predictions(np.zeros((60, 2)), true, per_patient=per_patient)
+    table = pd.concat([one] * num_repeats, ignore_index=True)
+    probs = {PROB + "healthy": expit(-outputs.ravel()), PROB + "unhealthy": expit(outputs.ravel())}
+    return table.assign(repeat=np.arange(num_repeats).repeat(60), **probs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_repeats", "per_patient", "per_label"),
+    [
+        (1, 1, "patient"),
+        (1, 2, "patient"),
+        (5, 2, "patient"),
+        (15, 1, "patient"),
+        (15, 2, "patient"),
+        (15, 2, "scan"),
+    ],
+)
+def test_a_perfect_model_is_inside_its_range_in_95_of_100_cohorts(
+    num_repeats, per_patient, per_label, monkeypatch
+):
+    monkeypatch.setattr("evaluation.calibration.NUM_NULL_DRAWS", 400)
+    generator, inside, num_cohorts = np.random.default_rng(num_repeats), 0, 180
+    for _ in range(num_cohorts):
+        table = draw_perfect(generator, num_repeats, per_patient, per_label, 0.2)
+        figures = calibration_summary(table)
+        low, high = figures["ece_if_perfect"]
+        inside += low <= figures["ece"] <= high
+    assert inside / num_cohorts == pytest.approx(
+        0.95, abs=0.03 + 0.015
+    )  # and its Monte Carlo error
+
+
+def test_repeats_that_agree_leave_the_range_of_a_perfect_model_as_it_is():
+    once = draw_perfect(np.random.default_rng(0), 1, 1, "patient")
+    often = pd.concat([once.assign(repeat=n) for n in range(15)])
+    expected = calibration_summary(once)["ece_if_perfect"]
+    assert calibration_summary(often)["ece_if_perfect"] == pytest.approx(expected)
+
+
+def test_scans_that_share_a_label_widen_the_range_of_a_perfect_model():
+    shared = draw_perfect(np.random.default_rng(0), 1, 4, "patient")
+    own = shared.assign(patient_id=[f"p{n}" for n in range(60)])
+    assert (
+        np.diff(calibration_summary(shared)["ece_if_perfect"])[0]
+        > 1.5 * (np.diff(calibration_summary(own)["ece_if_perfect"])[0])
+    )
+
+
+def test_a_perfect_model_of_three_classes_is_right_once_per_scan():
+    generator, inside = np.random.default_rng(0), 0
+    for _ in range(40):
+        shares = generator.dirichlet([1, 1, 1], size=60)
+        true = np.array([generator.choice(3, p=row) for row in shares])
+        figures = calibration_summary(as_predictions(np.log(shares / (1 - shares)), true))
+        low, high = figures["ece_if_perfect"]
+        inside += low <= figures["ece"] <= high
+    assert inside >= 34

@@ -6,7 +6,7 @@ import pytest
 from predictions import as_predictions, draw_predictions
 from scipy.stats import spearmanr
 
-from evaluation.confidence import confidence_summary, suspected_labels
+from evaluation.confidence import accuracy_by_coverage, confidence_summary, suspected_labels
 from evaluation.subgroups import subgroup_rows
 from evaluation.uncertainty import estimates
 
@@ -19,6 +19,30 @@ def test_the_area_under_the_risk_coverage_curve_is_the_mean_error_of_all_prefixe
     errors = [1 - np.mean(order[: n + 1]) for n in range(4)]
     assert figures["area_under_risk_coverage"] == pytest.approx(np.mean(errors))
     assert figures["coverage_at_error"] == {"0.05": 0.25, "0.1": 0.25}
+
+
+def test_a_constant_predictor_decides_nothing_at_a_small_error():
+    true = np.array([1] * 70 + [0] * 30)
+    for order in (np.arange(100), np.arange(100)[::-1]):
+        table = as_predictions(np.tile([-1.0, 1.0], (100, 1)), true[order])
+        figures = confidence_summary(table)
+        assert figures["coverage_at_error"] == {"0.05": 0.0, "0.1": 0.0}
+        assert figures["area_under_risk_coverage"] == pytest.approx(0.3)
+        curve = accuracy_by_coverage(table)
+        assert curve[["coverage", "accuracy"]].to_numpy().tolist() == [[1.0, 0.7]]
+    twice = pd.concat([table, table.assign(repeat=1)])
+    assert confidence_summary(twice)["rank_correlation"] is None
+
+
+def test_cases_of_equal_confidence_are_decided_in_any_order():
+    logits = np.array([[0, 3.0], [0, 1.0], [0, 1.0], [0, 1.0], [0, 0.2]])
+    table = as_predictions(logits, [1, 0, 1, 1, 1])  # one of the three is wrong
+    orders = [[1, 0, 1, 1, 1], [1, 1, 0, 1, 1], [1, 1, 1, 0, 1]]
+    errors = [np.mean([1 - np.mean(order[: n + 1]) for n in range(5)]) for order in orders]
+    figures = confidence_summary(table)
+    assert figures["area_under_risk_coverage"] == pytest.approx(np.mean(errors))
+    assert figures["coverage_at_error"] == {"0.05": 0.2, "0.1": 0.2}
+    assert accuracy_by_coverage(table)["coverage"].tolist() == [0.2, 0.8, 1.0]
 
 
 def test_a_confidence_that_knows_its_errors_lets_more_cases_be_decided():
