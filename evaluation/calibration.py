@@ -57,7 +57,7 @@ def fit_calibration(validation: pd.DataFrame) -> Calibration:
     Args:
         validation: Predictions of the validation part of one fold.
     """
-    validation = as_cases(validation)
+    validation = as_cases(validation).sort_values(["patient_id", "image"])  # sums in one order
     logs, is_class = _logs(validation), _is_class(validation)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:

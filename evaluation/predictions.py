@@ -117,7 +117,10 @@ def as_cases(predictions: pd.DataFrame) -> pd.DataFrame:
     score = pd.DataFrame(probs_of(predictions), predictions.index, [PROB + name for name in names])
     table = pd.concat([predictions[[*key, "image", "fold"]], score], axis=1)
     how = {"image": "min", "fold": "min", **dict.fromkeys(score.columns, "mean")}
-    means = table.groupby(key, sort=False).agg(how).reset_index()
+    # equal scores have equal means only if they are added up in one order
+    places = table.groupby(key, sort=False).ngroup().to_numpy()
+    ordered = table.assign(place=places).sort_values(["place", "image"])
+    means = ordered.groupby(key, sort=False).agg(how).reset_index()
     return with_decision(means)[[*predictions.columns.intersection(means.columns), *DECIDED]]
 
 

@@ -23,12 +23,12 @@ KEY = ["repeat", "fold", "patient_id", "image"]
 
 
 def draw_tied(num_classes=2, seed=0, num_repeats=3):
-    """Draw outputs of one digit, so that many tie; a patient has two scans."""
+    """Draw outputs of one digit, so that many tie; a patient has three scans."""
     generator = np.random.default_rng(seed)
-    true = np.arange(NUM_SCANS) // 2 % num_classes
+    true = np.arange(NUM_SCANS) // 3 % num_classes
     tables = []
     for repeat in range(num_repeats):
-        table = as_predictions(np.zeros((NUM_SCANS, num_classes)), true, repeat, per_patient=2)
+        table = as_predictions(np.zeros((NUM_SCANS, num_classes)), true, repeat, per_patient=3)
         names = [column for column in table if column.startswith("prob_")]
         lead = 0.2 * np.eye(num_classes)[true]
         table[names] = np.round(0.8 * generator.random((NUM_SCANS, num_classes)) + lead, 1)
