@@ -23,6 +23,7 @@ from datamodules.preprocessing import Preprocessing
 from datamodules.residence import settle
 from datamodules.scan_batches import ScanBatch, ScanBatches
 from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
+from datamodules.splits_check import split_warnings
 from datamodules.volumes import Intensity
 
 
@@ -105,6 +106,10 @@ class ScanDataModule(LightningDataModule):
                     "Use splits that were made for this table."
                 )
         return table
+
+    def split_warnings(self) -> list[str]:
+        """What the division lacks, in one line each."""
+        return split_warnings(self.splits_table, self.cohort.patients, self.cohort.labels)
 
     def cells(self) -> list[tuple[int, int]]:
         """All (repeat, fold) pairs of the division."""
