@@ -9,6 +9,7 @@ import numpy as np
 NUM_DRAWS, NUM_DRAWN_PATIENTS = 64, 8_000  # of large cohorts fewer draws: each is even already
 NUM_IMPROVED, NUM_IMPROVED_PATIENTS = 8, 150
 MAX_CANDIDATES = 100  # for an exchange
+LARGE = 0.1  # distance of a share from the wanted one
 MIN_GAIN = 1e-5  # of an exchange: less than half a percent of a share
 DECIMALS = 9  # of a cost, so that every machine finds the same one lowest
 
@@ -18,9 +19,11 @@ def divide(
 ) -> np.ndarray:
     """Choose a part for every patient.
 
-    A class that is missing in a part costs more than any unevenness. Then the squared distances
-    count between the share that a part has and the one it should have: of all patients, of all
-    scans, and, with the weight of one class among all, of each class's patients and scans.
+    A class that is missing in a part costs more than any unevenness. Then the distances count
+    between the share that a part has and the one it should have: of all patients, of all scans,
+    and, with the weight of one class among all, of each class's patients and scans. Small distances
+    are squared, large ones are not, so that one patient with most scans does not decide where the
+    others go (pseudo-Huber).
 
     Args:
         counts: Scans of each patient in each class, (P, K).
@@ -65,7 +68,8 @@ class _Cost:
 
     def __call__(self, totals: np.ndarray, parts: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Compute what parts cost, (…, S), that have the shares `totals`, (…, S, M)."""
-        uneven = ((totals - self.shares[parts, None]) ** 2) @ self.importance
+        distances = (totals - self.shares[parts, None]) / LARGE
+        uneven = (np.sqrt(1 + distances**2) - 1) @ self.importance * 2 * LARGE**2
         absent = (totals[..., -self.num_classes :] < 1e-9).sum(-1)
         return uneven + self.missing[parts] * absent
 

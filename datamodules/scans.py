@@ -42,9 +42,11 @@ class ScanDataModule(LightningDataModule):
         batch_size: Scans of a batch on one device.
         num_workers: Worker processes of the training loader; small cohorts need none.
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
-        sampling: 'natural' serves every training scan once an epoch; 'balanced' draws as many
-            scans with replacement, all classes being equally likely. Validation and test stay
-            as they are.
+        sampling: 'natural' serves every training scan once an epoch; 'balanced' serves as many
+            scans, equally many of each class: a rare class's several times, each in another
+            augmented version while there are versions left (by augmentation mode 'none' they are
+            the same), a frequent class's not all in each epoch. Validation and test stay as they
+            are.
         labels_per: 'scan' if a patient's scans may have different labels, as two halves of a brain
             have; otherwise that is taken for a mistake in the table.
     """
@@ -182,18 +184,15 @@ class ScanDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader:
-        chances = None
-        if self.sampling == "balanced":
-            rarity = 1 / np.array(self.training_label_counts)[self.labels[self.rows["train"]]]
-            chances = rarity / rarity.sum()
+        rows = self.rows["train"]
         return batch_loader(
             self.augmented,
-            self.rows["train"],
+            rows,
             self.batch_size,
             self.trainer,
             num_workers=self.num_workers,
             seed=self.seed,
-            chances=chances,
+            classes=self.labels[rows] if self.sampling == "balanced" else None,
         )
 
     @override
