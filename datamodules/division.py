@@ -21,7 +21,7 @@ def divide(
 
     A class that is missing in a part costs more than any unevenness. Then the distances count
     between the share that a part has and the one it should have: of all patients, of all scans,
-    and, with the weight of one class among all, of each class's patients and scans. Small distances
+    and, together a quarter as much, of each class's patients and scans. Small distances
     are squared, large ones are not, so that one patient with most scans does not decide where the
     others go (pseudo-Huber).
 
@@ -59,7 +59,7 @@ class _Cost:
         self.shares = shares
         self.missing = missing
         self.num_classes = counts.shape[1]
-        self.importance = np.array([1, 1, *[1 / self.num_classes] * 2 * self.num_classes])
+        self.importance = np.array([4, 4, *[1 / self.num_classes] * 2 * self.num_classes]) / 4
 
     def totals(self, divisions: np.ndarray) -> np.ndarray:
         """Shares that the parts of divisions, (C, P), have of each measure, (C, S, M)."""
