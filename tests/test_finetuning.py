@@ -125,6 +125,7 @@ def test_a_wrapper_is_not_a_layer():
 class _Scans(LightningDataModule):
     training_patients: ClassVar = {"p1"}
     held_out_patients: ClassVar = set()
+    training_scans: ClassVar = {}
 
     def _loader(self):
         generator = torch.Generator().manual_seed(0)
