@@ -13,7 +13,7 @@ from commands.command_line import CommandLine
 from commands.ensemble import training_reference
 from commands.report import write_page
 from commands.results import write_results
-from commands.run_folder import Cell, cell_folder, read_json, write_json
+from commands.run_folder import Cell, cell_folder, keep_splits, read_json, write_json
 from commands.side_by_side import run_side_by_side
 from commands.train_cells import (
     does,
@@ -26,7 +26,7 @@ from commands.train_cells import (
 from commands.wandb_run import wandb_run
 from datamodules.scans import ScanDataModule
 from evaluation.metrics import running_mean
-from evaluation.predictions import read_predictions, write_table
+from evaluation.predictions import read_predictions
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,10 @@ def open_folds(cli: CommandLine) -> tuple[Path, list[Cell]]:
     names = data.class_names
     positive = f"; {names[-1]!r} counts as positive" if len(names) == 2 else ""
     say(f"Classes {', '.join(names)}{positive}.")
+    for line in data.split_warnings():
+        say(line)
     if is_main_process():
-        write_table(data.splits_table, folder / "splits.csv")
+        keep_splits(data.splits_table, folder)
     return folder, [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in cells]
 
 

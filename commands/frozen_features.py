@@ -55,10 +55,11 @@ class FrozenFold:
         """Training features of an epoch in the order of its batches, (N_train, F), and labels."""
         sampler = self.sampler
         sampler.set_epoch(epoch)
-        rows = np.concatenate([rows for _, rows in sampler])
+        batches = list(sampler)
+        rows = np.concatenate([batch.rows for batch in batches])
         versions = np.zeros_like(rows)
         if self.data.augmented.bank is not None:
-            versions = 1 + self.data.augmented.versions(epoch)[rows]
+            versions = 1 + np.concatenate(list(map(self.data.augmented.versions, batches)))
         return self.features[rows, versions], self.data.labels[rows]
 
     def part(self, name: str) -> tuple[np.ndarray, np.ndarray]:

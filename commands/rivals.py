@@ -17,11 +17,11 @@ from commands.frozen_features import encode
 from commands.init_match import init_match
 from commands.report import write_page
 from commands.results import write_results
-from commands.run_folder import claim, init_checkpoint, run_path
+from commands.run_folder import claim, init_checkpoint, keep_splits, run_path
 from commands.train_cells import resolved_config, say
 from datamodules.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
-from evaluation.predictions import prediction_table, write_table
+from evaluation.predictions import prediction_table
 from lightning_modules.classical import RIVALS, fit_rival, predict_probs
 from lightning_modules.classifier import Classifier
 from lightning_modules.imagenet_baseline import ImageNetBaseline
@@ -76,7 +76,7 @@ def rivals(args: list[str]) -> None:
     contests = _contests(cli, covariates)
     folder = run_path(cli.config.run)
     say(f"Run {folder}: {len(contests)} rivals. {cli.plan}")
-    for line in init_match(cli):
+    for line in [*init_match(cli), *cli.data.split_warnings()]:
         say(line)
     for contest in contests:
         _cross_validate(contest, cli, folder / contest.name, covariates)
@@ -103,7 +103,7 @@ def _cross_validate(
     if (folder / "metrics.json").is_file():
         say(f"{contest.name} is finished already.")
         return
-    write_table(cli.data.splits_table, folder / "splits.csv")
+    keep_splits(cli.data.splits_table, folder)
     started = time.monotonic()
     tables = []
     for repeat, fold in tqdm(cli.data.cells(), desc=contest.name, leave=False):

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 
@@ -18,6 +19,8 @@ from callbacks.whole_checkpoints import BEST_NAME
 from commands.resume import forget_progress
 from commands.run_path import run_path
 from datamodules.preprocessing import BEFORE_IT_WAS_A_SETTING
+from datamodules.splits import read_splits
+from evaluation.predictions import write_table
 from evaluation.whole_file import write_first, write_whole
 
 PACKAGES = ("torch", "lightning", "torchio", "torchmetrics", "numpy", "scikit-learn", "nibabel")
@@ -130,6 +133,22 @@ def planned_budget(folder: Path) -> int | None:
         if (place / "config.yaml").is_file():
             return read_config(place)["data"]["init_args"]["preprocessing"].get("voxel_budget")
     return None
+
+
+def keep_splits(table: pd.DataFrame, folder: Path) -> None:
+    """Write a run's splits.csv, or check that the run was begun with the same folds.
+
+    Raises:
+        ValueError: If it has others, as a run does that was begun by an earlier commit.
+    """
+    file = folder / "splits.csv"
+    if not file.is_file():
+        write_table(table, file)
+    elif table.astype(str).values.tolist() != read_splits(file).astype(str).values.tolist():
+        raise ValueError(
+            f"Run {folder} was begun with other folds than this commit draws. Choose another RUN, "
+            "or finish it with the commit that began it (run.json)."
+        )
 
 
 def device_name() -> str:

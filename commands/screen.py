@@ -22,7 +22,15 @@ from commands.init_match import init_match
 from commands.probes import train_probes
 from commands.report import write_page
 from commands.results import write_results
-from commands.run_folder import Cell, cell_folder, claim, read_json, run_path, write_text
+from commands.run_folder import (
+    Cell,
+    cell_folder,
+    claim,
+    keep_splits,
+    read_json,
+    run_path,
+    write_text,
+)
 from commands.train_cells import resolved_config, say
 from evaluation.predictions import read_predictions, write_table
 from evaluation.screening import screen_table, screen_text
@@ -64,7 +72,7 @@ def screen(args: list[str]) -> None:
     cli.config.model.init_args.freeze_encoder = True
     scale: Scale = cli.config.scale or ("init" if cli.config.init else "fold")
     say(f"Run {folder}: {len(settings)} probes of {len(cli.data.cells())} folds. {cli.plan}")
-    for line in init_match(cli):
+    for line in [*init_match(cli), *cli.data.split_warnings()]:
         say(line)
 
     @cache
@@ -116,7 +124,7 @@ def _claim(cli: CommandLine, folder: Path, method: str, more: dict[str, object])
         "preprocessing": cli.plan,
     }
     claim(folder, config | {"method": method, "features": "encoder"} | more, facts)
-    write_table(cli.data.splits_table, folder / "splits.csv")
+    keep_splits(cli.data.splits_table, folder)
 
 
 def _write_run(cli: CommandLine, folder: Path, cells: list[Path]) -> None:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,11 +12,21 @@ from typing_extensions import override
 
 JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
-Batch = tuple[int, np.ndarray]
+
+class Batch(NamedTuple):
+    """What a dataset is asked for, so that a worker process knows the epoch as well.
+
+    epoch: the epoch; rows: rows of the batch, (B,); turns: how many times each of them was served
+    before in this epoch, (B,).
+    """
+
+    epoch: int
+    rows: np.ndarray
+    turns: np.ndarray
 
 
 class EpochSampler(Sampler[Batch]):
-    """Yield whole batches as (epoch, rows), so that a worker process knows the epoch as well.
+    """Yield whole batches.
 
     While training, every rank gets equally many rows (the order wraps around where it must); the
     ranks together see the batches that one process with `world_size` times the batch size would.
@@ -28,8 +38,9 @@ class EpochSampler(Sampler[Batch]):
         rows: Rows to visit.
         batch_size: Rows of a batch on one rank.
         seed: Seed of the permutations; None for validation, test and prediction.
-        chances: Chance of each row at each of as many draws as there are rows, with replacement;
-            None visits every row once. Only while training.
+        classes: Class of each row: all classes are served equally often, in all as many rows as
+            there are, and each class's rows equally often but for one time; which ones change with
+            the epoch. None visits every row once. Only while training.
         rank: This process.
         world_size: Number of processes.
         begin: An epoch, and how many of its batches are done already.
@@ -41,16 +52,16 @@ class EpochSampler(Sampler[Batch]):
         batch_size: int,
         *,
         seed: int | None = None,
-        chances: np.ndarray | None = None,
+        classes: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
         begin: tuple[int, int] = (0, 0),
     ) -> None:
         self.rows = rows
         self.batch_size = batch_size
-        assert chances is None or seed is not None, "only training rows are drawn"
+        assert classes is None or seed is not None, "only training rows are drawn"
         self.seed = seed
-        self.chances = chances
+        self.classes = classes
         self.rank = rank
         self.world_size = world_size
         self.begin = begin
@@ -61,28 +72,53 @@ class EpochSampler(Sampler[Batch]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self._own_rows(self.rows)) // self.batch_size)
+        return -(-len(self._wrapped(self.rows)[self._share]) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, order = 0, self.rows
         if self.seed is not None:
             epoch = self.epoch
             generator = np.random.default_rng((self.seed, epoch))
-            if self.chances is None:
-                order = generator.permutation(order)
-            else:
-                order = generator.choice(order, size=len(order), p=self.chances)
-        own = self._own_rows(order)
+            if self.classes is not None:
+                order = _balanced(order, self.classes, generator)
+            order = generator.permutation(order)
+        order = self._wrapped(order)
+        rows, turns = order[self._share], _turns(order)[self._share]
         num_done = self.begin[1] if self.epoch == self.begin[0] else 0
-        for start in range(num_done * self.batch_size, len(own), self.batch_size):
-            yield epoch, own[start : start + self.batch_size]
+        for start in range(num_done * self.batch_size, len(rows), self.batch_size):
+            end = start + self.batch_size
+            yield Batch(epoch, rows[start:end], turns[start:end])
 
-    def _own_rows(self, order: np.ndarray) -> np.ndarray:
-        if self.seed is not None:
-            order = np.resize(order, -(-len(order) // self.world_size) * self.world_size)
-        elif len(order) < self.world_size:
+    def _wrapped(self, order: np.ndarray) -> np.ndarray:
+        """What all ranks together are given."""
+        if self.seed is None:
             return order
-        return order[self.rank :: self.world_size]
+        return np.resize(order, -(-len(order) // self.world_size) * self.world_size)
+
+    @property
+    def _share(self) -> slice:
+        """Which part of it this rank is given."""
+        if self.seed is None and len(self.rows) < self.world_size:
+            return slice(None)
+        return slice(self.rank, None, self.world_size)
+
+
+def _balanced(rows: np.ndarray, classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """As many rows as there are, of each class equally many, and of a class equally often each."""
+    names = generator.permutation(np.unique(classes))
+    shares = [len(part) for part in np.array_split(rows, len(names))]
+    members = [generator.permutation(rows[classes == name]) for name in names]
+    return np.concatenate([np.resize(*each) for each in zip(members, shares, strict=True)])
+
+
+def _turns(order: np.ndarray) -> np.ndarray:
+    """How many times each entry has come before."""
+    sorting = order.argsort(kind="stable")
+    first = np.r_[True, np.diff(order[sorting]) != 0]
+    turns = np.empty(len(order), dtype=np.int64)
+    places = np.arange(len(order))
+    turns[sorting] = places - np.maximum.accumulate(np.where(first, places, 0))
+    return turns
 
 
 def batch_loader(
@@ -93,25 +129,26 @@ def batch_loader(
     *,
     num_workers: int = 0,
     seed: int | None = None,
-    chances: np.ndarray | None = None,
+    classes: np.ndarray | None = None,
 ) -> DataLoader:
     """Load batches in `EpochSampler`'s order, with this process's share of the rows.
 
     Args:
-        dataset: Takes (epoch, rows) and returns a batch.
+        dataset: Takes a `Batch` of rows and returns a batch.
         rows: Rows to visit.
         batch_size: Rows of a batch on one device.
         trainer: Knows the rank and the number of processes; None is one process.
         num_workers: Worker processes.
         seed: Seed of the permutations; None for validation, test and prediction.
-        chances: Chance of each row at each draw while training; None visits every row once.
+        classes: Class of each row, to serve all equally often while training; None visits every
+            row once.
     """
     rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
     sampler = EpochSampler(
         rows,
         batch_size,
         seed=seed,
-        chances=chances,
+        classes=classes,
         rank=rank,
         world_size=world_size,
         begin=_place(trainer) if trainer and seed is not None else (0, 0),

@@ -222,7 +222,7 @@ class PatchBatches(Dataset[PatchBatch]):
 
     @override
     def __getitem__(self, index: Batch) -> PatchBatch:
-        epoch, numbers = index
+        epoch, numbers, _ = index
         generator = np.random.default_rng((self.seed, epoch, int(numbers[0])))
         rows = generator.choice(self.rows, size=len(numbers))
         d, w, h = generator.integers(self.windows.shape[1:4], size=(len(numbers), 3)).T

@@ -1,4 +1,4 @@
-"""Batches of scans as a function of epoch and rows: plain, from the bank, or to be changed anew."""
+"""Batches of scans by epoch, rows and turns: plain, from the bank, or to be changed afresh."""
 
 from typing import NotRequired, TypedDict
 
@@ -28,7 +28,7 @@ class ScanBatch(TypedDict):
 
 
 class ScanBatches(Dataset[ScanBatch]):
-    """Batches by (epoch, rows): which copy of a scan is served depends on nothing else.
+    """Batches by (epoch, rows, turns): which copy of a scan is served depends on nothing else.
 
     Args:
         stored: The cached volumes, last axis first, (N, 1, D, W, H).
@@ -54,7 +54,7 @@ class ScanBatches(Dataset[ScanBatch]):
         self.augmentation = augmentation
         self.seed = seed
         self.bank = bank
-        self._versions = -1, np.empty(0, dtype=np.int64)  # of the epoch that was asked for last
+        self._versions = -1, np.empty(0, dtype=np.int64)  # first ones of the last epoch
 
     @property
     def on_device(self) -> bool:
@@ -63,14 +63,15 @@ class ScanBatches(Dataset[ScanBatch]):
 
     @override
     def __getitem__(self, index: Batch) -> ScanBatch:
-        epoch, rows = index
+        epoch, rows, turns = index
         batch: ScanBatch = {
-            "volume": self._volumes(epoch, rows),  # float16 (B, 1, W, H, D)
+            "volume": self._volumes(index),  # float16 (B, 1, W, H, D)
             "label": self.labels[rows],
             "row": torch.from_numpy(rows),
         }
         if self.augmentation.mode == "fresh":
-            seeds = [draw_seed(self.seed, epoch, row) for row in rows.tolist()]
+            copies = (rows + turns * len(self.labels)).tolist()
+            seeds = [draw_seed(self.seed, epoch, copy) for copy in copies]
             what = self.spacings_mm[rows], self.augmentation, seeds
             if self.augmentation.by_torchio:
                 batch["volume"] = make_copies(batch["volume"], *what)
@@ -78,17 +79,21 @@ class ScanBatches(Dataset[ScanBatch]):
                 batch["changes"] = draw_changes(*what, batch["volume"].shape[2:])
         return batch
 
-    def versions(self, epoch: int) -> np.ndarray:
-        """Which version of the bank each scan is served in at an epoch, (N,)."""
-        assert self.bank is not None
-        if self._versions[0] != epoch:
-            generator = np.random.default_rng((self.seed, epoch))
-            drawn = generator.integers(self.bank.shape[1], size=len(self.bank))
-            self._versions = epoch, drawn
-        return self._versions[1]
+    def versions(self, batch: Batch) -> np.ndarray:
+        """Which version of the bank each scan of a batch is served in, (B,).
 
-    def _volumes(self, epoch: int, rows: np.ndarray) -> Tensor:
+        A scan that is served several times in an epoch comes in one version after the other.
+        """
+        assert self.bank is not None
+        num_versions = self.bank.shape[1]
+        if self._versions[0] != batch.epoch:
+            generator = np.random.default_rng((self.seed, batch.epoch))
+            drawn = generator.integers(num_versions, size=len(self.bank))
+            self._versions = batch.epoch, drawn
+        return (self._versions[1][batch.rows] + batch.turns) % num_versions
+
+    def _volumes(self, batch: Batch) -> Tensor:
         """The scans as they are, or a version of each out of the bank."""
         if self.bank is None:
-            return volume_tensor(self.stored[rows])
-        return volume_tensor(self.bank[rows, self.versions(epoch)[rows]])
+            return volume_tensor(self.stored[batch.rows])
+        return volume_tensor(self.bank[batch.rows, self.versions(batch)])

@@ -23,6 +23,7 @@ from datamodules.preprocessing import Preprocessing
 from datamodules.residence import settle
 from datamodules.scan_batches import ScanBatch, ScanBatches
 from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
+from datamodules.splits_check import split_warnings
 from datamodules.volumes import Intensity
 
 
@@ -41,9 +42,11 @@ class ScanDataModule(LightningDataModule):
         batch_size: Scans of a batch on one device.
         num_workers: Worker processes of the training loader; small cohorts need none.
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
-        sampling: 'natural' serves every training scan once an epoch; 'balanced' draws as many
-            scans with replacement, all classes being equally likely. Validation and test stay
-            as they are.
+        sampling: 'natural' serves every training scan once an epoch; 'balanced' serves as many
+            scans, equally many of each class: a rare class's several times, each in another
+            augmented version while there are versions left (by augmentation mode 'none' they are
+            the same), a frequent class's not all in each epoch. Validation and test stay as they
+            are.
         labels_per: 'scan' if a patient's scans may have different labels, as two halves of a brain
             have; otherwise that is taken for a mistake in the table.
     """
@@ -105,6 +108,10 @@ class ScanDataModule(LightningDataModule):
                     "Use splits that were made for this table."
                 )
         return table
+
+    def split_warnings(self) -> list[str]:
+        """What the division lacks, in one line each."""
+        return split_warnings(self.splits_table, self.cohort.patients, self.cohort.labels)
 
     def cells(self) -> list[tuple[int, int]]:
         """All (repeat, fold) pairs of the division."""
@@ -177,18 +184,15 @@ class ScanDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader:
-        chances = None
-        if self.sampling == "balanced":
-            rarity = 1 / np.array(self.training_label_counts)[self.labels[self.rows["train"]]]
-            chances = rarity / rarity.sum()
+        rows = self.rows["train"]
         return batch_loader(
             self.augmented,
-            self.rows["train"],
+            rows,
             self.batch_size,
             self.trainer,
             num_workers=self.num_workers,
             seed=self.seed,
-            chances=chances,
+            classes=self.labels[rows] if self.sampling == "balanced" else None,
         )
 
     @override

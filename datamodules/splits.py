@@ -4,18 +4,21 @@ The table has the columns repeat, fold, patient_id, part; part is 'train', 'val'
 a fold has no 'val' rows, its test patients choose the checkpoint (protocol 'paper').
 """
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
+
+from datamodules.division import divide
 
 Names = Sequence[str] | np.ndarray
 COLUMNS = ["repeat", "fold", "patient_id", "part"]
+PARTS = np.array(["train", "val", "test"])
+MISSING = 10.0  # cost of a class without a patient in a part
+MISSING_IN_TRAINING = 1e4  # no validation part is worth it
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,13 @@ class Splits:
     """How patients are divided; all of a patient's scans stay together.
 
     Args:
-        scheme: 'k-fold' is stratified and grouped by patient; 'leave-one-patient-out' has as many
-            folds as patients.
+        scheme: 'k-fold' divides patients so that folds are as even as possible in patients, scans
+            and classes; 'leave-one-patient-out' has as many folds as patients.
         num_folds: Folds of 'k-fold'.
         num_repeats: Divisions, each with a seed of its own.
-        val_fraction: Share of the training patients that chooses the checkpoint.
+        val_fraction: Share of the training patients that chooses the checkpoint; also of their
+            scans, as nearly as whole patients allow. Every class with two patients is in both
+            parts, even where that takes more.
         protocol: 'nested' takes the validation patients from the training part; 'paper' lets the
             test patients choose the checkpoint as MCTL §4.2 does, which is optimistic.
         seed: Seed of all divisions.
@@ -57,31 +62,27 @@ def make_splits(patients: Names, labels: Names, splits: Splits) -> pd.DataFrame:
     Raises:
         ValueError: If a class has fewer patients than folds, or a setting is out of range.
     """
-    if not 0 < splits.val_fraction < 1:
-        raise ValueError(f"val_fraction is {splits.val_fraction}; it must lie between 0 and 1.")
+    _refuse_fraction(splits.val_fraction)
     if splits.num_folds < 2 or splits.num_repeats < 1:
         raise ValueError(
             f"num_folds is {splits.num_folds} and num_repeats {splits.num_repeats}; "
             "they must be at least 2 and 1."
         )
-    groups, classes = np.asarray(patients, dtype=object), np.asarray(labels, dtype=object)
-    _refuse_small_classes(groups, classes, splits)
-    tables = []
+    cohort = _count_scans(patients, labels)
+    _refuse_small_classes(cohort, splits)
+    columns: list[list[np.ndarray]] = []
     for repeat in range(splits.num_repeats):
-        seed = int(np.random.SeedSequence((splits.seed, repeat)).generate_state(1)[0])
-        for fold, (rest, test) in enumerate(_folds(groups, classes, splits, seed)):
-            if splits.protocol == "paper":
-                parts = {"train": rest, "test": test}
-            else:
-                val = _validation_rows(rest, groups, classes, splits, seed + fold)
-                parts = {"train": np.setdiff1d(rest, val), "val": val, "test": test}
-            tables += [
-                pd.DataFrame(
-                    {"patient_id": np.unique(groups[rows].astype(str)), "part": part}
-                ).assign(repeat=repeat, fold=fold)
-                for part, rows in parts.items()
-            ]
-    return pd.concat(tables, ignore_index=True)[COLUMNS]
+        for fold, test in enumerate(_test_parts(cohort.counts, splits, repeat)):
+            part = np.where(test, 2, 0)  # positions in PARTS
+            if splits.protocol == "nested":
+                rest = np.flatnonzero(~test)
+                generator = np.random.default_rng((splits.seed, repeat, fold + 1))
+                part[rest[_chosen(cohort.counts[rest], splits.val_fraction, generator)]] = 1
+            order = part.argsort(kind="stable")
+            places = [np.full(len(order), number) for number in (repeat, fold)]
+            columns.append([*places, cohort.patients[order], PARTS[part[order]]])
+    stacked = [np.concatenate(column) for column in zip(*columns, strict=True)]
+    return pd.DataFrame(dict(zip(COLUMNS, stacked, strict=True)))
 
 
 def read_splits(path: str | Path) -> pd.DataFrame:
@@ -138,49 +139,87 @@ def patients_of(table: pd.DataFrame, repeat: int, fold: int) -> dict[str, set[st
 
 
 def hold_out(patients: Names, labels: Names, fraction: float, seed: int) -> np.ndarray:
-    """Choose about `fraction` of the patients, stratified where that is possible.
+    """Choose patients who are about `fraction` of all, and have about that share of the scans.
+
+    Every class of at least two patients is on both sides if that can be; a class of one patient
+    is not held out.
 
     Args:
         patients: Patient of each scan, (N,).
         labels: Class of each scan, (N,).
-        fraction: Share of the patients to hold out.
+        fraction: Share to hold out.
         seed: Seed of the choice.
 
     Returns:
         Positions of the chosen patients' scans, at least one patient's and never all.
+
+    Raises:
+        ValueError: If there are too few patients, or the fraction is out of range.
     """
-    groups, classes = np.asarray(patients, dtype=object), np.asarray(labels, dtype=object)
-    largest_class = max(len(set(groups[classes == name])) for name in set(classes))
-    num_parts = min(max(round(1 / fraction), 2), largest_class)
-    if num_parts < 2:
-        raise ValueError("Too few patients for training and validation: add patients.")
-    folds = StratifiedGroupKFold(num_parts, shuffle=True, random_state=seed % 2**32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class smaller than num_parts is fine here
-        return next(iter(folds.split(groups, classes.astype(str), groups)))[1]
+    _refuse_fraction(fraction)
+    cohort = _count_scans(patients, labels)
+    chosen = _chosen(cohort.counts, fraction, np.random.default_rng(seed))
+    return np.flatnonzero(chosen[cohort.rows])
 
 
-def _folds(
-    groups: np.ndarray, classes: np.ndarray, splits: Splits, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+@dataclass(frozen=True)
+class _Cohort:
+    """Scans by patient and class, in an order that does not depend on the table's.
+
+    Args:
+        patients: Names in order, (P,).
+        classes: Names in order, (K,).
+        rows: Position in `patients` of each scan's patient, (N,).
+        counts: Scans of each patient in each class, (P, K).
+    """
+
+    patients: np.ndarray
+    classes: np.ndarray
+    rows: np.ndarray
+    counts: np.ndarray
+
+
+def _count_scans(patients: Names, labels: Names) -> _Cohort:
+    names, rows = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    classes, columns = np.unique(np.asarray(labels).astype(str), return_inverse=True)
+    counts = np.zeros((len(names), len(classes)), dtype=np.int64)
+    np.add.at(counts, (rows, columns), 1)
+    return _Cohort(names, classes, rows, counts)
+
+
+def _test_parts(counts: np.ndarray, splits: Splits, repeat: int) -> np.ndarray:
+    """Which patients each fold tests, (folds, P)."""
     if splits.scheme == "leave-one-patient-out":
-        return iter(LeaveOneGroupOut().split(groups, classes, groups))
-    folds = StratifiedGroupKFold(splits.num_folds, shuffle=True, random_state=seed)
-    return iter(folds.split(groups, classes, groups))
+        return np.eye(len(counts), dtype=bool)
+    shares = np.full(splits.num_folds, 1 / splits.num_folds)
+    missing = np.full(splits.num_folds, MISSING)
+    generator = np.random.default_rng((splits.seed, repeat))
+    return divide(counts, shares, missing, generator) == np.arange(splits.num_folds)[:, None]
 
 
-def _validation_rows(
-    rest: np.ndarray, groups: np.ndarray, classes: np.ndarray, splits: Splits, seed: int
-) -> np.ndarray:
-    return rest[hold_out(groups[rest], classes[rest], splits.val_fraction, seed)]
+def _chosen(counts: np.ndarray, fraction: float, generator: np.random.Generator) -> np.ndarray:
+    """Which patients to hold out, (P,)."""
+    counts = counts[:, counts.any(0)]
+    shares, missing = np.array([fraction, 1 - fraction]), np.array([MISSING, MISSING_IN_TRAINING])
+    chosen = divide(counts, shares, missing, generator) == 0
+    if not chosen.any():
+        raise ValueError(
+            f"Too few patients for training and validation: each of {len(counts)} is the only one "
+            "of a class. Add patients."
+        )
+    return chosen
 
 
-def _refuse_small_classes(groups: np.ndarray, classes: np.ndarray, splits: Splits) -> None:
+def _refuse_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"val_fraction is {fraction}; it must lie between 0 and 1.")
+
+
+def _refuse_small_classes(cohort: _Cohort, splits: Splits) -> None:
     needed = splits.num_folds if splits.scheme == "k-fold" else 2
-    for label in sorted(set(classes)):
-        members = len(set(groups[classes == label]))
+    for label, members in zip(cohort.classes, (cohort.counts > 0).sum(0), strict=True):
         if members < needed:
             raise ValueError(
-                f"Class {label!r} has {members} patients, too few for {needed} folds. "
+                f"Class {str(label)!r} has {members} patients, too few for {needed} folds. "
                 f"Lower num_folds to {max(members, 2)} or merge classes."
             )

@@ -35,9 +35,12 @@ class Backbone(nn.Module):
         While training, a batch of one scan is treated as in prediction: BatchNorm has no statistics
         of a single scan whose maps have shrunk to one voxel, and takes the running ones.
         """
-        if self.training:
-            self.network.train(len(volume) > 1)
+        modes = {part: part.training for part in self.network.modules()}
+        if len(volume) == 1:
+            self.network.eval()
         features = self.network(volume)
+        for part, training in modes.items():
+            part.training = training
         return features[0] if isinstance(features, tuple) else features
 
 

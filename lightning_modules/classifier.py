@@ -16,7 +16,12 @@ from typing_extensions import override
 
 from lightning_modules.backbones import Backbone, build_backbone, load_weights
 from lightning_modules.encoder import Encoder, Norm, warn_if_thin
-from lightning_modules.finetuning import Finetuning, configure_finetuning, fused_or_default
+from lightning_modules.finetuning import (
+    Finetuning,
+    configure_finetuning,
+    fused_or_default,
+    set_modes,
+)
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
 from lightning_modules.readout import Readout, ReadoutName
 from lightning_modules.transfer import Seen, add_seen, load_encoder, refuse_seen
@@ -181,9 +186,8 @@ class Classifier(LightningModule):
         self.load_start(data)
 
     @override
-    def on_train_start(self) -> None:
-        if self.hparams["freeze_encoder"]:
-            self.encoder.eval()  # the statistics of BatchNorm stay as well
+    def on_train_batch_start(self, batch: ScanBatch, batch_idx: int) -> None:
+        set_modes(self.encoder, self.trainer.optimizers[0])
 
     @override
     def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:

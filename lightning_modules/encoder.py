@@ -97,14 +97,14 @@ def _pooled(size: int, pool: int, times: int) -> int:
 class _Block(nn.Sequential):
     """Convolution, pooling, norm and ReLU; on a CPU in one pass where it can be.
 
-    Maps of what a trained network sees hang on its layers, and take these one by one.
+    Maps of what a trained network sees hook its layers, which are then taken one by one.
     """
 
     def forward(self, volume: Tensor) -> Tensor:
         layers: Any = self
         convolution, pooling, norm, relu = layers
-        mapped = torch.is_grad_enabled() and not self.training
-        if mapped or not can_pool_at_once(volume, convolution, pooling):
+        hooked = any(layer._forward_hooks or layer._backward_hooks for layer in layers)
+        if hooked or not can_pool_at_once(volume, convolution, pooling):
             return super().forward(volume)
         plain = isinstance(norm, nn.Identity)
         maxima = pooled_convolution(volume, convolution.weight, convolution.bias, relu=plain)

@@ -1,8 +1,9 @@
 """How fast each layer learns, and when: one learning rate as a function of layer and time.
 
 Frozen features, the head first, gradual unfreezing, layer-wise rates, warm-up and a cosine are all
-factors of it. A frozen layer has the rate 0: its gradient is still computed, so that nothing
-changes for distributed runs, and a resumed run goes on exactly.
+factors of it. A frozen layer has the rate 0 and is in evaluation mode, so that its norm's running
+statistics stay as well. Its gradient is still computed: nothing changes for distributed runs, and a
+resumed run goes on exactly.
 """
 
 import math
@@ -118,21 +119,55 @@ def fused_or_default(gradient_clip_val: float | None) -> bool | None:
     return None if gradient_clip_val else True
 
 
+def set_modes(encoder: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the layers that do not learn at this step in evaluation mode, and the others in training.
+
+    Args:
+        encoder: The encoder.
+        optimizer: The one of `configure_finetuning`, its rates being those of the step.
+    """
+    learns = [
+        group["lr"] > 0 and any(parameter.requires_grad for parameter in group["params"])
+        for group in optimizer.param_groups[1:]
+    ]
+    modes = [(encoder, any(learns))]
+    for parts, layer_learns in zip(_parts_of_layers(encoder), learns, strict=True):
+        modes += [(part, layer_learns) for part in parts]
+    if any(part.training != training for part, training in modes):
+        for part, training in modes:
+            part.train(training)
+
+
 def layers_of(encoder: nn.Module) -> list[list[nn.Parameter]]:
     """Divide a network into layers, the topmost first; every parameter is in one of them.
 
     Chains of blocks and wrappers are taken apart, anything else is one layer. Parameters that
     belong to no part, such as a class token, go with the lowest layer.
     """
+    layers = [
+        [parameter for part in parts for parameter in part.parameters()]
+        for parts in _parts_of_layers(encoder)
+    ]
+    placed = {id(parameter) for layer in layers for parameter in layer}
+    loose = [parameter for parameter in encoder.parameters() if id(parameter) not in placed]
+    return [*layers[:-1], loose + layers[-1]] if loose else layers
+
+
+def _parts_of_layers(encoder: nn.Module) -> list[list[nn.Module]]:
+    """Modules of each layer, the topmost first; one without parameters goes with the one below."""
     parts = [encoder]
     while len(parts) == 1 and any(list(child.children()) for child in parts[0].children()):
         parts = [part for child in parts[0].children() for part in _parts(child)]
-    layers = [layer for part in parts if (layer := list(part.parameters()))]
-    placed = {id(parameter) for layer in layers for parameter in layer}
-    loose = [parameter for parameter in encoder.parameters() if id(parameter) not in placed]
-    if loose:
-        layers = [loose + layers[0], *layers[1:]] if layers else [loose]
-    return layers[::-1]
+    layers: list[list[nn.Module]] = [[]]
+    for part in parts:
+        if _has_parameters(part) and any(map(_has_parameters, layers[-1])):
+            layers.append([])
+        layers[-1].append(part)
+    return layers[::-1] if _has_parameters(encoder) else []
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def _parts(module: nn.Module) -> list[nn.Module]:

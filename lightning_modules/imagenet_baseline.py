@@ -14,7 +14,12 @@ from typing_extensions import override
 
 from lightning_modules.backbones_2d import build_backbone_2d, load_weights_2d
 from lightning_modules.classifier import Prediction, ScanBatch
-from lightning_modules.finetuning import Finetuning, configure_finetuning, fused_or_default
+from lightning_modules.finetuning import (
+    Finetuning,
+    configure_finetuning,
+    fused_or_default,
+    set_modes,
+)
 from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
 from lightning_modules.transfer import Seen, add_seen, load_encoder, refuse_seen
 
@@ -176,8 +181,8 @@ class ImageNetBaseline(LightningModule):
         self.load_start(data)
 
     @override
-    def on_train_start(self) -> None:
-        self.encoder.train(not self.hparams["freeze_encoder"])  # frozen running means stay, too
+    def on_train_batch_start(self, batch: ScanBatch, batch_idx: int) -> None:
+        set_modes(self.encoder, self.trainer.optimizers[0])
 
     @override
     def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:

@@ -1,10 +1,16 @@
+from typing import ClassVar
+
 import pytest
 import timm
 import torch
+from lightning import Callback, LightningDataModule, Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
+from lightning_modules.classifier import Classifier
 from lightning_modules.encoder import Encoder
-from lightning_modules.finetuning import Finetuning, configure_finetuning, layers_of
+from lightning_modules.finetuning import Finetuning, configure_finetuning, layers_of, set_modes
+from lightning_modules.imagenet_baseline import ImageNetBaseline
 
 
 def _configure(finetuning, max_epochs=10, num_steps=40, encoder_lr_factor=1.0):
@@ -114,3 +120,172 @@ def test_a_wrapper_is_not_a_layer():
     sizes = [len(layer) for layer in layers_of(wrapped)]
     assert sizes == [len(layer) for layer in layers_of(network)]
     assert len(sizes) == 10  # 8 blocks, the first convolution and its norm
+
+
+class _Scans(LightningDataModule):
+    training_patients: ClassVar = {"p1"}
+    held_out_patients: ClassVar = set()
+    training_scans: ClassVar = {}
+
+    def _loader(self):
+        generator = torch.Generator().manual_seed(0)
+        volumes = torch.rand(6, 1, 8, 8, 8, generator=generator)
+        scans = [
+            {"volume": volume, "label": torch.tensor(row % 2), "row": torch.tensor(row)}
+            for row, volume in enumerate(volumes)
+        ]
+        return DataLoader(scans, batch_size=3)
+
+    train_dataloader = val_dataloader = _loader
+
+
+class _Watch(Callback):
+    """Note after each epoch, validation included, which norms have moved since the last one."""
+
+    def __init__(self, encoder):
+        self.encoder = encoder
+        self.moved = []
+        self.before = self._statistics()
+
+    def _statistics(self):
+        return [
+            norm.running_mean.clone()
+            for norm in self.encoder.modules()
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        ]
+
+    def on_train_epoch_end(self, trainer, module):
+        now = self._statistics()
+        self.moved.append([not torch.equal(a, b) for a, b in zip(self.before, now, strict=True)])
+        self.before = now
+
+
+def _fit(model, tmp_path, max_epochs, *callbacks, ckpt_path=None, **settings):
+    watch = _Watch(model.encoder)
+    trainer = Trainer(
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[watch, *callbacks],
+        default_root_dir=tmp_path,
+        **settings,
+    )
+    trainer.fit(model, _Scans(), ckpt_path=ckpt_path, weights_only=ckpt_path is not None)
+    return trainer, watch.moved
+
+
+GRADUALLY = Finetuning(head_epochs=1, unfreeze_every=2)
+UNFROZEN = [  # of the norms, the lowest first, epoch after epoch
+    [False, False, False],
+    [False, False, True],
+    [False, False, True],
+    [False, True, True],
+    [False, True, True],
+    [True, True, True],
+]
+
+
+def _paper_network(finetuning, **settings):
+    torch.manual_seed(0)
+    return Classifier(
+        2, (8, 8, 8), filters=4, nodes=4, norm="batch", finetuning=finetuning, **settings
+    )
+
+
+def test_a_norm_keeps_its_running_statistics_until_its_layer_learns(tmp_path):
+    _, moved = _fit(_paper_network(GRADUALLY), tmp_path, 6)
+    assert moved == UNFROZEN
+    _, moved = _fit(_paper_network(Finetuning(head_epochs=2)), tmp_path, 3)
+    assert moved == [[False] * 3, [False] * 3, [True] * 3]
+    _, moved = _fit(_paper_network(Finetuning()), tmp_path, 1)
+    assert moved == [[True] * 3]
+    _, moved = _fit(_paper_network(Finetuning(), encoder_lr_factor=0.0), tmp_path, 1)
+    assert moved == [[False] * 3]
+
+
+@pytest.mark.parametrize("num_steps", [3, 4, 5])
+def test_a_training_that_goes_on_unfreezes_norms_where_the_whole_one_does(tmp_path, num_steps):
+    class Save(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == num_steps:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    _fit(_paper_network(GRADUALLY), tmp_path, 6, Save())
+    _, moved = _fit(_paper_network(GRADUALLY), tmp_path, 6, ckpt_path=tmp_path / "middle.ckpt")
+    assert moved[-3:] == UNFROZEN[-3:]
+    assert not any(norms[0] for norms in moved[:-1])
+
+
+def test_accumulated_gradients_unfreeze_at_the_same_epoch(tmp_path):
+    _, moved = _fit(_paper_network(GRADUALLY), tmp_path, 6, accumulate_grad_batches=2)
+    assert moved == UNFROZEN
+
+
+def test_a_batch_of_one_scan_changes_no_mode_of_a_backbone(tmp_path):
+    model = Classifier(2, (16, 16, 16), backbone="resnet10")
+    model.encoder.network.layer1.eval()
+    before = {name: part.training for name, part in model.named_modules()}
+    for num_scans in (1, 2):
+        model.encoder(torch.rand(num_scans, 1, 16, 16, 16))
+        assert before == {name: part.training for name, part in model.named_modules()}
+    assert model.encoder.network.bn1.num_batches_tracked == 1
+    assert model.encoder.network.layer1[0].bn1.num_batches_tracked == 0
+
+
+def test_a_backbone_keeps_its_running_statistics_as_well(tmp_path):
+    settings = {"backbone": "resnet10", "finetuning": Finetuning(head_epochs=1)}
+    _, moved = _fit(Classifier(2, (8, 8, 8), **settings), tmp_path, 2)
+    assert not any(moved[0])
+    assert all(moved[1])
+
+
+@pytest.mark.slow
+def test_the_baseline_keeps_its_running_statistics_as_well(tmp_path):
+    model = ImageNetBaseline(
+        2,
+        (8, 8, 8),
+        num_slices=2,
+        weights="none",
+        backbone="resnet18",
+        image_size=32,
+        finetuning=Finetuning(head_epochs=1, unfreeze_every=1),
+    )
+    _, moved = _fit(model, tmp_path, 11)
+    num_moved = [sum(norms) for norms in moved]
+    assert num_moved[0] == 0
+    assert num_moved == sorted(num_moved)
+    assert moved[1][-2:] == [True, True]  # those of the last block
+    assert not any(moved[8][:1])
+    assert all(moved[-1])
+
+
+def test_the_mode_is_that_of_the_rate_for_each_part_and_the_dropout_in_it():
+    encoder = nn.Sequential(
+        nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2, affine=False), nn.Dropout()),
+        nn.Sequential(nn.Conv3d(2, 2, 3), nn.BatchNorm3d(2), nn.Dropout()),
+    )
+    optimizer = configure_finetuning(
+        nn.Linear(2, 2).parameters(),
+        encoder,
+        Finetuning(),
+        lr=0.1,
+        encoder_lr_factor=1.0,
+        weight_decay=0.0,
+        max_epochs=1,
+        num_steps=1,
+    )["optimizer"]
+    _, upper, lower = optimizer.param_groups
+    for upper["lr"], lower["lr"] in ((0.0, 0.0), (0.1, 0.0), (0.1, 0.1), (0.0, 0.1)):
+        set_modes(encoder, optimizer)
+        for block, rate in zip(encoder, (lower["lr"], upper["lr"]), strict=True):
+            assert {layer.training for layer in block.modules()} == {rate > 0}
+    encoder[0].requires_grad_(False)
+    set_modes(encoder, optimizer)
+    assert not encoder[0][1].training
+
+
+def test_an_encoder_without_weights_has_no_layers():
+    assert layers_of(nn.Sequential(nn.ReLU(), nn.Flatten())) == []

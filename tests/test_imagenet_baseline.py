@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 import main
 from evaluation.predictions import read_predictions
 from lightning_modules.backbones_2d import load_weights_2d
+from lightning_modules.finetuning import set_modes
 from lightning_modules.imagenet_baseline import ImageNetBaseline, choose_slices
 
 pytestmark = pytest.mark.slow  # networks of other people are large
@@ -147,11 +148,11 @@ def test_a_backbone_without_weights_or_without_existence_is_refused():
 def test_a_frozen_backbone_keeps_weights_and_running_means():
     model = _baseline(freeze_encoder=True)
     before = {name: weight.clone() for name, weight in model.encoder.state_dict().items()}
-    model.on_train_start()
     model._trainer = SimpleNamespace(
         max_epochs=1, estimated_stepping_batches=1, gradient_clip_val=None
     )
     optimizer = model.configure_optimizers()["optimizer"]
+    set_modes(model.encoder, optimizer)
     model.loss(model(torch.rand(4, 1, 10, 12, 8)), torch.tensor([0, 1, 0, 1])).backward()
     optimizer.step()
     for name, weight in model.encoder.state_dict().items():

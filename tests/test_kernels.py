@@ -93,12 +93,14 @@ def test_an_encoder_takes_the_pass_unless_maps_of_its_layers_are_drawn(monkeypat
     training = encoder.train()(volume)
     with torch.no_grad():
         in_use = encoder.eval()(volume)
-    assert len(calls) == 6
+    frozen = encoder.eval()(volume)
+    assert len(calls) == 9
     assert torch.equal(in_use, training)
+    assert torch.equal(frozen, training)
     seen = []
     encoder[2][0].register_forward_hook(lambda *_: seen.append(1))
     torch.testing.assert_close(encoder(volume), training, atol=1e-6, rtol=1e-5)
-    assert len(calls) == 6
+    assert len(calls) == 11  # the other two blocks
     assert seen
 
 

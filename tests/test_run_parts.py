@@ -12,8 +12,9 @@ from lightning import Trainer
 
 from commands import run_folder
 from commands.command_line import RunOptions
-from commands.run_folder import Cell, claim, planned_budget, read_config
+from commands.run_folder import Cell, claim, keep_splits, planned_budget, read_config
 from commands.train_cells import unfinished_cells
+from datamodules.splits import Splits, make_splits
 
 
 @pytest.fixture
@@ -48,6 +49,32 @@ def test_the_share_of_a_task_does_not_depend_on_what_others_have_finished(share)
 def test_a_task_that_does_not_exist_is_named(share, task, num_tasks):
     with pytest.raises(ValueError, match=f"no task {task} of {num_tasks}"):
         share(task=task, num_tasks=num_tasks)
+
+
+def test_a_run_that_was_begun_with_other_folds_is_refused(tmp_path):
+    patients, labels = [f"{n:03d}" for n in range(12)], list("ab" * 6)
+    table = make_splits(patients, labels, Splits(num_folds=3))
+    keep_splits(table, tmp_path)
+    keep_splits(table, tmp_path)
+    before = (tmp_path / "splits.csv").read_text()
+    other = make_splits(patients, labels, Splits(num_folds=3, seed=1))
+    with pytest.raises(ValueError, match=r"begun with other folds .* Choose another RUN"):
+        keep_splits(other, tmp_path)
+    assert (tmp_path / "splits.csv").read_text() == before
+
+
+@pytest.mark.parametrize("verb", ["finetune", "rivals"])
+def test_a_class_that_is_missing_in_a_part_is_told_before_the_training(
+    verb, write_cohort, run_verb, capsys
+):
+    table = write_cohort(8)
+    rows = table.read_text().splitlines()
+    rows[1:3] = [row.rpartition(",")[0] + ",rare" for row in rows[1:3]]
+    table.write_text("\n".join(rows) + "\n")
+    step = ["--only=prepare"] if verb == "finetune" else ["--methods=[dummy]"]
+    assert run_verb(verb, table, "run", *step, "--data.splits.num_folds=2") == 0
+    told = capsys.readouterr().out
+    assert told.count("Class 'rare' is missing in the validation part of 2 of 2 folds") == 1
 
 
 def test_preparing_fills_the_cache_and_gathering_too_early_is_refused_and_neither_trains(

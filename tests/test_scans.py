@@ -151,24 +151,44 @@ def test_label_counts_are_those_of_the_training_scans_alone(data):
     assert sum(module.training_label_counts) < len(module.cohort.labels)
 
 
-def test_balanced_sampling_serves_a_rare_class_as_often_while_training_alone(data, monkeypatch):
+def test_balanced_sampling_serves_a_rare_class_as_often_while_training_alone(data):
     module = data(sampling="balanced", augmentation=Augmentation(mode="none"))
-    rare = module.rows["train"][:3]
+    train = module.rows["train"]
+    rare = train[:3]
     module.labels[:] = 0
     module.labels[rare] = 1
-    counts = [len(module.rows["train"]) - 3, 3]
-    monkeypatch.setattr(ScanDataModule, "training_label_counts", counts)
     sampler = module.train_dataloader().sampler
-    drawn = []
-    for epoch in range(500):
-        sampler.set_epoch(epoch)
-        drawn += [row for _, batch in sampler for row in batch]
-    assert len(drawn) == 500 * len(module.rows["train"])
-    assert set(drawn) == set(module.rows["train"])
-    assert np.isin(drawn, rare).mean() == pytest.approx(0.5, abs=0.03)
-    assert np.concatenate([rows for _, rows in module.val_dataloader().sampler]).tolist() == (
+    drawn = np.concatenate([batch.rows for batch in sampler])
+    assert len(drawn) == len(train)
+    assert np.isin(drawn, rare).sum() == pytest.approx(len(train) / 2, abs=0.5)
+    assert set(drawn) <= set(train)
+    assert np.concatenate([batch.rows for batch in module.val_dataloader().sampler]).tolist() == (
         module.rows["val"].tolist()
     )
+
+
+@pytest.mark.parametrize("mode", ["bank", "fresh"])
+def test_a_scan_that_is_served_twice_in_an_epoch_comes_in_two_versions(data, mode):
+    augmentation = Augmentation(mode=mode, num_versions=3)
+    module = data(sampling="balanced", augmentation=augmentation)
+    rare = module.rows["train"][:2]
+    module.labels[:] = 0
+    module.labels[rare] = 1
+    loader = module.train_dataloader()
+    for epoch in (0, 1):
+        loader.sampler.set_epoch(epoch)
+        copies = {row: [] for row in rare}
+        for batch in loader:
+            rows = batch["row"].tolist()
+            volumes = module.on_after_batch_transfer(batch, 0)["volume"]
+            for row, volume in zip(rows, volumes, strict=True):
+                if row in copies:
+                    copies[row].append(volume.numpy().tobytes())
+        for served in copies.values():
+            assert len(served) > 2
+            num_versions = 3 if mode == "bank" else len(served)
+            assert len(set(served)) == min(len(served), num_versions)
+            assert len(set(served[:num_versions])) == min(len(served), num_versions)
 
 
 def test_state_travels_to_a_new_module(data):
