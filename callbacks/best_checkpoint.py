@@ -223,7 +223,7 @@ class BestValidationCheckpoint(Checkpoint):
 
 
 def _is_last_epoch(trainer: Trainer) -> bool:
-    epochs = trainer.fit_loop.epoch_progress.current.processed
+    epochs = trainer.current_epoch + 1
     limits = ((epochs, trainer.max_epochs), (trainer.global_step, trainer.max_steps))
     return trainer.should_stop or any(
         done >= limit for done, limit in limits if limit not in (None, -1)

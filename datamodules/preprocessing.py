@@ -146,7 +146,7 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
                 "Leave it out, or widen --data.preprocessing.window_percentiles."
             ) from error
     if wanted.fit == "resize":
-        extent = voxels.shape * spacing
+        extent = np.array(voxels.shape) * spacing
         air = (rotated_extent(extent, wanted.margin_degrees) - extent) / spacing
         sides = [(round(size / 2),) * 2 for size in air]
         voxels = np.pad(voxels, sides, constant_values=voxels.min())
