@@ -36,7 +36,7 @@ class _Scans(Dataset):
         self.label = torch.arange(17) % 3 % 2
 
     def __getitem__(self, index):
-        _, rows = index
+        _, rows, _ = index
         return {
             "volume": self.volume[rows],
             "label": self.label[rows],
