@@ -2,14 +2,16 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from callbacks.best_checkpoint import BestValidationCheckpoint
@@ -82,10 +84,11 @@ def _train_stack(cli: CommandLine, stack: Sequence[Fold]) -> None:
     best: list[list[float]] = [[] for _ in folds]
     chosen: list[tuple[int, Tensor, Tensor]] = [(-1, torch.empty(0), torch.empty(0)) for _ in folds]
     curves: list[list[dict[str, float]]] = [[] for _ in folds]
+    judged, after_step = _averaging(built[0][0], heads)
     for epoch in range(max_epochs):
         batches = training_batches(folds, epoch)
-        losses = heads.train_epoch(batches, objective, optimizer, schedule).tolist()
-        scores, tested = heads.evaluate(val, objective), heads.evaluate(test, objective).prob
+        losses = heads.train_epoch(batches, objective, optimizer, schedule, after_step).tolist()
+        scores, tested = judged.evaluate(val, objective), judged.evaluate(test, objective).prob
         for row, logged in enumerate(_logged(scores)):
             curves[row].append({"epoch": epoch, "train/loss": losses[row]} | logged)
             key = judge.key(logged | {"train/loss": losses[row]}, epoch)
@@ -109,6 +112,26 @@ def _judge(trainer: Trainer) -> BestValidationCheckpoint:
         "The trainer has no BestValidationCheckpoint, which chooses the epoch: add it to "
         "trainer.callbacks, as configs/finetune.yaml does."
     )
+
+
+def _averaging(trainer: Trainer, heads: StackedHeads) -> tuple[StackedHeads, Callable[[], None]]:
+    """The heads to judge, and what is to be called after each step, as WeightAveraging does.
+
+    Args:
+        trainer: The trainer of a fold, perhaps with Lightning's WeightAveraging.
+        heads: The heads that are trained.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging):
+            average = AveragedModel(heads, use_buffers=True, **callback._kwargs)
+            steps = itertools.count()
+
+            def update(callback: WeightAveraging = callback) -> None:
+                if callback.should_update(step_idx=next(steps)):
+                    average.update_parameters(heads)
+
+            return cast(StackedHeads, average.module), update
+    return heads, lambda: None
 
 
 def _logged(scores: Scores) -> list[dict[str, float]]:

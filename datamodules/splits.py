@@ -41,7 +41,7 @@ class Splits:
 
     scheme: Literal["k-fold", "leave-one-patient-out"] = "k-fold"
     num_folds: int = 5
-    num_repeats: int = 3
+    num_repeats: int = 5
     val_fraction: float = 0.2
     protocol: Literal["nested", "paper"] = "nested"
     seed: int = 0

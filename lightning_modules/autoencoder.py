@@ -30,7 +30,8 @@ class Autoencoder(LightningModule):
         depth: Number of convolutions of the encoder.
         filters: Filters of each convolution.
         pool: Pooling factor after each convolution.
-        norm: Normalisation after each convolution of the encoder.
+        norm: Normalisation of what each pooling of the encoder keeps; the paper has none. The
+            classifier that starts from it needs the same.
         noise_std: Standard deviation of Gaussian noise added to the input but not to the target
             (denoising); 0 is the plain autoencoder. In units of the training set's range.
         lr: Learning rate of Adam.
@@ -41,7 +42,7 @@ class Autoencoder(LightningModule):
         depth: int = 3,
         filters: int = 16,
         pool: int = 2,
-        norm: Norm = "none",
+        norm: Norm = "batch",
         noise_std: float = 0.0,
         lr: float = 1e-3,
     ) -> None:

@@ -4,7 +4,7 @@ The loss is the sum of the heads' losses and AdamW works weight by weight, so th
 gradient or step depends on another head.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,7 @@ class StackedHeads(nn.Module):
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         schedule: Any,
+        after_step: Callable[[], None] = lambda: None,
     ) -> Float[Tensor, " h"]:
         """Make one step on each batch; return each head's mean loss over its scans."""
         total, num_scans = torch.tensor(0.0), torch.tensor(0)
@@ -109,6 +110,7 @@ class StackedHeads(nn.Module):
             loss.sum().backward()
             optimizer.step()
             schedule.step()
+            after_step()
             total = total + loss.detach() * batch.sizes
             num_scans = num_scans + batch.sizes
         return total / num_scans

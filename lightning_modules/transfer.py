@@ -49,6 +49,13 @@ def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> Seen:
         if name.startswith("encoder.")
     }
     fill_encoder(encoder, found, checkpoint_path)
+    wanted = encoder.state_dict()
+    blocks = {name.split(".")[0] for name in wanted}
+    if dropped := [name for name in found if name.split(".")[0] in blocks and name not in wanted]:
+        raise ValueError(
+            f"Checkpoint {checkpoint_path} has an encoder weight {dropped[0]!r}, which the model "
+            "lacks. Give the model the norm that the encoder was pretrained with."
+        )
     logger.info("Loaded %d encoder weights from %s", len(encoder.state_dict()), checkpoint_path)
     return read_seen(checkpoint)
 

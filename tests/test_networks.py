@@ -79,7 +79,7 @@ def test_the_autoencoder_gives_back_the_shape_it_was_given(norm, shape):
 
 def test_the_autoencoder_learns_to_copy_a_patch():
     torch.manual_seed(0)
-    model = Autoencoder(depth=2, filters=8, lr=1e-2)
+    model = Autoencoder(depth=2, filters=8, lr=1e-2, norm="none")
     patch = F.avg_pool3d(torch.rand(4, 1, 10, 10, 6), 3, stride=1, padding=1)
     model._trainer = TRAINER
     optimizer = model.configure_optimizers()
