@@ -121,17 +121,17 @@ def _averaging(trainer: Trainer, heads: StackedHeads) -> tuple[StackedHeads, Cal
         trainer: The trainer of a fold, perhaps with Lightning's WeightAveraging.
         heads: The heads that are trained.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging):
-            average = AveragedModel(heads, use_buffers=True, **callback._kwargs)
-            steps = itertools.count()
+    kept = [each for each in trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
+    if not kept:
+        return heads, lambda: None
+    average = AveragedModel(heads, use_buffers=True, **kept[0]._kwargs)
+    steps = itertools.count()
 
-            def update(callback: WeightAveraging = callback) -> None:
-                if callback.should_update(step_idx=next(steps)):
-                    average.update_parameters(heads)
+    def update() -> None:
+        if kept[0].should_update(step_idx=next(steps)):
+            average.update_parameters(heads)
 
-            return cast(StackedHeads, average.module), update
-    return heads, lambda: None
+    return cast(StackedHeads, average.module), update
 
 
 def _logged(scores: Scores) -> list[dict[str, float]]:
