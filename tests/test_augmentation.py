@@ -7,6 +7,7 @@ from datamodules.augmentation import Augmentation, augment
 from datamodules.bank import load_bank
 from datamodules.cohort import Cohort
 from datamodules.cohort_table import Columns
+from datamodules.epoch_sampler import Batch
 from datamodules.preprocessing import Preprocessing
 from datamodules.scans import ScanDataModule
 from datamodules.splits import Splits
@@ -38,7 +39,7 @@ def test_training_and_test_scans_have_the_same_distribution_of_head_sizes(write_
 
 def _head_sizes(scans, epoch, rows):
     """Diameter of each head in voxels, from its volume."""
-    return (6 / np.pi * scans[epoch, rows]["volume"].float().sum((1, 2, 3, 4)).numpy()) ** (1 / 3)
+    return (6 / np.pi * scans[Batch(epoch, rows, np.zeros_like(rows))]["volume"].float().sum((1, 2, 3, 4)).numpy()) ** (1 / 3)
 
 
 def test_the_seed_decides_the_copy_and_leaves_torch_alone():
