@@ -1,5 +1,6 @@
 """Whole volumes with their labels, divided by patient, augmented while training."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -18,13 +19,15 @@ from datamodules.changes import apply_changes
 from datamodules.cohort import Cohort
 from datamodules.cohort_problems import Expectations
 from datamodules.cohort_table import Columns, class_names
-from datamodules.epoch_sampler import batch_loader
+from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing
 from datamodules.residence import settle
 from datamodules.scan_batches import ScanBatch, ScanBatches
 from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
 from datamodules.splits_check import split_warnings
 from datamodules.volumes import Intensity
+
+PLAIN_BATCH = 32  # training scans that are looked at together, without augmentation
 
 
 class ScanDataModule(LightningDataModule):
@@ -194,6 +197,12 @@ class ScanDataModule(LightningDataModule):
             seed=self.seed,
             classes=self.labels[rows] if self.sampling == "balanced" else None,
         )
+
+    def plain_training_batches(self) -> Iterator[ScanBatch]:
+        """Serve every training scan once, as it is, the same to every process."""
+        rows = self.rows["train"]
+        for part in np.array_split(rows, -(-len(rows) // PLAIN_BATCH)):
+            yield self.plain[Batch(0, part, np.zeros_like(part))]
 
     @override
     def val_dataloader(self) -> DataLoader:

@@ -39,7 +39,11 @@ def test_training_and_test_scans_have_the_same_distribution_of_head_sizes(write_
 
 def _head_sizes(scans, epoch, rows):
     """Diameter of each head in voxels, from its volume."""
-    return (6 / np.pi * scans[Batch(epoch, rows, np.zeros_like(rows))]["volume"].float().sum((1, 2, 3, 4)).numpy()) ** (1 / 3)
+    return (
+        6
+        / np.pi
+        * scans[Batch(epoch, rows, np.zeros_like(rows))]["volume"].float().sum((1, 2, 3, 4)).numpy()
+    ) ** (1 / 3)
 
 
 def test_the_seed_decides_the_copy_and_leaves_torch_alone():
