@@ -21,7 +21,7 @@ common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --r
 settings = -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)")
 pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(if $(LIKE),--like="$(LIKE)") $(ARGS)
 finetune = $(PY) main.py finetune $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
-TASKS ?= 15
+TASKS ?= 25
 
 .PHONY: help setup demo check-data pretrain finetune grid sweep agent slurm-pretrain slurm-finetune baseline screen rivals report canary verify compare predict export convert-medmnist import-dicom import-bids bench bench-gpu test test-fast check lock clean-cache
 .DEFAULT_GOAL := help

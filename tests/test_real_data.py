@@ -201,7 +201,8 @@ def test_random_labels_stay_at_chance_and_true_ones_do_not(shared_data, tmp_path
     arguments = [
         "finetune",
         "-cconfigs/finetune.yaml",
-        "-cconfigs/lgg/finetune.yaml",
+        "--data.labels_per=scan",
+        "--data.preprocessing.fit=resize",
         f"--data.table={tmp_path / 'cohort.csv'}",
         f"--data.cache_dir={tmp_path / 'cache'}",
         f"--run={tmp_path / 'run'}",

@@ -43,3 +43,15 @@ def _contrast(*, lesion):
         middle = voxels[tuple(slice(size // 4, -size // 4) for size in voxels.shape)]
         contrasts.append(np.percentile(middle, 98) / np.median(middle))
     return np.mean(contrasts)
+
+
+def test_small_lesions_are_small_and_in_skull_stripped_brains():
+    found = {}
+    for small in (False, True):
+        brains = [
+            synthetic_brain(np.random.default_rng(seed), lesion=lesion, small_lesion=small)[0]
+            for seed in range(4)
+            for lesion in (False, True)
+        ]
+        found[small] = np.mean([np.mean(voxels == 0) for voxels in brains])
+    assert found[True] > 0.75 > 0.1 > found[False]
