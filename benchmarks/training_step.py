@@ -68,7 +68,11 @@ def training_step(
     torch.manual_seed(0)
     patches = min(shape) < 8
     memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
-    model: Any = Autoencoder(depth, filters) if patches else Classifier(2, shape, depth, filters)
+    model: Any = (
+        Autoencoder(depth, filters)
+        if patches
+        else Classifier(2, shape, depth, filters, dropout=0.0)  # every way drops other numbers
+    )
     model.to(device).to(memory_format=memory_format)
     if not one_pass:
         leave_layers_apart(model)
