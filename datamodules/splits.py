@@ -30,7 +30,8 @@ class Splits:
             and classes; 'leave-one-patient-out' has as many folds as patients.
         num_folds: Folds of 'k-fold'.
         num_repeats: Divisions, each with a seed of its own.
-        val_fraction: Share of the training patients that chooses the checkpoint; also of their
+        val_fraction: Share of the training patients that validates: calibration is fitted on them,
+            and they choose the epoch where a `monitor` is set; also of their
             scans, as nearly as whole patients allow. Every class with two patients is in both
             parts, even where that takes more.
         protocol: 'nested' takes the validation patients from the training part; 'paper' lets the

@@ -177,7 +177,7 @@ def _key(row: Mapping[Any, Any]) -> tuple[str, str]:
 def _flow(page: Page) -> list[dict[str, Any]]:
     splits, cohort = page.tables.splits, page.tables.cohort
     sizes = splits.groupby(["repeat", "fold", "part"]).size().unstack(fill_value=0).mean()
-    parts = {"train": "train", "val": "choose the checkpoint", "test": "are tested"}
+    parts = {"train": "train", "val": "validate", "test": "are tested"}
     words = ", ".join(f"{sizes[part]:.3g} {what}" for part, what in parts.items() if part in sizes)
     classes = page.ranking["label"].value_counts()
     num_repeats = page.metrics["num_repeats"]

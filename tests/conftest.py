@@ -138,6 +138,7 @@ def finished_run(tmp_path_factory):
         "data.splits.num_repeats": 1,
         "data.batch_size": 4,
         "model.filters": 4,
+        "model.norm": "none",
         "model.depth": 2,
         "model.lr": 0.01,
         "trainer.max_epochs": 3,

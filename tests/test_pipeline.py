@@ -69,7 +69,8 @@ def test_the_classifier_starts_from_the_pretrained_encoder(
     names = [name for name in target["state_dict"] if name.startswith("encoder.")]
     assert len(names) == 2 * (2 + 5), "two convolutions and their norms"
     for name in names:
-        assert torch.equal(target["state_dict"][name], source["state_dict"][name])
+        # an average of equal weights is equal but for rounding
+        torch.testing.assert_close(target["state_dict"][name], source["state_dict"][name])
     splits = pd.read_csv(tmp_path / "fine/splits.csv").query("fold == 0 and part != 'test'")
     assert set(target["ledger"]) == set(splits["patient_id"]) | set(source["ledger"])
     assert all(patient.startswith("source-") for patient in source["ledger"])
