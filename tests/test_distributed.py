@@ -20,6 +20,7 @@ TINY = [
     "--model.depth=2",
     "--model.nodes=8",
     "--model.norm=none",  # BatchNorm sees the batch of its device alone
+    "--model.dropout=0",  # each device drops other numbers
     "--data.preprocessing.spatial_shape=[12,12,12]",
     "--data.augmentation.num_versions=2",
     "--data.splits.num_repeats=1",
