@@ -12,7 +12,7 @@ from datamodules.nifti import ScanError, read_geometry
 from datamodules.preprocessing import Preprocessing, Triplet
 from datamodules.warp import rotated_extent
 
-# Voxels of a planned shape: 25 trainings of 140 scans take 8 minutes on two CPU cores, and 1,500
+# Voxels of a planned shape: 25 trainings of 140 scans take 9 minutes on two CPU cores, and 1,500
 # volumes of 64³ a second go through an H200 (docs/benchmarks.md).
 CPU_BUDGET, GPU_BUDGET = 32**3, 96**3
 IMPLAUSIBLE = 1.5  # ratio of the extents of a cohort's 10th and 90th percentile along an axis
