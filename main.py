@@ -124,7 +124,7 @@ def _run(verb: str, arguments: list[str]) -> None:
     jsonargparse.set_parsing_settings(
         import_path_denylist=["*"], import_path_allowlist=list(IMPORTABLE)
     )
-    command = import_module(f"commands.{verb if verb in OWN_VERBS else 'command_line'}")
+    command = import_module(f"commands.{verb if verb in OWN_VERBS else 'runs.command_line'}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

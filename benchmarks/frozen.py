@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.training_step import leave_layers_apart
-from commands.probes import stack_size
+from commands.training.probes import stack_size
 from lightning_modules.classifier import Classifier
 from lightning_modules.finetuning import Finetuning, configure_finetuning
 from lightning_modules.objective import Objective

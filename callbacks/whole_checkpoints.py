@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from typing_extensions import override
 
-from evaluation.whole_file import whole_file
+from files.whole_file import whole_file
 
 BEST_NAME = "best.ckpt"
 LAST_NAME = "last.ckpt"

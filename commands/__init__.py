@@ -1,1 +1,1 @@
-"""One thin file a verb: puts parts together, holds no method."""
+"""One thin file per verb: puts parts together, holds no method."""

@@ -9,8 +9,8 @@ import wandb
 
 from callbacks.stop_signals import Stopped, stop_signals
 from commands.grid import parse_known
-from commands.run_path import run_path
-from commands.wandb_run import PROJECT, has_key
+from commands.runs.run_path import run_path
+from commands.training.wandb_run import PROJECT, has_key
 
 GIVEN = "MCTL_TRIAL"  # the sweep file's command hands it on; W&B's server never sees its content
 

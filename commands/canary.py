@@ -13,11 +13,12 @@ import torch
 import yaml
 from jsonargparse import auto_cli
 
-from commands.ensemble import fold_model, open_ensemble, volume_batches
+from commands.bundles.ensemble import fold_model, open_ensemble, volume_batches
+from commands.bundles.reference import read_facts
 from commands.finetune import finetune
-from commands.report import open_cohort, write_page
-from commands.results import read_tables
-from commands.run_folder import (
+from commands.reporting.page import open_cohort, write_page
+from commands.reporting.results import read_tables
+from commands.runs.run_folder import (
     cell_folder,
     read_config,
     read_json,
@@ -26,7 +27,6 @@ from commands.run_folder import (
     write_text,
 )
 from datamodules.cohort import Cohort
-from datamodules.reference import read_facts
 from datamodules.splits import cells, patients_of
 from evaluation.canaries import canary_row, false_alarms, shuffled_labels
 from evaluation.predictions import prediction_table, read_predictions, write_table

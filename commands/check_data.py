@@ -9,12 +9,12 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentParser
 
-from commands.run_path import run_path
-from datamodules.cohort_check import CohortCheck, check_cohort, compare_cohorts
-from datamodules.cohort_problems import Expectations, Problem
-from datamodules.cohort_table import Columns
-from datamodules.contact_sheet import contact_sheet
-from datamodules.nifti_bytes import printable
+from commands.runs.run_path import run_path
+from datamodules.checks.cohort_check import CohortCheck, check_cohort, compare_cohorts
+from datamodules.checks.cohort_problems import Expectations, Problem
+from datamodules.checks.contact_sheet import contact_sheet
+from datamodules.reading.cohort_table import Columns
+from datamodules.reading.nifti_bytes import printable
 
 
 def check_data(args: list[str]) -> None:

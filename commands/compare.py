@@ -1,34 +1,23 @@
 """`compare`: runs on identical folds side by side, their paired differences, and votes."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jsonargparse import auto_cli
 
-from commands.run_folder import Cell, cell_folder, read_json, run_path, write_text
-from commands.train_cells import learning_curves
-from datamodules.splits import protocol_of, read_splits
-from evaluation import pictures
+from commands.reporting.finished_runs import Result, read_results
+from commands.reporting.learning_curves import learning_curves
+from commands.runs.run_folder import Cell, cell_folder, run_path, write_text
+from datamodules.splits import protocol_of
 from evaluation.comparison import compare_runs, hard_vote, soft_vote
-from evaluation.comparison_report import latex_table, verdicts, write_comparison
-from evaluation.predictions import ranking_table, read_predictions, write_table
+from evaluation.predictions import ranking_table, write_table
+from evaluation.report import pictures
+from evaluation.report.comparison import latex_table, verdicts, write_comparison
 
 OPTIMISTIC = (
     "**Optimistic:** by protocol `paper` the test patients chose the checkpoints of every run; "
     "each run's report says by how much that flatters it."
 )
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished run left behind."""
-
-    folder: Path
-    predictions: pd.DataFrame
-    splits: pd.DataFrame
-    facts: dict[str, Any]
 
 
 def compare(args: list[str]) -> None:
@@ -87,40 +76,6 @@ def _compare(
     report = write_comparison(comparison, reference, inits, facts, has_curves=len(curves) > 0)
     write_text(report, folder / "report.md")
     print("\n".join([*verdicts(comparison, reference, inits), f"Report: {folder / 'report.md'}"]))
-
-
-def read_results(names: list[str]) -> dict[str, Result]:
-    """Read finished runs, by name; a folder of runs stands for each of them.
-
-    Raises:
-        ValueError: If one is missing, not finished, or named twice.
-    """
-    folders = [folder for name in names for folder in _run_folders(run_path(name))]
-    short = [folder.name for folder in folders]
-    results = {}
-    for folder in folders:
-        unique = short.count(folder.name) == 1
-        name = folder.name if unique else f"{folder.parent.name}/{folder.name}"
-        if name in results:
-            raise ValueError(f"Run {folder} is named twice in RUNS.")
-        results[name] = Result(
-            folder,
-            read_predictions(folder / "predictions.csv"),
-            read_splits(folder),
-            read_json(folder / "run.json"),
-        )
-    return results
-
-
-def _run_folders(path: Path) -> list[Path]:
-    if (path / "predictions.csv").is_file():
-        return [path]
-    if (path / "splits.csv").is_file():
-        raise ValueError(f"Run {path} is not finished: give its command again.")
-    inside = sorted(splits.parent for splits in path.glob("*/splits.csv"))
-    if not inside:
-        raise ValueError(f"There is no run in {path}. Run `make finetune RUN={path.name}` first.")
-    return [folder for sub_run in inside for folder in _run_folders(sub_run)]
 
 
 def init_name(facts: dict[str, Any]) -> str | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from datamodules.medmnist import write_medmnist_cohort
+from datamodules.importing.medmnist import write_medmnist_cohort
 
 
 def convert_medmnist(args: list[str]) -> None:

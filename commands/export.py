@@ -12,11 +12,18 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from commands.ensemble import SPEC, Ensemble, as_spec, fold_model, open_ensemble, volume_batches
-from commands.model_card import bundle_inference, bundle_metadata, model_card
-from commands.run_folder import read_json, run_path, write_json, write_text
+from commands.bundles.ensemble import (
+    SPEC,
+    Ensemble,
+    as_spec,
+    fold_model,
+    open_ensemble,
+    volume_batches,
+)
+from commands.bundles.model_card import bundle_inference, bundle_metadata, model_card
+from commands.runs.run_folder import read_json, run_path, write_json, write_text
 from datamodules.cohort import Cohort
-from datamodules.cohort_table import Columns
+from datamodules.reading.cohort_table import Columns
 from lightning_modules.deployment import onnx_difference, write_onnx
 
 TOLERANCE = 1e-4

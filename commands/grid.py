@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from commands.run_path import run_path
-from commands.side_by_side import run_side_by_side
-from commands.sweep_file import Sweep, read_sweep, setting_name
-from commands.sweep_table import failures, is_gathered, write_sweep_table
+from commands.runs.run_path import run_path
+from commands.sweeps.sweep_file import Sweep, read_sweep, setting_name
+from commands.sweeps.sweep_table import failures, is_gathered, write_sweep_table
+from commands.training.side_by_side import run_side_by_side
 
 
 def yes(text: str) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from datamodules.bids import import_bids_tree
+from datamodules.importing.bids import import_bids_tree
 
 
 def import_bids(args: list[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from datamodules.dicom_import import Import, import_series
+from datamodules.importing.dicom_import import Import, import_series
 
 
 def import_dicom(args: list[str]) -> None:

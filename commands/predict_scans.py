@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from jsonargparse import auto_cli
 
-from commands.ensemble import Ensemble, fold_model, open_ensemble, volume_batches
-from commands.model_card import calibration_words
-from commands.run_folder import run_path, write_text
+from commands.bundles.ensemble import Ensemble, fold_model, open_ensemble, volume_batches
+from commands.bundles.model_card import calibration_words
+from commands.bundles.reference import differences, distances, read_facts
+from commands.runs.run_folder import run_path, write_text
 from datamodules.cohort import Cohort
-from datamodules.cohort_table import Columns
-from datamodules.reference import differences, distances, read_facts
+from datamodules.reading.cohort_table import Columns
 from evaluation.predictions import PROB, with_decision, write_table
 
 SHOWN_ROWS = 10

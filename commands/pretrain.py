@@ -2,20 +2,14 @@
 
 from dataclasses import dataclass
 
-from commands.command_line import CommandLine
-from commands.pretrain_target import with_target
-from commands.run_folder import Cell, cell_folder
-from commands.train_cells import (
-    does,
-    is_main_process,
-    learning_curves,
-    open_run,
-    say,
-    train_cells,
-    unfinished_cells,
-)
-from commands.wandb_run import wandb_run
-from evaluation.pictures import draw_learning_curves
+from commands.reporting.learning_curves import learning_curves
+from commands.runs.command_line import CommandLine
+from commands.runs.main_process import is_main_process, say
+from commands.runs.run_folder import Cell, cell_folder
+from commands.training.pretrain_target import with_target
+from commands.training.train_cells import does, open_run, train_cells, unfinished_cells
+from commands.training.wandb_run import wandb_run
+from evaluation.report.pictures import draw_learning_curves
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ import torch
 from lightning import LightningModule
 from tqdm import tqdm
 
-from commands.command_line import CommandLine
-from commands.frozen_features import encode
-from commands.init_match import init_match
-from commands.report import write_page
-from commands.results import write_results
-from commands.run_folder import claim, init_checkpoint, keep_splits, run_path
-from commands.train_cells import resolved_config, say
-from datamodules.cohort_table import read_other_columns
+from commands.reporting.page import write_page
+from commands.reporting.results import write_results
+from commands.runs.command_line import CommandLine
+from commands.runs.main_process import say
+from commands.runs.run_folder import claim, init_checkpoint, keep_splits, run_path
+from commands.training.frozen_features import encode
+from commands.training.init_match import init_match
+from commands.training.train_cells import resolved_config
+from datamodules.reading.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table
 from lightning_modules.classical import RIVALS, fit_rival, predict_probs

@@ -16,13 +16,11 @@ from pathlib import Path
 import pandas as pd
 from jsonargparse import Namespace
 
-from commands.command_line import CommandLine, RunOptions
-from commands.frozen_features import FrozenFold, Scale, open_fold
-from commands.init_match import init_match
-from commands.probes import train_probes
-from commands.report import write_page
-from commands.results import write_results
-from commands.run_folder import (
+from commands.reporting.page import write_page
+from commands.reporting.results import write_results
+from commands.runs.command_line import CommandLine, RunOptions
+from commands.runs.main_process import say
+from commands.runs.run_folder import (
     Cell,
     cell_folder,
     claim,
@@ -31,7 +29,10 @@ from commands.run_folder import (
     run_path,
     write_text,
 )
-from commands.train_cells import resolved_config, say
+from commands.training.frozen_features import FrozenFold, Scale, open_fold
+from commands.training.init_match import init_match
+from commands.training.probes import train_probes
+from commands.training.train_cells import resolved_config
 from evaluation.predictions import read_predictions, write_table
 from evaluation.screening import screen_table, screen_text
 

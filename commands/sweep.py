@@ -5,10 +5,10 @@ import os
 import wandb
 
 from commands.grid import conclude, launch, parse_known
-from commands.run_path import run_path
-from commands.sweep_file import read_sweep, setting_name
-from commands.sweep_table import PRUNED_NAME, read_settings, write_sweep_table
-from commands.wandb_run import PROJECT, has_key
+from commands.runs.run_path import run_path
+from commands.sweeps.sweep_file import read_sweep, setting_name
+from commands.sweeps.sweep_table import PRUNED_NAME, read_settings, write_sweep_table
+from commands.training.wandb_run import PROJECT, has_key
 
 
 def sweep(args: list[str]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from datamodules.synthetic import write_synthetic_cohort
+from datamodules.importing.synthetic import write_synthetic_cohort
 
 
 def synthesize(args: list[str]) -> None:

@@ -4,10 +4,10 @@ import shlex
 
 from commands.finetune import finetune
 from commands.grid import parse_known
-from commands.grid_worker import write_setting
-from commands.run_path import run_path
-from commands.sweep_file import read_arguments, setting_arguments, setting_name
-from commands.train_cells import is_main_process
+from commands.runs.main_process import is_main_process
+from commands.runs.run_path import run_path
+from commands.sweeps.grid_worker import write_setting
+from commands.sweeps.sweep_file import read_arguments, setting_arguments, setting_name
 
 
 def trial(args: list[str]) -> None:

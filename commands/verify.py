@@ -6,16 +6,16 @@ from typing import Any
 import yaml
 from jsonargparse import auto_cli
 
-from commands.report import SETTINGS_NAME, compose
-from commands.results import HASHED, hash_files, read_tables
-from commands.run_folder import Cell, cell_folder, plain, read_json, run_path
-from datamodules.scan_check import file_hash
+from commands.reporting.page import SETTINGS_NAME, compose
+from commands.reporting.results import HASHED, hash_files, read_tables
+from commands.runs.run_folder import Cell, cell_folder, plain, read_json, run_path
+from datamodules.checks.scan_check import file_hash
 from datamodules.splits import cells, protocol_of
 from evaluation.confidence import suspected_labels
 from evaluation.predictions import ranking_table, read_predictions, table_text
-from evaluation.report import write_report
-from evaluation.report_page import render_report
-from evaluation.report_text import report_text
+from evaluation.report.markdown import write_report
+from evaluation.report.page import render_report
+from evaluation.report.text import report_text
 from evaluation.summary import RunTables, summarise_run
 from evaluation.verification import figure_faults, impossible_triples, table_faults
 

@@ -1,10 +1,10 @@
 """`worker`: one process of a grid or of a local search; any number may share a folder."""
 
 from commands.grid import parse_known
-from commands.grid_worker import setting_run, work, write_setting
-from commands.run_path import run_path
-from commands.search import search
-from commands.sweep_file import read_sweep
+from commands.runs.run_path import run_path
+from commands.sweeps.grid_worker import setting_run, work, write_setting
+from commands.sweeps.search import search
+from commands.sweeps.sweep_file import read_sweep
 
 
 def worker(args: list[str]) -> None:

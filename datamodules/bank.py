@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.augmentation import Augmentation, draw_seed
+from datamodules.batches.workers import usable_cores
+from datamodules.cache.residence import volume_tensor
+from datamodules.cache.row_cache import Facts, cached_rows
 from datamodules.changes import make_copies
-from datamodules.residence import volume_tensor
-from datamodules.row_cache import Facts, cached_rows, digest
 from datamodules.volumes import Volumes
-from datamodules.workers import usable_cores
+from files.hashes import digest
 
 BANK_VERSION = 3  # of what a version is; raise it when versions change
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.augmentation import Augmentation, augment
-from datamodules.warp import voxel_map, warp
+from datamodules.batches.warp import voxel_map, warp
 
 # Axes: B = batch; W, H, D = voxels along R, A, S.
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from datamodules.cohort_check import CohortCheck, check_cohort
-from datamodules.cohort_problems import Expectations
-from datamodules.cohort_table import Columns, Scan, read_cohort_table
+from datamodules.checks.cohort_check import CohortCheck, check_cohort
+from datamodules.checks.cohort_problems import Expectations
+from datamodules.checks.leakage import Signature
+from datamodules.checks.scan_check import check_scans, file_hash
+from datamodules.checks.seen_scans import SeenScans, describe_scans, find_seen
 from datamodules.fingerprint import (
     default_budget,
     plan_preprocessing,
@@ -19,12 +21,10 @@ from datamodules.fingerprint import (
     unknown_spacings,
     voxel_size_mm,
 )
-from datamodules.leakage import Signature
 from datamodules.preprocessing import Preprocessing, Triplet
-from datamodules.row_cache import digest
-from datamodules.scan_check import check_scans, file_hash
-from datamodules.seen_scans import SeenScans, describe_scans, find_seen
+from datamodules.reading.cohort_table import Columns, Scan, read_cohort_table
 from datamodules.volumes import Intensity, Volumes, fit_intensity, load_volumes
+from files.hashes import digest
 
 MUCH_CLIPPED = 0.02  # share of a scan's foreground
 

@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from datamodules.nifti import ScanError, read_geometry
+from datamodules.batches.warp import rotated_extent
 from datamodules.preprocessing import Preprocessing, Triplet
-from datamodules.warp import rotated_extent
+from datamodules.reading.nifti import ScanError, read_geometry
 
 # Voxels of a planned shape: 25 trainings of 140 scans take 9 minutes on two CPU cores, and 1,500
 # volumes of 64³ a second go through an H200 (docs/benchmarks.md).

@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from datamodules.augmentation import draw_seed
+from datamodules.batches.epoch_sampler import Batch, batch_loader
+from datamodules.cache.residence import Stored, settle, volume_tensor, windows
+from datamodules.checks.cohort_problems import Expectations
 from datamodules.cohort import Cohort
-from datamodules.cohort_problems import Expectations
-from datamodules.cohort_table import Columns
-from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing, Shape
-from datamodules.residence import Stored, settle, volume_tensor, windows
+from datamodules.reading.cohort_table import Columns
 from datamodules.splits import cells, hold_out, patients_of, read_splits
 from datamodules.volumes import Intensity
 

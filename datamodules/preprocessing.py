@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torchio as tio
 
-from datamodules.nifti import ScanError, read_volume
+from datamodules.batches.warp import rotated_extent
+from datamodules.reading.nifti import ScanError, read_volume
 from datamodules.resampling import resample
-from datamodules.warp import rotated_extent
 from datamodules.window import EmptyWindowError, WindowOver, window
 
 Triplet = tuple[float, float, float]

@@ -9,9 +9,9 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from datamodules.augmentation import Augmentation, draw_seed
+from datamodules.batches.epoch_sampler import Batch
+from datamodules.cache.residence import Stored, volume_tensor
 from datamodules.changes import Changes, draw_changes, make_copies
-from datamodules.epoch_sampler import Batch
-from datamodules.residence import Stored, volume_tensor
 
 
 class ScanBatch(TypedDict):

@@ -15,13 +15,13 @@ from typing_extensions import override
 
 from datamodules.augmentation import Augmentation, draw_seed
 from datamodules.bank import load_bank
+from datamodules.batches.epoch_sampler import Batch, batch_loader
+from datamodules.cache.residence import settle
 from datamodules.changes import apply_changes
+from datamodules.checks.cohort_problems import Expectations
 from datamodules.cohort import Cohort
-from datamodules.cohort_problems import Expectations
-from datamodules.cohort_table import Columns, class_names
-from datamodules.epoch_sampler import Batch, batch_loader
 from datamodules.preprocessing import Preprocessing
-from datamodules.residence import settle
+from datamodules.reading.cohort_table import Columns, class_names
 from datamodules.scan_batches import ScanBatch, ScanBatches
 from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
 from datamodules.splits_check import split_warnings

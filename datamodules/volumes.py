@@ -11,11 +11,12 @@ import torch
 import torchio as tio
 from torch import Tensor
 
-from datamodules.cohort_table import Scan
+from datamodules.batches.workers import usable_cores
+from datamodules.cache.row_cache import Facts, cached_rows
+from datamodules.checks.scan_check import file_hash
 from datamodules.preprocessing import Preprocessing, preprocess
-from datamodules.row_cache import Facts, cached_rows, digest
-from datamodules.scan_check import file_hash
-from datamodules.workers import usable_cores
+from datamodules.reading.cohort_table import Scan
+from files.hashes import digest
 from kernels.compiled import call, compiled
 
 VERSION = 2  # of what is done to a scan; raise it when the same settings give other voxels

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from evaluation.whole_file import write_whole
+from files.whole_file import write_whole
 
 PROB = "prob_"
 CASE = "case"

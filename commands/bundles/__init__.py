@@ -1,0 +1,1 @@
+"""The folds of a run as one model for new scans."""

@@ -1,0 +1,241 @@
+"""The trained folds of a run or of an exported bundle, ready to predict new scans."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning import LightningModule
+from safetensors.torch import load_file
+from torch import Tensor
+
+from commands.bundles.reference import Reference, describe, read_facts
+from commands.runs.run_folder import Cell, cell_folder, read_json
+from datamodules.cache.residence import volume_tensor
+from datamodules.preprocessing import Preprocessing
+from datamodules.scans import ScanDataModule
+from datamodules.splits import cells, read_splits
+from datamodules.volumes import Intensity, Volumes
+from evaluation.calibration import Calibration, fit_calibration
+from evaluation.predictions import read_predictions
+from lightning_modules.deployment import FoldModel, MeanModel
+from lightning_modules.transfer import read_checkpoint
+
+BATCH_SIZE = 16
+CPU = torch.device("cpu")
+SPEC = Path("configs/ensemble.json")  # in a bundle
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained fold.
+
+    Args:
+        name: Name of its folder in the run.
+        weights: File of its weights, relative to the run or bundle.
+        intensity: Brightness of its training scans.
+        calibration: What makes probabilities of its scores; None if nothing was left to fit it on.
+        reference: What its training scans were like; None if nobody has written it down.
+        ledger: Patients that its weights have seen; a bundle does not tell.
+    """
+
+    name: str
+    weights: str
+    intensity: Intensity
+    calibration: Calibration | None
+    reference: Reference | None
+    ledger: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What predicts new scans.
+
+    Args:
+        classes: Names of the classes in the order of the outputs, of two the positive one last.
+        preprocessing: What is done to a scan.
+        model: Class and settings of the network, as in the run's config.yaml.
+        columns: Names of the cohort table's columns patient_id and image.
+        members: The trained folds, of all repeats.
+        labels_per: 'scan' if a patient's scans may have different labels.
+    """
+
+    classes: list[str]
+    preprocessing: Preprocessing
+    model: dict[str, Any]
+    columns: dict[str, str]
+    members: list[Member]
+    labels_per: str = "patient"
+
+    @property
+    def references(self) -> list[Reference]:
+        """What is known of the members' training scans."""
+        return [member.reference for member in self.members if member.reference is not None]
+
+
+def open_ensemble(folder: Path) -> Ensemble:
+    """Open a finished run, or a bundle that `export` has written.
+
+    Raises:
+        ValueError: If there is none, or if a fold is missing.
+    """
+    if (folder / SPEC).is_file():
+        return _open_bundle(folder)
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"There is no run in {folder}. Say RUN= a run of `make finetune`.")
+    return _open_run(folder)
+
+
+def fold_model(ensemble: Ensemble, member: Member, folder: Path) -> FoldModel:
+    """Build a member's network and fill it with its weights.
+
+    Args:
+        ensemble: What it belongs to.
+        member: The fold.
+        folder: The run or bundle.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningModule, "model", required=True)
+    model = parser.instantiate(parser.parse_object({"model": ensemble.model})).model
+    model.load_state_dict(read_weights(folder / member.weights))
+    calibration = asdict(member.calibration) if member.calibration else {}
+    return FoldModel(model, member.intensity.mean, member.intensity.divisor, **calibration)
+
+
+def bundle_network(bundle_root: str) -> MeanModel:
+    """Build the mean of all folds of a bundle; its inference.json names this function.
+
+    Args:
+        bundle_root: Folder of the bundle.
+    """
+    folder = Path(bundle_root)
+    ensemble = open_ensemble(folder)
+    return MeanModel([fold_model(ensemble, member, folder) for member in ensemble.members])
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint or a .safetensors file, running no code from it."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return read_checkpoint(path)["state_dict"]
+
+
+def training_reference(
+    model: LightningModule, data: ScanDataModule, device: torch.device
+) -> Reference:
+    """Describe the training scans of a fold, with the other scans as what may be expected.
+
+    Args:
+        model: The fold's network with its best weights.
+        data: The fold's data.
+        device: Where the network runs.
+    """
+    assert data.intensity is not None
+    fold = FoldModel(model, data.intensity.mean, data.intensity.divisor).to(device)
+    volumes, rows = data.cohort.volumes, data.rows
+    features, held_out = (
+        np.concatenate(
+            [fold.features(batch).cpu().numpy() for batch in volume_batches(volumes, part, device)]
+        )
+        for part in (rows["train"], np.union1d(rows["val"], rows["test"]))
+    )
+    facts = read_facts(data.cohort.scans, volumes)
+    return describe([facts[row] for row in rows["train"]], features, held_out)
+
+
+def volume_batches(
+    volumes: Volumes, rows: np.ndarray, device: torch.device = CPU
+) -> Iterator[Tensor]:
+    """Serve rows of the cached volumes, float16 (B, 1, W, H, D), a few at a time."""
+    for start in range(0, len(rows), BATCH_SIZE):
+        yield volume_tensor(volumes.data[rows[start : start + BATCH_SIZE]]).to(device)
+
+
+def _open_run(folder: Path) -> Ensemble:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    if "model" not in config or "method" in config:
+        raise ValueError(f"Run {folder} has no network. Say RUN= a run of `make finetune`.")
+    if not (folder / "splits.csv").is_file():
+        raise ValueError(f"Run {folder} has no folds. Say RUN= a run of `make finetune`.")
+    pairs = cells(read_splits(folder))
+    folds = [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in pairs]
+    if missing := [fold.folder.name for fold in folds if not fold.finished]:
+        raise ValueError(
+            f"Run {folder} is not finished: {len(missing)} of {len(folds)} folds are missing "
+            f"(first: {missing[0]}). Give its command again."
+        )
+    settings = config["data"]["init_args"]
+    name = config["data"]["class_path"].rpartition(".")[2]
+    states, members = [], []
+    for fold in folds:
+        checkpoint = read_checkpoint(fold.best_ckpt)
+        states.append(checkpoint[name])
+        members.append(
+            Member(
+                name=fold.folder.name,
+                weights=str(fold.best_ckpt.relative_to(folder)),
+                intensity=Intensity(**checkpoint[name]["intensity"]),
+                calibration=_calibration(fold.folder / "validation.csv"),
+                reference=_read_reference(fold.folder / "reference.json"),
+                ledger=tuple(checkpoint["ledger"]),
+            )
+        )
+    return Ensemble(
+        classes=states[0]["classes"],
+        preprocessing=Preprocessing.made_with(states[0]["preprocessing"]),
+        model=config["model"],
+        columns={column: settings["columns"][column] for column in ("patient_id", "image")},
+        members=members,
+        labels_per=settings.get("labels_per", "patient"),
+    )
+
+
+def _open_bundle(folder: Path) -> Ensemble:
+    spec = read_json(folder / SPEC)
+    members = []
+    for member in spec.pop("members"):
+        reference = member.pop("reference")
+        intensity = Intensity(**member.pop("intensity"))
+        reference = Reference(**reference) if reference else None
+        calibration = _stored_calibration(member, len(spec["classes"]))
+        members.append(
+            Member(**member, intensity=intensity, calibration=calibration, reference=reference)
+        )
+    preprocessing = Preprocessing.made_with(spec.pop("preprocessing"))
+    return Ensemble(**spec, preprocessing=preprocessing, members=members)
+
+
+def as_spec(ensemble: Ensemble) -> dict[str, Any]:
+    """Turn an ensemble into what a bundle says of it: no patients, and no paths of this machine."""
+    spec = asdict(ensemble)
+    for member in spec["members"]:
+        del member["ledger"]
+        member["weights"] = f"models/{member['name']}.safetensors"
+    settings = spec["model"]["init_args"]
+    for name in ("init_ckpt", "weights_path"):
+        if settings.get(name):
+            settings[name] = None
+    if "weights" in settings:
+        settings["weights"] = "none"  # of the 2D baseline: all weights are in the bundle
+    return spec
+
+
+def _calibration(validation: Path) -> Calibration | None:
+    return fit_calibration(read_predictions(validation)) if validation.is_file() else None
+
+
+def _stored_calibration(member: dict[str, Any], num_classes: int) -> Calibration | None:
+    """Take a member's calibration out of its entry; old bundles have a temperature alone."""
+    if "temperature" in member:
+        temperature = member.pop("temperature")
+        return None if temperature is None else Calibration(1 / temperature, (0.0,) * num_classes)
+    stored = member.pop("calibration")
+    return Calibration(stored["slope"], tuple(stored["intercepts"])) if stored else None
+
+
+def _read_reference(path: Path) -> Reference | None:
+    return Reference(**read_json(path)) if path.is_file() else None

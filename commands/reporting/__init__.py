@@ -1,0 +1,1 @@
+"""What is written once all folds are predicted, and read back later."""

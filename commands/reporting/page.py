@@ -1,0 +1,212 @@
+"""report.html of a finished run: what it says, and its pictures."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jsonargparse import ArgumentParser
+from lightning import LightningDataModule
+
+from commands.bundles.ensemble import CPU, Ensemble, fold_model, open_ensemble, volume_batches
+from commands.reporting.finished_runs import read_results
+from commands.reporting.results import read_tables
+from commands.runs.run_folder import cell_folder, read_config, read_json, write_json, write_text
+from datamodules.cohort import Cohort
+from evaluation.comparison import compare_runs
+from evaluation.confidence import suspected_labels
+from evaluation.predictions import ranking_table
+from evaluation.report.comparison import verdicts
+from evaluation.report.page import PICTURES, Page, render_report
+from evaluation.report.views import data_uri, view
+from evaluation.summary import RunTables
+from lightning_modules.classifier import Classifier
+from lightning_modules.deployment import FoldModel
+from lightning_modules.saliency import MapKind, class_map
+
+SETTINGS_NAME = "report.json"  # how the page was asked for: it names what the page may hide
+MAX_VIEWS = 150  # scans with pictures: keeps the page below 5 MB
+Maps = Literal["auto", "gradcam", "occlusion", "none"]
+Views = dict[tuple[str, str], tuple[str, str]]
+
+
+def write_page(
+    folder: Path, *, beside: str = "", anonymous: bool = False, maps: Maps = "auto"
+) -> Path:
+    """Write report.html.
+
+    Args:
+        folder: Folder of a finished run.
+        beside: Names of other runs.
+        anonymous: Whether to hide names.
+        maps: Which maps to draw.
+    """
+    page = compose(folder, beside=beside, anonymous=anonymous)
+    views, note = _views(folder, page, maps)
+    pictures = {
+        name: data_uri((folder / name).read_bytes(), "image/png")
+        for files in PICTURES.values()
+        for name in files
+        if (folder / name).is_file()
+    }
+    settings = vars(page) | {"views": views, "views_note": note, "pictures": pictures}
+    path = folder / "report.html"
+    write_json({"beside": beside, "anonymous": anonymous}, folder / SETTINGS_NAME)
+    write_text(render_report(Page(**settings)), path)
+    return path
+
+
+def compose(
+    folder: Path,
+    *,
+    beside: str = "",
+    anonymous: bool = False,
+    metrics: dict[str, Any] | None = None,
+) -> Page:
+    """Gather what a report says, without its pictures.
+
+    Args:
+        folder: Folder of a finished run.
+        beside: Names of other runs.
+        anonymous: Whether to hide names.
+        metrics: The run's figures; None takes those of metrics.json.
+
+    Raises:
+        ValueError: If the run is not finished.
+    """
+    tables = read_tables(folder)
+    metrics = metrics or read_json(folder / "metrics.json")
+    if "per_scan" not in metrics:
+        raise ValueError(
+            f"{folder / 'metrics.json'} is of an earlier version, whose figures count scans where "
+            "these count patients. Give the run's command again; for rivals and screens delete "
+            "metrics.json and report.html first."
+        )
+    canaries = folder / "canary.json"
+    return Page(
+        tables=tables,
+        metrics=metrics,
+        run=read_json(folder / "run.json"),
+        config=read_config(folder),
+        ranking=ranking_table(tables.predictions),
+        suspects=suspected_labels(tables.cases),
+        comparison=_comparison(folder, tables, beside) if beside else None,
+        canaries=read_json(canaries)["canaries"] if canaries.is_file() else None,
+        anonymous=anonymous,
+    )
+
+
+def _comparison(folder: Path, tables: RunTables, beside: str) -> dict[str, Any]:
+    """Other runs: their figures, and the paired difference where the folds are the same."""
+    others = {
+        name: result
+        for name, result in read_results(beside.split()).items()
+        if result.folder.resolve() != folder.resolve()
+    }
+    own = tables.splits.sort_values(list(tables.splits.columns), ignore_index=True)
+    same = {
+        name: result
+        for name, result in others.items()
+        if result.splits.sort_values(list(own.columns), ignore_index=True).equals(own)
+    }
+    sentences, differences = [], pd.DataFrame()
+    if same:
+        runs = {folder.name: tables.predictions}
+        runs |= {name: result.predictions for name, result in same.items()}
+        differences = compare_runs(runs, folder.name)
+        inits = dict.fromkeys(runs)
+        sentences = verdicts(differences, folder.name, inits)
+    rows = []
+    for name, place in {folder.name: folder, **{n: r.folder for n, r in others.items()}}.items():
+        figures = read_json(place / "metrics.json")
+        low, high = figures["interval_95"]["auroc"]
+        row = [name, f"{figures['mean']['auroc']:.3f} ({low:.3f} – {high:.3f})"]
+        row += [f"{figures['mean']['balanced_accuracy']:.3f}", figures["protocol"]]
+        if name in same:
+            its = differences.loc[name]
+            row.append(
+                f"{its['auroc_diff']:+.3f} ({its['auroc_diff_low']:+.3f} – "
+                f"{its['auroc_diff_high']:+.3f}), p {its['p_obuchowski_rockette_holm']:.3f}"
+            )
+        else:
+            row.append("this run" if place == folder else "other folds: no paired difference")
+        rows.append(row)
+    columns = ["Run", "AUROC", "Balanced accuracy", "Protocol", "Paired AUROC difference"]
+    return {"sentences": sentences, "columns": columns, "rows": rows}
+
+
+def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
+    """Draw the most doubtful scans, and those whose label is in doubt."""
+    ranking, suspects = page.ranking, page.suspects
+    try:
+        cohort = open_cohort(page.config)
+        volumes = cohort.volumes
+    except ValueError as error:
+        why = "they are not at hand as they were" if page.anonymous else error  # it names files
+        return {}, f"No pictures of the scans: {why}."
+    rows = {(scan.patient_id, scan.image): row for row, scan in enumerate(cohort.scans)}
+    doubtful = list(zip(ranking["patient_id"], ranking["image"], strict=True))[:MAX_VIEWS]
+    doubted = suspects[suspects["suspected"]]
+    wanted = dict.fromkeys([*doubtful, *zip(doubted["patient_id"], doubted["image"], strict=True)])
+    predicted = ranking.set_index(["patient_id", "image"])["predicted"]
+    ensemble, kind = _network(folder, page.config, maps)
+    predictions = page.tables.predictions
+    members = _members(folder, ensemble, predictions) if ensemble is not None else {}
+    views: Views = {}
+    for scan in wanted:
+        if scan not in rows:
+            continue
+        volume = next(volume_batches(volumes, np.array([rows[scan]])))
+        heat = None
+        if ensemble is not None and kind is not None:
+            fold = members[scan]
+            k = ensemble.classes.index(predicted[scan])
+            heat = class_map(fold.model, fold.scale(volume), k, kind)
+        right, front, up = volumes.spacings_mm[rows[scan]]
+        views[scan] = view(volume[0, 0].float().numpy(), (right, front, up), heat)
+    first = " (the first scan of each)" if (ranking["num_scans"] > 1).any() else ""
+    note = (
+        f"Pictures of {len(views)} of {len(ranking)} {page.metrics['case']}s{first}, as "
+        "preprocessed, R on the left."
+    )
+    if kind is not None:
+        note += (
+            f" Maps: {kind} for the predicted class, by the model of repeat 0 that never saw the "
+            "patient; they show where the network looks, not why."
+        )
+    return views, note
+
+
+def open_cohort(config: dict[str, Any]) -> Cohort:
+    """Open the cohort that a run's config.yaml names."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    return parser.instantiate(parser.parse_object({"data": config["data"]})).data.cohort
+
+
+def _network(
+    folder: Path, config: dict[str, Any], maps: Maps
+) -> tuple[Ensemble | None, MapKind | None]:
+    if maps == "none" or "model" not in config or "method" in config:
+        return None, None
+    ensemble = open_ensemble(folder)
+    if maps != "auto":
+        return ensemble, maps
+    model = fold_model(ensemble, ensemble.members[0], folder).model
+    drawn = isinstance(model, Classifier) and model.hparams["backbone"] != "vit"
+    return (ensemble, "gradcam") if drawn else (None, None)
+
+
+def _members(
+    folder: Path, ensemble: Ensemble, predictions: pd.DataFrame
+) -> dict[tuple[str, str], FoldModel]:
+    """The model of the first repeat that has not seen a scan, by patient and image."""
+    first = predictions[predictions["repeat"] == predictions["repeat"].min()]
+    by_name = {member.name: member for member in ensemble.members}
+    found: dict[tuple[str, str], FoldModel] = {}
+    for (repeat, fold), rows in first.groupby(["repeat", "fold"]):
+        name = cell_folder(folder, int(repeat), int(fold)).name
+        model = fold_model(ensemble, by_name[name], folder).to(CPU)
+        model.model.requires_grad_(True)  # class maps need gradients
+        found |= dict.fromkeys(zip(rows["patient_id"], rows["image"], strict=True), model)
+    return found

@@ -1,0 +1,129 @@
+"""What every cross-validation writes once all its folds are predicted, whatever the model."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from commands.reporting.learning_curves import learning_curves
+from commands.runs.main_process import say
+from commands.runs.run_folder import Cell, cell_folder, plain, read_json, write_json, write_text
+from datamodules.checks.scan_check import file_hash
+from datamodules.cohort import Cohort
+from datamodules.reading.cohort_table import read_other_columns
+from datamodules.splits import cells, protocol_of, read_splits
+from evaluation.calibration import calibrate
+from evaluation.confidence import suspected_labels
+from evaluation.predictions import ranking_table, read_predictions, write_table
+from evaluation.report import pictures
+from evaluation.report.markdown import write_report
+from evaluation.report.tables import DESCRIBING
+from evaluation.summary import RunTables, summarise_run
+
+HASHED = ("predictions.csv", "validation.csv", "splits.csv", "cohort.csv", "config.yaml")
+
+
+def write_cohort(cohort: Cohort, folder: Path) -> None:
+    """Write cohort.csv: every scan with its file's hash and what describes its patient."""
+    table = pd.DataFrame(
+        {
+            "patient_id": cohort.patients,
+            "image": [scan.image for scan in cohort.scans],
+            "label": cohort.labels,
+            "file_hash": [file_hash(scan.path) for scan in cohort.scans],
+            "site": [scan.site for scan in cohort.scans],
+        }
+    )
+    assert cohort.table is not None
+    for name, values in read_other_columns(cohort.table, cohort.columns).items():
+        if name.lower() in DESCRIBING:
+            table[name] = values
+    write_table(table, folder / "cohort.csv")
+
+
+def read_tables(folder: Path) -> RunTables:
+    """Read the tables of a run whose folds are all predicted.
+
+    Raises:
+        ValueError: If it is not finished, or was made before cohort.csv was written.
+    """
+    for name in ("predictions.csv", "splits.csv", "cohort.csv"):
+        if not (folder / name).is_file():
+            raise ValueError(f"Run {folder} has no {name}: give its command again to finish it.")
+    splits = read_splits(folder)
+    validation = folder / "validation.csv"
+    trained = trained_cells(folder, splits)
+    return RunTables(
+        predictions=read_predictions(folder / "predictions.csv"),
+        validation=read_predictions(validation) if validation.is_file() else None,
+        splits=splits,
+        cohort=pd.read_csv(folder / "cohort.csv", dtype=str, keep_default_na=False),
+        curves=learning_curves(trained) if trained else None,
+    )
+
+
+def trained_cells(folder: Path, splits: pd.DataFrame) -> list[Cell]:
+    """List the folds that have learning curves; none for models without epochs."""
+    pairs = [Cell(r, f, cell_folder(folder, r, f)) for r, f in cells(splits)]
+    return [cell for cell in pairs if any(cell.folder.glob("logs/*/metrics.csv"))]
+
+
+def write_results(
+    folder: Path,
+    cohort: Cohort,
+    predictions: pd.DataFrame,
+    made: dict[str, Any],
+    validation: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """Write tables, metrics, pictures and report of a run.
+
+    Args:
+        folder: Folder of the run, which holds its run.json and splits.csv.
+        cohort: The scans.
+        predictions: Predictions of every tested scan and repeat.
+        made: What run.json shall say of how they were made: wall_time_s of training and
+            prediction, and the device if it is not that of the process that began the run.
+        validation: Predictions of the validation part of every fold.
+
+    Returns:
+        The metrics.
+    """
+    write_table(predictions, folder / "predictions.csv")
+    if validation is not None:
+        write_table(validation, folder / "validation.csv")
+    write_cohort(cohort, folder)
+    tables = read_tables(folder)  # the figures are those of the files, to the last digit
+    predictions, validation = tables.cases, tables.validation
+    ranking = ranking_table(tables.predictions)
+    write_table(ranking, folder / "ranking.csv")
+    write_table(suspected_labels(predictions), folder / "suspected_labels.csv")
+    metrics = plain(summarise_run(tables, protocol_of(tables.splits)))
+    if tables.curves is not None:
+        pictures.draw_learning_curves(tables.curves, folder / "learning_curves.png")
+    pictures.draw_roc(predictions, folder / "roc.png")
+    pictures.draw_confusion(predictions, folder / "confusion.png")
+    pictures.draw_accuracy_by_coverage(predictions, folder / "accuracy_by_coverage.png")
+    scaled = None if validation is None else calibrate(predictions, validation)
+    pictures.draw_reliability(predictions, scaled, folder / "reliability.png")
+    num_cells = len(predictions[["repeat", "fold"]].drop_duplicates())
+    run = read_json(folder / "run.json") | {
+        **made,
+        "num_cells": num_cells,
+        "file_hashes": hash_files(folder),
+    }
+    write_json(run, folder / "run.json")
+    text = write_report(metrics, ranking, run, tables.cohort, has_curves=tables.curves is not None)
+    write_text(text, folder / "report.md")
+    write_json(metrics, folder / "metrics.json")
+    mean, (low, high) = metrics["mean"], metrics["interval_95"]["auroc"]
+    optimistic = " (optimistic: protocol paper)" if metrics["protocol"] == "paper" else ""
+    say(
+        f"AUROC {mean['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}), balanced accuracy "
+        f"{mean['balanced_accuracy']:.3f}{optimistic}. Report: {folder / 'report.md'}"
+    )
+    return metrics
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Hash the tables that all figures come from."""
+    return {name: file_hash(folder / name) for name in HASHED if (folder / name).is_file()}

@@ -1,0 +1,1 @@
+"""Many settings: their file, their table, and the workers that share them."""

@@ -1,0 +1,1 @@
+"""The loop over folds, and what it needs before and after each."""

@@ -1,0 +1,1 @@
+"""Which scans a batch has, by whom they are loaded, and their copies."""

@@ -1,0 +1,1 @@
+"""Rows that are expensive to make, kept on disk or on the device."""

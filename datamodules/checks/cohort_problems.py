@@ -1,0 +1,166 @@
+"""What can be wrong with the names and labels of a cohort table, and how a problem is told."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Literal
+
+from datamodules.reading.cohort_table import Columns, Scan, conflicting_labels
+from datamodules.reading.nifti_bytes import printable
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend; patient and image are '' where the whole table is meant."""
+
+    severity: Severity
+    patient_id: str
+    image: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        """One line, whatever the table holds."""
+        cells = (self.severity, self.patient_id, self.image, f"{self.what}. {self.mend}.")
+        return "  ".join(printable(cell) for cell in cells if cell)
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """What a table is used for.
+
+    Args:
+        labelled: Whether labels are needed; None if they are checked where there are any.
+        labels_per: Whether a patient's scans share their label.
+        classes: The classes, if they are known.
+        num_folds: Folds that every class must have patients for; None if not known.
+        assume_orientation: Where the axes point to if a header does not say.
+    """
+
+    labelled: bool | None = None
+    labels_per: Literal["patient", "scan"] = "patient"
+    classes: Sequence[str] | None = None
+    num_folds: int | None = None
+    assume_orientation: str | None = None
+
+
+def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Problem]:
+    """Labels that are missing, misspelt, unknown, in conflict, or too few."""
+    labelled = expected.labelled
+    if labelled is None:
+        labelled = any(scan.label for scan in scans)
+    if not labelled:
+        return
+    mend = "Fill the label column, or name it with --data.columns.label"
+    if not any(scan.label for scan in scans):
+        yield Problem("error", "", "", "no scan has a label", mend)
+        return
+    for scan in scans:
+        if not scan.label:
+            yield Problem("error", scan.patient_id, scan.image, "label is empty", mend)
+    if expected.labels_per == "patient":
+        for patient, labels in conflicting_labels(scans).items():
+            what = f"has the labels {' and '.join(map(repr, labels))}"
+            mend = "Mend the table, or set --data.labels_per=scan if a patient's scans may differ"
+            yield Problem("error", patient, "", what, mend)
+    members: dict[str, set[str]] = defaultdict(set)
+    for scan in scans:
+        if scan.label:
+            members[scan.label].add(scan.patient_id)
+    sizes = {label: len(patients) for label, patients in members.items()}
+    if expected.classes is not None:
+        for label in sorted(set(sizes) - set(expected.classes)):
+            close = [name for name in expected.classes if _is_near(label, name)]
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            what = f"label {label!r} is not among the classes {list(expected.classes)}{hint}"
+            yield Problem("error", "", "", what, "Mend the table or --data.classes")
+    else:
+        for label, meant in _misspelt(sizes):
+            what = f"label {label!r} ({count(sizes[label], 'patient')}) looks like {meant!r}"
+            mend = f"Write {meant!r}, or list all classes in --data.classes"
+            yield Problem("error", "", "", what, mend)
+    told = expected.num_folds is not None
+    num_folds = expected.num_folds or 5
+    for label, size in sorted(sizes.items()):
+        if expected.labelled is None and size < num_folds:
+            what = f"class {label!r} has {count(size, 'patient')}, too few for {num_folds} folds"
+            mend = f"Lower --data.splits.num_folds to {max(size, 2)} or merge classes"
+            yield Problem("error" if told else "warning", "", "", what, mend)
+
+
+def _misspelt(sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """Pairs of a label and the commoner one that was probably meant."""
+    for label in sorted(sizes, key=lambda name: (sizes[name], name)):
+        for other in sorted(sizes, key=lambda name: (-sizes[name], name)):
+            if (sizes[label], label) >= (sizes[other], other):
+                continue
+            if _plain(label) == _plain(other) or (
+                sizes[label] <= max(1, sizes[other] // 20)
+                and 2 * sizes[label] <= sizes[other]
+                and _is_near(label, other)
+            ):
+                yield label, other
+                break
+
+
+def _is_near(label: str, other: str) -> bool:
+    """Whether one looks like a slip of the other: 'helthy' and 'healthy', not 'unhealthy'."""
+    one, two = _plain(label), _plain(other)
+    if one == two:
+        return True
+    if re.findall(r"\d", one) != re.findall(r"\d", two) or one.endswith(two) or two.endswith(one):
+        return False
+    return SequenceMatcher(None, one, two).ratio() >= 0.85
+
+
+def twin_names(scans: Sequence[Scan]) -> Iterator[Problem]:
+    """Patients whose names look alike: they may be one person on two sides of a split."""
+    alike: dict[str, set[str]] = defaultdict(set)
+    for scan in scans:
+        joined = re.sub(r"[\s_-]+", "-", _folded(scan.patient_id))
+        alike[re.sub(r"(?<!\d)0+(?=\d)", "", joined)].add(scan.patient_id)
+    for names in alike.values():
+        first, *others = sorted(names)
+        for name in others:
+            same = _visible(name) == _visible(first)
+            what = f"may be patient {first!r} by another spelling"
+            mend = "Write both alike if they are one person, else rename one"
+            yield Problem("error" if same else "warning", name, "", what, mend)
+
+
+def near_columns(
+    scans: Sequence[Scan], others: Sequence[str], columns: Columns
+) -> Iterator[Problem]:
+    """Columns that are not read because their name is not quite that of an optional one."""
+    for field in ("label", "session", "site"):
+        wanted = getattr(columns, field)
+        close = [name for name in others if _is_near(name, wanted)]
+        if close and not any(getattr(scan, field) for scan in scans):
+            what = f"column {close[0]!r} is not read; did you mean {wanted!r}?"
+            yield Problem("warning", "", "", what, f"Rename it, or set --data.columns.{field}")
+
+
+def _visible(name: str) -> str:
+    """The name as it looks: invisible characters left out, letters and accents joined."""
+    kept = "".join(letter for letter in name if unicodedata.category(letter) not in ("Cf", "Cc"))
+    return " ".join(unicodedata.normalize("NFC", kept).split())
+
+
+def _folded(name: str) -> str:
+    """The name without differences of case and width."""
+    return unicodedata.normalize("NFKC", _visible(name)).casefold()
+
+
+def _plain(name: str) -> str:
+    """The folded name without separators."""
+    return re.sub(r"[\s_-]+", "", _folded(name))
+
+
+def count(number: int, thing: str) -> str:
+    """'1 scan', '2 scans'."""
+    return f"{number} {thing}{'s' * (number != 1)}"

@@ -1,0 +1,210 @@
+"""Check scans in parallel and keep what was found by the content of their files."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from datamodules.batches.workers import in_order, usable_cores
+from datamodules.checks.leakage import Signature, shrink, sign
+from datamodules.checks.likeness import KeptPicture, Picture
+from datamodules.reading.nifti import Volume, read_volume
+from datamodules.reading.nifti_bytes import MAX_BYTES, ScanError, header_file, suffix_of, voxel_file
+from files.hashes import digest, hash_bytes
+from files.whole_file import whole_file
+
+VERSION = 1  # of what is found; raise it when checks change
+SLICE_SIZE = 96
+
+
+@dataclass(frozen=True)
+class ScanFacts:
+    """What a scan is, in the order of its own axes.
+
+    Args:
+        shape: Voxels along the axes.
+        spacing_mm: Voxel size along the axes.
+        orientation: Where the axes point to, such as 'RAS'.
+        dtype: Type of the stored numbers.
+        percentiles: 0th, 1st, 50th, 99th and 100th percentile of the intensities.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    orientation: str
+    dtype: str
+    percentiles: tuple[float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class ScanCheck:
+    """What the check of a scan found.
+
+    Args:
+        fault: Why the scan cannot be used and how to mend it; None if it can be.
+        warnings: What is odd about it, and how to mend that.
+        facts: What it is, if it can be used.
+        signature: By what it is found again, if it can be used.
+        slices: Its middle sagittal, coronal and axial slice for the eye, uint8.
+
+    What was kept in the cache has its pictures there, not in memory, however many scans there are.
+    """
+
+    fault: tuple[str, str] | None
+    warnings: list[tuple[str, str]]
+    facts: ScanFacts | None = None
+    signature: Signature | None = None
+    slices: tuple[Picture, ...] = ()
+
+
+def check_scans(
+    paths: Sequence[Path], assume_orientation: str | None, cache_dir: Path
+) -> list[ScanCheck]:
+    """Read and check every scan that was not checked before.
+
+    Args:
+        paths: The scans.
+        assume_orientation: Where the axes point to if a header does not say.
+        cache_dir: Folder of the cache; may be deleted at any time.
+
+    Returns:
+        One check per scan.
+    """
+    files = [_cache_file(path, assume_orientation, cache_dir) for path in paths]
+    found = {index: _load(file) for index, file in enumerate(files) if file is not None}
+    todo = [index for index in range(len(paths)) if found.get(index) is None]
+    found_now = in_order(partial(_check_at, paths, assume_orientation), todo, usable_cores())
+    pause = 0.5 if sys.stderr.isatty() else 30  # in a log file, a line now and then
+    bar = tqdm(total=len(todo), desc="Checking scans", disable=len(todo) < 10, mininterval=pause)
+    with bar, threadpool_limits(1):  # threads would wait for each other over few numbers
+        for index, check in zip(todo, found_now, strict=True):
+            found[index] = check
+            file = files[index]
+            if file is not None:
+                _save(check, file)
+                found[index] = _load(file) or check
+            bar.update()
+    checks = [found[index] for index in range(len(paths))]
+    return [check for check in checks if check is not None]
+
+
+def check_scan(path: Path, assume_orientation: str | None) -> ScanCheck:
+    """Read and check one scan; never raises for what a file may hold."""
+    try:
+        volume = read_volume(path, assume_orientation)
+    except ScanError as fault:
+        return ScanCheck((fault.what, fault.mend), [])
+    except MemoryError:
+        return ScanCheck(("does not fit into memory", "Crop or resample it"), [])
+    sample = volume.voxels.ravel(order="K")[:: 1 + volume.voxels.size // 2**20]
+    low, median, high = (float(value) for value in np.percentile(sample, [1, 50, 99]))
+    ends = float(volume.voxels.min()), float(volume.voxels.max())
+    geometry = volume.geometry
+    facts = ScanFacts(
+        geometry.shape,
+        geometry.spacing_mm,
+        geometry.orientation,
+        volume.dtype,
+        (ends[0], low, median, high, ends[1]),
+    )
+    return ScanCheck(None, geometry.warnings, facts, sign(volume), _middle_slices(volume))
+
+
+def file_hash(path: Path) -> str:
+    """Hash a scan's bytes, once per process as long as their size and time stay the same.
+
+    Of a .hdr and .img pair both files count.
+    """
+    hashes = []
+    for file in sorted({header_file(path), voxel_file(path)}):
+        status = file.stat()
+        hashes.append(hash_bytes(file, status.st_size, status.st_mtime_ns))
+    return hashes[0] if len(hashes) == 1 else digest(hashes)
+
+
+def _check_at(paths: Sequence[Path], assume_orientation: str | None, position: int) -> ScanCheck:
+    return check_scan(paths[position], assume_orientation)
+
+
+def _middle_slices(volume: Volume) -> tuple[np.ndarray, ...]:
+    """Sagittal, coronal and axial slice through the middle, up or front at the top."""
+    to_ras = nib.io_orientation(volume.geometry.affine)
+    voxels = nib.apply_orientation(volume.voxels, to_ras)
+    spacing = np.empty(3)
+    spacing[to_ras[:, 0].astype(int)] = volume.geometry.spacing_mm
+    low, high = np.percentile(voxels[::2, ::2, ::2], [1, 99])
+    slices = []
+    for axis in range(3):
+        plane = np.take(voxels, voxels.shape[axis] // 2, axis)
+        extent = np.array(plane.shape) * np.delete(spacing, axis)
+        sizes = np.maximum(np.rint(extent / extent.max() * SLICE_SIZE), 1).astype(int)
+        small = (shrink(plane, sizes) - low) / ((high - low) or 1)
+        slices.append(np.rint(255 * np.clip(small, 0, 1)).astype(np.uint8).T[::-1])
+    return tuple(slices)
+
+
+def _cache_file(path: Path, assume_orientation: str | None, cache_dir: Path) -> Path | None:
+    """Where the check of these bytes is kept; None where they are too many or cannot be read."""
+    try:
+        if _size(path) > MAX_BYTES:
+            return None
+        key = digest(VERSION, file_hash(path), suffix_of(path).lower(), assume_orientation)
+    except OSError:
+        return None
+    return cache_dir / f"checks-{VERSION}" / f"{key}.npz"
+
+
+def _size(path: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in {header_file(path), voxel_file(path)})
+    except OSError:
+        return 0
+
+
+def _save(check: ScanCheck, file: Path) -> None:
+    signature = check.signature
+    arrays: dict[str, Any] = {}
+    facts: dict[str, Any] = {"fault": check.fault, "warnings": check.warnings}
+    if signature is not None and check.facts is not None:
+        facts |= {"facts": asdict(check.facts), "shape": signature.shape}
+        facts |= {name: getattr(signature, name) for name in ("slope", "intercept", "thumbnail_mm")}
+        arrays = {"blocks": signature.blocks, "thumbnail": signature.thumbnail}
+        arrays |= {f"slice{axis}": plane for axis, plane in enumerate(check.slices)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as unfinished, unfinished.open("wb") as stream:
+        np.savez(stream, facts=np.array(json.dumps(facts)), **arrays)
+
+
+def _load(file: Path) -> ScanCheck | None:
+    """Open a kept check; None if there is none that can be read."""
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            facts = json.loads(str(arrays["facts"]))
+            fault = tuple(facts["fault"]) if facts["fault"] else None
+            warnings = [(what, mend) for what, mend in facts["warnings"]]
+            if "facts" not in facts:
+                return ScanCheck(fault, warnings)
+            signature = Signature(
+                tuple(facts["shape"]),
+                arrays["blocks"],
+                facts["slope"],
+                facts["intercept"],
+                KeptPicture(file, "thumbnail"),
+                tuple(facts["thumbnail_mm"]),
+            )
+            slices = tuple(KeptPicture(file, f"slice{axis}") for axis in range(3))
+    except Exception:  # whatever a damaged file may cause: the scan is checked anew
+        return None
+    lists: dict[str, Any] = facts["facts"]
+    kept: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in lists.items()
+    }
+    return ScanCheck(fault, warnings, ScanFacts(**kept), signature, slices)

@@ -1,0 +1,119 @@
+"""Read the voxels of a DICOM stack: pydicom where nothing or little is packed, else SimpleITK."""
+
+import os
+import resource
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+
+from datamodules.importing.dicom_header import Picture, read_dataset
+
+OF_PYDICOM = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+)
+MAX_UNPACKING_BYTES = 2**29
+KEYWORDS = [
+    *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "PixelData"),
+]
+
+
+def read_voxels(ordered: Sequence[Picture]) -> np.ndarray:
+    """Read the voxels of slices in order, with each slice's own slope and intercept applied.
+
+    Returns:
+        (columns, rows, slices); int16 where that loses nothing, else float32.
+
+    Raises:
+        ValueError: If a slice's voxels are missing, cut off, or packed in an unknown way.
+    """
+    rows, columns = ordered[0].size
+    voxels = np.zeros((columns, rows, len(ordered)), np.int16, order="F")
+    path, frames, scaled = None, np.empty(0), False
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_fence_in) as fenced:
+        for index, picture in enumerate(ordered):
+            if picture.path != path:
+                path, (frames, scaled) = picture.path, _decode(picture, fenced)
+            plane = frames[picture.frame].T.astype(np.float64)  # (columns, rows)
+            if not scaled:
+                plane = plane * picture.slope + picture.intercept
+            if not np.isfinite(plane).all():
+                raise ValueError(f"voxels that are not finite in {picture.path.name!r}")
+            if voxels.dtype == np.int16 and not _fits_int16(plane):
+                voxels = voxels.astype(np.float32)
+            voxels[..., index] = plane
+    return voxels
+
+
+def _decode(picture: Picture, fenced: ProcessPoolExecutor) -> tuple[np.ndarray, bool]:
+    """Voxels of one file, (frames, rows, columns), and whether they are rescaled already."""
+    name = repr(picture.path.name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom remarks on every oddity
+            dataset = read_dataset(picture.path, KEYWORDS)
+            syntax = dataset.file_meta.TransferSyntaxUID
+            stored = dataset.get("PixelData") or b""
+            if syntax in OF_PYDICOM:
+                frames = dataset.pixel_array.reshape(-1, *picture.size)
+                spare = 0 if syntax == RLELossless else len(stored) - frames.nbytes
+    except Exception as error:  # pydicom raises whatever a torn file makes it stumble over
+        raise ValueError(f"the voxels of {name} are cut off or torn. Copy it again") from error
+    if syntax in OF_PYDICOM:
+        if spare >= frames[0, 0].nbytes:
+            raise ValueError(f"{name} holds {spare} bytes more than Rows × Columns. Export it anew")
+        return _used_bits(frames, dataset), False
+    if not stored.rstrip(b"\0").endswith(b"\xff\xd9"):  # the end mark of all kinds of JPEG
+        raise ValueError(f"the voxels of {name} are cut off or torn. Copy it again")
+    try:
+        frames = fenced.submit(_unpack, picture.path).result()
+    except (RuntimeError, MemoryError) as error:  # or the process broke down
+        raise ValueError(
+            f"{name} is torn, or packed ({syntax.name[:60]!r}) as nothing here unpacks. Install "
+            "dcmtk or gdcm and unpack the series first: dcmdjpeg IN OUT, or gdcmconv --raw IN OUT"
+        ) from error
+    if frames.shape != (1, *picture.size):
+        raise ValueError(f"{name} is packed, and not one picture. Install gdcm: gdcmconv --raw")
+    return frames, True
+
+
+def _fence_in() -> None:
+    """Let no torn JPEG take the memory, fill the terminal, or (in a process apart) end the run."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_UNPACKING_BYTES, MAX_UNPACKING_BYTES))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _unpack(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(path))
+
+
+def _fits_int16(plane: np.ndarray) -> bool:
+    limits = np.iinfo(np.int16)
+    low, high = float(plane.min()), float(plane.max())
+    return limits.min <= low and high <= limits.max and np.array_equal(plane, plane.round())
+
+
+def _used_bits(frames: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Cut off the bits beside those that are in use: overlays of old scanners lie there."""
+    allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    high = int(dataset.get("HighBit", used - 1))
+    if frames.dtype.kind == "f" or allocated != 8 * frames.dtype.itemsize or used > high + 1:
+        return frames
+    return (frames << (allocated - 1 - high)) >> (allocated - used)

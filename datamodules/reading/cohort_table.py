@@ -1,0 +1,273 @@
+"""Read a cohort table: one row per scan, everything a string, every fault named."""
+
+import csv
+import errno
+import io
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from datamodules.reading.nifti_bytes import SUFFIXES, header_file
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the cohort table's columns.
+
+    Args:
+        patient_id: Column that names the patient; rows of one patient never part in a split.
+        image: Column with the scan's path, absolute or relative to the table's folder, which a
+            relative one must not leave.
+        label: Column with the class; may be absent where no class is needed.
+        session: Column with the visit; may be absent.
+        site: Column with the scanner or hospital; may be absent.
+    """
+
+    patient_id: str = "patient_id"
+    image: str = "image"
+    label: str = "label"
+    session: str = "session"
+    site: str = "site"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One row of a cohort table; `path` is `image` made absolute, missing cells are ''."""
+
+    patient_id: str
+    image: str
+    path: Path
+    label: str = ""
+    session: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True)
+class RowFault:
+    """A row that cannot be used: its line, patient and image as far as known, what and mend."""
+
+    line: int
+    patient_id: str
+    image: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        who = f"patient {self.patient_id!r}: " if self.patient_id else ""
+        which = f"image {self.image!r} " if self.patient_id and self.image else ""
+        return f"row {self.line}: {who}{which}{self.what}. {self.mend}."
+
+
+def read_cohort_table(table: str | Path, columns: Columns = Columns()) -> list[Scan]:
+    """Read a CSV or TSV cohort table.
+
+    Args:
+        table: Path of the table; comma, semicolon and tab are recognised from the header line.
+        columns: Names of the columns to read; others are ignored.
+
+    Returns:
+        One scan per row, in the table's order.
+
+    Raises:
+        ValueError: With one line per fault: missing columns, rows of the wrong length, empty
+            cells, files that are missing, not NIfTI, outside the table's folder or listed twice.
+    """
+    scans, faults = read_rows(table, columns)
+    if faults:
+        heading = f"Cohort table {table}: {len(faults)} row{'s' * (len(faults) > 1)} to mend."
+        raise ValueError("\n  ".join([heading, *map(str, faults)]))
+    return scans
+
+
+def read_rows(table: str | Path, columns: Columns = Columns()) -> tuple[list[Scan], list[RowFault]]:
+    """Read a cohort table as `read_cohort_table` does, but return the faults of its rows.
+
+    Returns:
+        The scans that can be used, and the faults of the others.
+
+    Raises:
+        ValueError: If the table itself cannot be read.
+    """
+    table = Path(table).expanduser()
+    if not table.is_file():
+        raise ValueError(f"Cohort table {str(table)!r} does not exist. Check the path in DATA=.")
+    lines = _read_lines(table)
+    if len(lines) < 2:
+        raise ValueError(f"Cohort table {table} has no rows below its header line.")
+    positions = _column_positions(table, lines[0][1], columns)
+    scans, faults = [], []
+    seen: dict[tuple[int, int], int] = {}
+    for line_number, cells in lines[1:]:
+        if len(cells) != len(lines[0][1]):
+            what = f"{len(cells)} cells where the header has {len(lines[0][1])}"
+            faults.append(RowFault(line_number, "", "", what, "Add or remove separators"))
+            continue
+        row = {name: cells[position].strip() for name, position in positions.items()}
+        try:
+            path = _find_image(table.parent, row["patient_id"], row["image"])
+            file = os.stat(header_file(path) if header_file(path).exists() else path)
+            if (earlier := seen.setdefault((file.st_dev, file.st_ino), line_number)) != line_number:
+                raise _RowError(
+                    f"is listed already in row {earlier}, perhaps by another name", "Drop one row"
+                )
+        except _RowError as fault:
+            who = row["patient_id"], row["image"]
+            faults.append(RowFault(line_number, *who, fault.what, fault.mend))
+        else:
+            scans.append(Scan(path=path, **row))
+    return scans, faults
+
+
+def read_other_columns(table: str | Path, columns: Columns = Columns()) -> dict[str, list[str]]:
+    """Read the columns that the project itself does not use, as they are.
+
+    Args:
+        table: Path of a table that `read_cohort_table` accepts.
+        columns: Names of the columns that are left out.
+
+    Returns:
+        The cells of each other column, in the table's order; '' where a cell is empty.
+    """
+    (_, header), *lines = _read_lines(Path(table).expanduser())
+    used = {getattr(columns, field.name) for field in fields(columns)}
+    return {
+        name.strip(): [cells[position].strip() for _, cells in lines]
+        for position, name in enumerate(header)
+        if name.strip() and name.strip() not in used
+    }
+
+
+def class_names(
+    scans: Sequence[Scan],
+    order: Sequence[str] | None = None,
+    labels_per: Literal["patient", "scan"] = "patient",
+) -> list[str]:
+    """List the classes of a labelled cohort; the last of two counts as positive.
+
+    Args:
+        scans: Scans that must all have a label.
+        order: Wanted order of the classes; alphabetical if None.
+        labels_per: Whether a patient's scans share their label.
+
+    Raises:
+        ValueError: If a label is missing, unknown to `order`, or all labels are the same, or if
+            a patient has two although labels are per patient.
+    """
+    unlabelled = sorted({scan.patient_id for scan in scans if not scan.label})
+    if unlabelled:
+        raise ValueError(
+            f"{len(unlabelled)} patients have no label (first: {unlabelled[0]!r}). "
+            "Fill the label column, or name it with --data.columns.label."
+        )
+    if labels_per == "patient" and (conflicts := conflicting_labels(scans)):
+        patient, labels = next(iter(conflicts.items()))
+        raise ValueError(
+            f"{len(conflicts)} patients have two labels (first: {patient!r}, {' and '.join(labels)}"
+            "). Mend the table, or set --data.labels_per=scan if a patient's scans may differ."
+        )
+    found = sorted({scan.label for scan in scans})
+    if len(found) < 2:
+        raise ValueError(f"All scans have the label {found[0]!r}; a classifier needs two classes.")
+    if order is None:
+        return found
+    for label in found:
+        if label not in order:
+            raise ValueError(
+                f"Label {label!r} is not among the classes {list(order)}"
+                f"{_suggestion(label, order)}. Mend the table or --data.classes."
+            )
+    if absent := sorted(set(order) - set(found)):
+        raise ValueError(f"No scan has the label {absent[0]!r} that --data.classes names.")
+    return list(order)
+
+
+def conflicting_labels(scans: Sequence[Scan]) -> dict[str, list[str]]:
+    """Map each patient whose scans have different labels to these labels."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for scan in scans:
+        labels[scan.patient_id] |= {scan.label} - {""}
+    return {patient: sorted(found) for patient, found in labels.items() if len(found) > 1}
+
+
+def scans_by_patient(scans: Sequence[Scan]) -> dict[str, list[int]]:
+    """Map each patient to the positions of that patient's scans."""
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, scan in enumerate(scans):
+        positions[scan.patient_id].append(position)
+    return dict(positions)
+
+
+def _read_lines(table: Path) -> list[tuple[int, list[str]]]:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Cohort table {table} is not UTF-8 text: save it as UTF-8.") from error
+    delimiter = max(",;\t", key=text.lstrip().partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+    except csv.Error as error:
+        raise ValueError(f"Cohort table {table}, row {reader.line_num}: {error}.") from error
+
+
+def _column_positions(table: Path, header: list[str], columns: Columns) -> dict[str, int]:
+    names = [name.strip() for name in header]
+    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
+        raise ValueError(f"Cohort table {table} has two columns named {repeated[0]!r}.")
+    positions = {}
+    for field in fields(columns):
+        wanted = getattr(columns, field.name)
+        if wanted in names:
+            positions[field.name] = names.index(wanted)
+        elif field.name in ("patient_id", "image") or wanted != field.default:
+            raise ValueError(
+                f"Cohort table {table} has no column {wanted!r}{_suggestion(wanted, names)}; "
+                f"it has {names}. Rename it or set --data.columns.{field.name}."
+            )
+    return positions
+
+
+class _RowError(Exception):
+    def __init__(self, what: str, mend: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.mend = mend
+
+
+def _find_image(folder: Path, patient_id: str, image: str) -> Path:
+    """Make an image's path absolute, following links."""
+    if not patient_id:
+        raise _RowError("patient_id is empty", "Name the patient")
+    if not image:
+        raise _RowError("image is empty", "Name a file or drop the row")
+    outside = os.path.normpath(image).split(os.sep)[0] == os.pardir
+    if outside and not os.path.isabs(image):
+        raise _RowError(
+            "climbs out of the table's folder", "Move the table, or write an absolute path"
+        )
+    try:
+        path = (folder / image).resolve(strict=True)
+        if not path.is_file():
+            raise _RowError("is not a file", "Name a file")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        mend = "Write / instead of \\" if "\\" in image else "Correct its path"
+        raise _RowError(f"does not exist (looked for {folder / image})", mend) from error
+    except (RuntimeError, OSError, ValueError) as error:  # a loop of links, too long, a zero byte
+        reason = "is a link that leads back to itself" if _loops(error) else f"has no path: {error}"
+        raise _RowError(reason, "Name a file") from error
+    if not image.lower().endswith(SUFFIXES):
+        raise _RowError("is not a NIfTI file (.nii, .nii.gz, .hdr and .img)", "Convert it")
+    return Path(os.path.abspath(folder / image))
+
+
+def _loops(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) or getattr(error, "errno", None) == errno.ELOOP
+
+
+def _suggestion(wanted: str, choices: Sequence[str]) -> str:
+    close = get_close_matches(wanted, choices, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

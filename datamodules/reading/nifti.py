@@ -1,0 +1,211 @@
+"""Read one scan safely: header, geometry and voxels are checked before anything uses them."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.reading.geometry import Geometry, Warnings, geometry_of
+from datamodules.reading.nifti_bytes import (
+    MAX_BYTES,
+    ByteSource,
+    ScanError,
+    header_file,
+    parse_header,
+    voxel_file,
+)
+
+NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}  # codes of whole and real numbers
+OTHER_KINDS = {
+    1: "bits",
+    32: "complex numbers",
+    128: "RGB colours",
+    1536: "128-bit real numbers",
+    1792: "complex numbers",
+    2048: "complex numbers",
+    2304: "RGBA colours",
+}
+AFNI_HISTORY = 4  # code of an extension that lists what was done to the file
+MAX_EXTENSION_BYTES = 64 * 2**20
+TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name")
+ABOUT_SOFTWARE = re.compile(  # a version, or a program's name and what it writes after it
+    r"none|v?[\d.]+(:[\da-f]+)?|TE=[\w.]+(;[\w.=]+)*"
+    r"|(FSL|SPM|FreeSurfer|ANTs|ITK|AFNI|NiftyReg|nibabel|dcm2nii\w*|MRtrix|c3d)[\w .,:;/-]*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan that can be used.
+
+    Args:
+        geometry: Where its voxels are.
+        voxels: Intensities, float32 (W, H, D) along the file's axes.
+        slope: Slope that turned the stored numbers into intensities.
+        intercept: The intercept, likewise.
+        dtype: Type of the stored numbers.
+    """
+
+    geometry: Geometry
+    voxels: np.ndarray
+    slope: float
+    intercept: float
+    dtype: str
+
+
+def read_geometry(path: Path, assume_orientation: str | None = None) -> Geometry:
+    """Read and check a scan's header alone.
+
+    Args:
+        path: A NIfTI file, or either file of a pair.
+        assume_orientation: Where the axes point to if the header does not say.
+
+    Raises:
+        ScanError: If the header cannot be used.
+    """
+    main = header_file(path)
+    with ByteSource(main) as source:
+        header, _ = parse_header(source, single=voxel_file(path) == main)
+    _stored_type(header)
+    return geometry_of(header, assume_orientation)
+
+
+def read_volume(path: Path, assume_orientation: str | None = None) -> Volume:
+    """Read and check a scan.
+
+    Args:
+        path: A NIfTI file, or either file of a pair.
+        assume_orientation: Where the axes point to if the header does not say.
+
+    Raises:
+        ScanError: If the file or its header lies or is damaged, or its voxels cannot be used.
+    """
+    main, other = header_file(path), voxel_file(path)
+    with ByteSource(main) as source:
+        header, start = parse_header(source, single=main == other)
+        dtype = _stored_type(header)
+        geometry = geometry_of(header, assume_orientation)
+        offset, length = _places(header, geometry.shape, dtype, len(start), single=main == other)
+        if main == other:
+            _refuse_wrong_size(source, offset, length)
+            extensions = bytes(source.take(offset - len(start)))
+            stored = source.take(length)
+            _refuse_short(stored, length)
+            source.refuse_more(offset + length)
+        else:
+            extensions = bytes(source.take(MAX_EXTENSION_BYTES))
+            with ByteSource(other) as voxel_source:
+                _refuse_wrong_size(voxel_source, offset, length)
+                voxel_source.take(offset)
+                stored = voxel_source.take(length)
+                _refuse_short(stored, length)
+                voxel_source.refuse_more(offset + length)
+    geometry.warnings.extend(_text_warnings(header, extensions))
+    array = np.frombuffer(stored, dtype).reshape(geometry.shape, order="F")
+    slope, intercept = _scaling(header, geometry.warnings)
+    return Volume(geometry, _scaled(array, slope, intercept), slope, intercept, dtype.name)
+
+
+def _stored_type(header: Any) -> np.dtype:
+    code = int(header["datatype"])
+    if code not in NUMBERS:
+        kind = OTHER_KINDS.get(code, f"an unknown type of voxel (code {code})")
+        raise ScanError(f"holds {kind}, not one number a voxel", "Convert it to float32")
+    return header.get_data_dtype()
+
+
+def _places(
+    header: Any, shape: tuple[int, int, int], dtype: np.dtype, header_size: int, *, single: bool
+) -> tuple[int, int]:
+    """Offset and length of the voxels in their file, in bytes."""
+    offset = float(header["vox_offset"])
+    first = header_size + 4 if single else 0
+    length = math.prod(shape) * dtype.itemsize
+    if not first <= offset <= first + MAX_EXTENSION_BYTES or offset != int(offset):
+        raise ScanError(f"says that its voxels begin at byte {offset:g}", "Export it again")
+    if (needed := length + 4 * math.prod(shape)) > MAX_BYTES:
+        raise ScanError(
+            f"promises {' × '.join(map(str, shape))} voxels of {dtype.itemsize} bytes, which take "
+            f"{needed / 2**20:,.0f} MiB; {MAX_BYTES // 2**20} are allowed",
+            "Crop or resample it, or correct its header",
+        )
+    return int(offset), length
+
+
+def _refuse_wrong_size(source: ByteSource, offset: int, length: int) -> None:
+    if not source.is_gzip and source.size != offset + length:
+        fault = "is truncated" if source.size < offset + length else "is too long"
+        raise ScanError(
+            f"{fault}: {source.size} bytes where its header promises {offset + length}",
+            "Copy or export it again",
+        )
+
+
+def _refuse_short(stored: bytearray, length: int) -> None:
+    if len(stored) < length:
+        raise ScanError(
+            f"is truncated: {len(stored)} bytes of voxels where its header promises {length}",
+            "Copy or export it again",
+        )
+
+
+def _scaling(header: Any, warnings: Warnings) -> tuple[float, float]:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if np.isnan(slope):
+        warnings.append(("has the slope NaN", "Set scl_slope to 1; voxels are taken as stored"))
+        slope = 0.0
+    if slope == 0:
+        return 1.0, 0.0
+    if not np.isfinite([slope, intercept]).all():
+        raise ScanError(
+            f"has the slope {slope:g} and intercept {intercept:g}", "Correct its header"
+        )
+    return slope, intercept
+
+
+def _scaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    if stored.min() == stored.max():
+        raise ScanError(f"is constant ({stored.flat[0] * slope + intercept:g})", "Leave it out")
+    voxels = np.empty(stored.shape, dtype=np.float32, order="F")
+    low, high = np.inf, -np.inf
+    for index in range(stored.shape[2]):  # a slice at a time: float64 costs memory
+        with np.errstate(over="ignore", invalid="ignore"):
+            plane = stored[..., index]
+            if (slope, intercept) != (1, 0):
+                plane = plane.astype(np.float64) * slope + intercept
+            voxels[..., index] = plane
+        if not np.isfinite(voxels[..., index]).all():
+            beyond = np.isfinite(plane).all()
+            what = "numbers beyond float32" if beyond else "NaN or infinite voxels"
+            raise ScanError(f"holds {what} (slice {index})", "Repair it or leave it out")
+        low, high = min(low, voxels[..., index].min()), max(high, voxels[..., index].max())
+    if low == high:
+        raise ScanError(f"is constant ({low:g})", "Leave it out")
+    return voxels
+
+
+def _text_warnings(header: Any, extensions: bytes) -> Warnings:
+    """Name the fields that hold free text, which may be about a person; never quote them."""
+    fields = [name for name in TEXT_FIELDS if name in header]
+    texts = {name: header[name].item().strip(b"\0 ").decode("latin-1") for name in fields}
+    warnings = [
+        (
+            f"header field {name} holds text ({len(text)} characters) that may be about a person",
+            "Clear it if it is",
+        )
+        for name, text in texts.items()
+        if text and not ABOUT_SOFTWARE.fullmatch(text)
+    ]
+    code = int.from_bytes(extensions[8:12], "little" if header.endianness == "<" else "big")
+    if extensions[4:].strip(b"\0") and code != AFNI_HISTORY:
+        warnings.append(
+            (
+                f"has a header extension ({len(extensions) - 4} bytes) that may be about a person",
+                "Remove it if it is",
+            )
+        )
+    return warnings

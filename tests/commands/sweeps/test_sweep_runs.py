@@ -1,0 +1,259 @@
+"""Grids, trials and searches that really train, on a few tiny scans."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import main
+from commands.sweeps.sweep_file import read_sweep, setting_arguments, setting_name
+
+TINY = {
+    "trainer.max_epochs": 3,
+    "trainer.accelerator": "cpu",
+    "data.preprocessing.spatial_shape": "[12,12,12]",
+    "data.augmentation.mode": "none",
+    "data.splits.num_folds": 2,
+    "data.splits.num_repeats": 2,
+    "data.batch_size": 4,
+    "model.filters": 4,
+    "model.depth": 1,
+}
+SWEEP = {
+    "program": "main.py",
+    "method": "grid",
+    "metric": {"name": "cv/auroc", "goal": "maximize"},
+    "parameters": {"model.nodes": {"values": [4, 8]}, "model.lr": {"values": [0.001]}},
+}
+NAMES = ("lr0.001-nodes4", "lr0.001-nodes8")
+
+
+@pytest.fixture
+def given(write_cohort, tmp_path):
+    """What all settings share."""
+    settings = {"data.table": write_cohort(12), "data.cache_dir": tmp_path / "cache", **TINY}
+    return ["-cconfigs/finetune.yaml", *[f"--{key}={value}" for key, value in settings.items()]]
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    def write(**changes):
+        path = tmp_path / "sweep.yaml"
+        path.write_text(yaml.safe_dump(SWEEP | changes))
+        return path
+
+    return write
+
+
+def _start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "main.py", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"},
+    )
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_lose_no_cell_and_end_like_plain_runs(given, sweep_file, tmp_path):
+    path, grid = sweep_file(), tmp_path / "grid"
+    command = ["worker", f"--sweep={path}", f"--run={grid}", *given]
+    chance = random.Random(0)
+    for _ in range(int(os.environ.get("MCTL_KILLS", "1"))):
+        pair = [_start(*command), _start(*command)]
+        begun = time.monotonic()
+        while time.monotonic() - begun < 600 and not list(grid.glob("*/*/logs")):
+            time.sleep(0.05)
+        time.sleep(chance.random() * 2)
+        for process in pair:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    done = _start("grid", f"--sweep={path}", f"--run={grid}", "--workers=2", *given)
+    said, _ = done.communicate()
+    assert done.returncode == 0, said
+    assert "Best of 2 finished settings" in said
+    for setting in read_sweep(path).settings():
+        name = setting_name(setting)
+        plain = tmp_path / f"plain-{name}"
+        assert main.main(["finetune", *given, *setting_arguments(setting), f"--run={plain}"]) == 0
+        for table in ("predictions.csv", "validation.csv", "metrics.json", "splits.csv"):
+            assert (grid / name / table).read_bytes() == (plain / table).read_bytes()
+    assert not [*grid.rglob("worker.json"), *grid.rglob("failed.json")]
+    compared = ["compare", f"--runs={grid}", f"--run={tmp_path / 'compare'}"]
+    assert main.main(compared) == 0
+    assert main.main(["verify", f"--run={grid / NAMES[0]}"]) == 0
+
+
+@pytest.mark.slow
+def test_a_cell_that_failed_is_listed_and_done_again_on_request(
+    given, sweep_file, tmp_path, capsys, monkeypatch
+):
+    from commands import grid as verb
+    from commands.sweeps.grid_worker import SettingRun
+
+    def in_process(sweep, folder, options, arguments):
+        for file in folder.glob("**/failed.json") if options.retry_failed else ():
+            file.unlink()
+        main.main(["worker", f"--sweep={sweep.path}", f"--run={folder}", *arguments])
+
+    monkeypatch.setattr(verb, "launch", in_process)
+    original, trained = SettingRun.train, []
+
+    def train(self, cell, claim):
+        trained.append((self.folder.name, cell.folder.name))
+        if len(trained) == 2:
+            raise ValueError("the training\ndiverged")
+        original(self, cell, claim)
+
+    monkeypatch.setattr(SettingRun, "train", train)
+    command = ["grid", f"--sweep={sweep_file()}", f"--run={tmp_path / 'grid'}", *given]
+    assert main.main(command) == 2
+    error = capsys.readouterr().err
+    place = "/".join(trained[1])
+    assert f"1 parts failed:\n{place}: the training diverged\n" in error
+    table = pd.read_csv(tmp_path / "grid/results.csv")
+    assert sorted(table["state"]) == ["failed", "finished"]
+    assert place in (tmp_path / "grid/report.md").read_text()
+    assert len(trained) == len(set(trained)) == 8
+    assert main.main(command) == 2, "nothing is done again without being asked"
+    assert len(trained) == 8
+    assert main.main([*command, "--retry_failed=true"]) == 0
+    assert trained[8:] == [trained[1]]
+    table = pd.read_csv(tmp_path / "grid/results.csv")
+    assert table["state"].tolist() == ["finished"] * 2
+    assert table["auroc"].is_monotonic_decreasing
+    metrics = json.loads((tmp_path / "grid" / table["name"][0] / "metrics.json").read_text())
+    assert table["auroc"][0] == pytest.approx(metrics["mean"]["auroc"])
+    report = (tmp_path / "grid/report.md").read_text()
+    assert "Optimistic:** the first of 2 settings" in report
+    assert (tmp_path / "grid/parallel_coordinates.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)])
+def test_a_grid_hands_a_signal_on_and_ends_with_its_workers_exit_code(
+    given, sweep_file, tmp_path, number, code
+):
+    grid = tmp_path / "grid"
+    endless = [*given, "--trainer.max_epochs=100000"]
+    process = _start("grid", f"--sweep={sweep_file()}", f"--run={grid}", *endless)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 600 and not list(grid.glob("*/*/last.ckpt")):
+        time.sleep(0.05)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == code, said
+    assert list(grid.glob("*/*/last.ckpt"))
+    assert not list(grid.rglob("worker.json")), "the cell is free for another worker"
+
+
+@pytest.mark.slow
+def test_a_simulated_agent_runs_three_trials_offline(given, sweep_file, tmp_path):
+    config = yaml.safe_load(Path("configs/sweeps/mctl_table1.yaml").read_text())
+    network = "configs/sweeps/networks/depth1_filters16.yaml"
+    trials = [{"config": network, "model.nodes": nodes} for nodes in (4, 8)]
+    trials.append({"model.lr": 1e-05, "model.freeze_encoder": True})
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"config": config, "trials": trials}))
+    sweep = tmp_path / "a sweep"
+    done = subprocess.run(
+        [sys.executable, "tests/helpers/simulated_agent.py", str(job), f"--run={sweep}", *given],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
+    )
+    names = ("depth1_filters16-nodes4", "depth1_filters16-nodes8", "freeze_encoderTrue-lr1e-05")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for number, name in enumerate(names):
+        assert (sweep / name / "metrics.json").is_file(), done.stderr[-5000:]
+        metrics = json.loads((sweep / name / "metrics.json").read_text())
+        (log,) = (sweep / name).glob("wandb/offline-run-*/*.wandb")
+        assert log.name == f"run-trial{number}.wandb", "each trial is one W&B run"
+        content = log.read_bytes()
+        for key in (b"cv/auroc", b"repeat1_fold1-val/loss", b"abc123"):
+            assert key in content
+        for private in (str(tmp_path).encode(), b"cohort.csv"):
+            assert private not in content
+        assert repr(metrics["mean"]["auroc"])[:8].encode() in content
+    table = [f"--sweep={sweep_file()}", f"--run={sweep}", "--table=true"]
+    assert main.main(["sweep", *table]) == 0
+    assert sorted(pd.read_csv(sweep / "results.csv")["name"]) == sorted(names)
+
+
+@pytest.mark.slow
+def test_of_a_trial_on_two_processes_one_talks_to_wandb(given, tmp_path):
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.splits.num_repeats=1"]
+    command = ["trial", *given, *two, f"--run={tmp_path / 'sweep'}", "--", "--model.nodes=8"]
+    done = subprocess.run(
+        [sys.executable, "main.py", *command],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env=os.environ | {"WANDB_MODE": "offline", "WANDB_RUN_ID": "one", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (log,) = (tmp_path / "sweep/nodes8").glob("wandb/offline-run-*/run-one.wandb")
+    assert b"cv/auroc" in log.read_bytes()
+    assert (tmp_path / "sweep/nodes8/metrics.json").is_file()
+
+
+def test_a_sweep_without_a_key_says_what_to_do(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    assert main.main(["sweep", "--sweep=configs/sweeps/training.yaml"]) == 2
+    assert "LOCAL=1" in capsys.readouterr().err
+
+
+def test_a_sweep_goes_to_wandb_as_it_stands_in_its_file(monkeypatch, capsys):
+    import wandb
+
+    asked = {}
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setattr(wandb, "sweep", lambda config, project: asked.update(config) or "abc123")
+    given = ["--data.table=private.csv", "-cconfigs/finetune.yaml"]
+    assert main.main(["sweep", "--sweep=configs/sweeps/training.yaml", *given]) == 0
+    assert asked == yaml.safe_load(Path("configs/sweeps/training.yaml").read_text())
+    assert "make agent SWEEP=mctl/abc123" in capsys.readouterr().out
+
+
+def test_a_trial_without_a_setting_is_refused(capsys):
+    assert main.main(["trial", "-cconfigs/finetune.yaml"]) == 2
+    assert "after `--`" in capsys.readouterr().err
+    assert main.main(["agent", "-cconfigs/finetune.yaml"]) == 2
+    assert "Say which sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "preempting"), [(75, True), (143, False)])
+def test_wandb_is_told_when_a_trial_will_go_on(tmp_path, monkeypatch, code, preempting):
+    from callbacks.stop_signals import Stopped
+    from commands.training import wandb_run as module
+
+    told = []
+
+    class Run:
+        def mark_preempting(self):
+            told.append("preempting")
+
+        def finish(self, exit_code=0):
+            told.append(exit_code)
+
+        def define_metric(self, *_, **__):
+            pass
+
+    monkeypatch.setattr(module, "start_wandb", lambda *_: Run())
+    monkeypatch.setattr(module, "resolved_config", lambda _: {})
+    cli = type("Cli", (), {"config": type("Config", (), {"wandb": "offline"})})
+    with pytest.raises(Stopped), module.wandb_run(cli, tmp_path, wanted=True):
+        raise Stopped(code)
+    assert told == ["preempting"] * preempting + [code]

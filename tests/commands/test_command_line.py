@@ -1,0 +1,185 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+import yaml
+
+import main
+from commands.runs.command_line import CommandLine
+from commands.runs.run_folder import init_checkpoint, run_path
+from commands.training.wandb_run import start_wandb
+from evaluation.predictions import read_predictions
+
+CONFIGS = sorted(path for path in Path("configs").rglob("*.yaml") if "sweeps" not in path.parts)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_every_shipped_config_parses_and_says_how_it_is_run(path, write_cohort):
+    verb = next((v for v in ("pretrain", "baseline") if v in path.stem), "finetune")
+    header = "".join(re.match(r"(?:#.*\n)+", path.read_text()).group())
+    assert header.startswith(("# make demo", f"# make {verb} DATA="))
+    assert "minutes" in header
+    assert re.search(r"(AUROC|val/loss) 0\.\d", header)
+    verb = verb.replace("baseline", "finetune")
+    base = [f"-cconfigs/{verb}.yaml"] if path.stem != verb or path.parent.name != "configs" else []
+    settings = yaml.safe_load(path.read_text())
+    table = write_cohort(6)
+    classes = settings.get("data", {}).get("classes", ["healthy", "unhealthy"])
+    for label, name in zip((",healthy", ",unhealthy"), classes, strict=True):
+        table.write_text(table.read_text().replace(f"{label}\n", f",{name}\n"))
+    cli = CommandLine(verb, [*base, f"-c{path}", f"--data.table={table}"])
+    for part in ("model", "data"):
+        if "class_path" in settings.get(part, {}):
+            assert cli.config[part].class_path == settings[part]["class_path"]
+    assert cli.config.trainer.use_distributed_sampler is False
+
+
+def test_settings_of_a_users_yaml_need_no_class_path(write_cohort, tmp_path):
+    table = write_cohort(6)
+    own = tmp_path / "knee.yaml"
+    own.write_text(f"data: {{table: {table}, preprocessing: {{spatial_shape: [5, 6, 7]}}}}\n")
+    cli = CommandLine("finetune", ["-cconfigs/finetune.yaml", f"-c{own}", "--model.lr=0.5"])
+    assert cli.config.data.init_args.table == str(table)
+    assert list(cli.config.model.init_args.spatial_shape) == [5, 6, 7]
+    assert cli.config.model.init_args.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["finetune", "-cconfigs/finetune.yaml"], "Say DATA=path/to/table.csv"),
+        (["finetune", "-cconfigs/none.yaml"], "configs/none.yaml"),
+        (
+            ["finetune", "-cconfigs/finetune.yaml", "--data.table=none.csv"],
+            "Cohort table 'none.csv' does not exist",
+        ),
+        (
+            ["finetune", "-cconfigs/finetune.yaml", "--data.preprocessing.fit=stretch"],
+            "'crop_or_pad', 'resize'] Given value: stretch",
+        ),
+        (["finetune", "-cconfigs/finetune.yaml", "--model.learning_rate=1"], "learning_rate"),
+        (["fit", "-cconfigs/finetune.yaml", "--data.table=none.csv"], "none.csv"),
+    ],
+)
+def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(arguments, words, capsys):
+    assert main.main(arguments) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) == 1
+    assert words in message
+
+
+@pytest.mark.slow
+def test_lightnings_own_verbs_serve_a_single_fold(write_cohort, tmp_path, capsys):
+    settings = [
+        "-cconfigs/finetune.yaml",
+        f"--data.table={write_cohort(12)}",
+        f"--data.cache_dir={tmp_path / 'cache'}",
+        "--data.preprocessing.spatial_shape=[8,8,8]",
+        "--data.augmentation.mode=none",
+        "--data.splits.num_folds=3",
+        "--data.fold=1",
+        "--model.filters=4",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=1",
+        "--trainer.logger=false",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    assert main.main(["fit", *settings]) == 0
+    trained = f"--ckpt_path={tmp_path / 'best.ckpt'}"
+    assert main.main(["validate", *settings, trained]) == 0
+    assert "val/balanced_accuracy" in capsys.readouterr().out
+    assert main.main(["predict", *settings, trained]) == 0
+    assert read_predictions(tmp_path / "predictions.csv")["fold"].unique().tolist() == [1]
+    assert main.main(["predict", *settings, trained, "--data.preprocessing.fit=resize"]) == 2
+    assert "trained with preprocessing.fit crop_or_pad" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="does not exist"):
+        main.main(["finetune", "-cconfigs/finetune.yaml", "--data.table=none.csv", "--debug"])
+
+
+def test_a_fold_that_does_not_exist_is_named(write_cohort, run_verb, capsys):
+    assert run_verb("finetune", write_cohort(12), "fine", "--fold=7") == 2
+    assert "no REPEAT=None FOLD=7: repeats are 0 to 0, folds 0 to 2" in capsys.readouterr().err
+
+
+def test_init_must_be_a_finished_run(write_cohort, run_verb, capsys, tmp_path):
+    assert run_verb("finetune", write_cohort(12), "fine", "--init=nothing") == 2
+    assert "neither a run nor a checkpoint" in capsys.readouterr().err
+    (tmp_path / "begun").mkdir()
+    with pytest.raises(ValueError, match="missing or not finished"):
+        init_checkpoint(str(tmp_path / "begun"), 0, 0)
+
+
+def test_a_run_is_a_name_or_a_folder(tmp_path):
+    assert run_path("mine") == Path("runs/mine")
+    assert run_path("demo/mine") == Path("runs/demo/mine")
+    assert run_path("runs/mine") == Path("runs/mine")
+    assert run_path(str(tmp_path)) == tmp_path
+    assert run_path("../other/runs/mine") == Path("../other/runs/mine")
+    assert run_path("elsewhere/best.ckpt") == Path("elsewhere/best.ckpt")
+
+
+def test_help_lists_every_verb_without_loading_torch():
+    code = "import sys, main; main.main(['--help']); assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for verb in main.OWN_VERBS | main.LIGHTNING_VERBS:
+        assert verb in shown.stdout
+    assert main.main(["nonsense"]) == 2
+
+
+def test_make_help_lists_every_target_and_each_is_one_python_line():
+    shown = subprocess.run(["make", "help"], capture_output=True, text=True, check=True).stdout
+    targets = re.findall(r"^([a-z-]+):", Path("Makefile").read_text(), flags=re.MULTILINE)
+    assert {"setup", "demo", "test", "pretrain", "finetune", "check"} <= set(targets)
+    assert all(target in shown for target in targets)
+    for target in ("pretrain", "finetune"):
+        given = ["DATA=a b.csv", "RUN=x", "INIT=y", "FOLD=1", "ARGS=--model.lr=1"]
+        dry = subprocess.run(
+            ["make", "-n", target, *given], capture_output=True, text=True, check=True
+        ).stdout
+        lines = [line for line in dry.splitlines() if "main.py" in line]
+        assert len(lines) == 1
+        assert f"main.py {target} -c configs/{target}.yaml" in lines[0]
+        for words in ('--data.table="a b.csv"', '--run="x"', "--fold=1", "--model.lr=1"):
+            assert words in lines[0]
+
+
+def test_make_predict_and_export_hand_on_what_they_are_given():
+    given = ["RUN=x", "DATA=a b.csv", "OUT=c d", "ARGS=--cache_dir=e"]
+    for target, words in (
+        ("predict", 'predict_scans --run="x" --data="a b.csv" --out="c d" --cache_dir=e'),
+        ("export", 'export --run="x" --out="c d" --cache_dir=e'),
+    ):
+        dry = ["make", "-n", target, *given]
+        assert words in subprocess.run(dry, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_offline_logs_hold_no_ids_or_paths(write_cohort, run_verb, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    table = write_cohort(12)
+    table.write_text(table.read_text().replace("\np", "\nsecretperson"))
+    assert run_verb("finetune", table, "fine", "--fold=0", epochs=1) == 0
+    wandb.teardown()  # W&B writes its file in a process of its own; this waits for its end
+    (logged,) = (tmp_path / "fine").glob("wandb/offline-run-*/*.wandb")
+    content = logged.read_bytes()
+    assert b"repeat0_fold0-val/accuracy" in content
+    for private in (b"secretperson", str(tmp_path).encode(), b"cohort.csv"):
+        assert private not in content
+
+
+@pytest.mark.slow
+def test_wandb_without_a_key_is_offline_and_never_asks(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    run = start_wandb("auto", tmp_path, {})
+    assert run.settings.mode == "offline"
+    run.finish()
+    assert start_wandb("disabled", tmp_path, {}) is None

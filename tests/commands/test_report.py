@@ -1,0 +1,211 @@
+"""The page of a run, its pictures, and what verify makes of it."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import main
+from commands.reporting.page import write_page
+from evaluation.report.page import SECTIONS
+from evaluation.report.text import report_text
+from evaluation.report.views import view
+from lightning_modules.classifier import Classifier
+from lightning_modules.saliency import class_map
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """Return a copy of the finished run, to be changed at will."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+def test_a_cross_validation_ends_with_one_page_that_needs_no_network(finished_run):
+    html = (finished_run / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', html)
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert report_text(html).keys() == {"top", *SECTIONS}
+    metrics = json.loads((finished_run / "metrics.json").read_text())
+    assert f"AUROC {metrics['mean']['auroc']:.3f}" in report_text(html)["top"]
+    assert html.count('<details class="views">') == metrics["num_scans"]
+
+
+def test_the_page_can_hide_names_and_paths(run):
+    patients = set(pd.read_csv(run / "cohort.csv", dtype=str)["patient_id"])
+    images = set(pd.read_csv(run / "cohort.csv", dtype=str)["image"])
+    html = write_page(run, anonymous=True).read_text()
+    text = " ".join(report_text(html).values())
+    assert not [name for name in patients | images if name in text]
+    assert str(run.parent) not in html
+    assert "patient 12" in text
+
+
+@pytest.mark.slow
+def test_another_run_on_the_same_folds_is_compared_patient_by_patient(run, tmp_path):
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    words = report_text(write_page(run, beside=str(other)).read_text())["comparison"]
+    assert "other cannot be told from run" in words
+    assert "+0.000 (+0.000 – +0.000), p 1.000" in words
+
+
+def test_a_run_on_other_folds_is_shown_without_a_difference(run, tmp_path):
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    splits = pd.read_csv(other / "splits.csv", dtype=str)
+    splits["fold"] = splits["fold"].map({"0": "1", "1": "0", "2": "2"})
+    splits.to_csv(other / "splits.csv", index=False)
+    words = report_text(write_page(run, beside=str(other)).read_text())["comparison"]
+    assert "other folds: no paired difference" in words
+
+
+@pytest.mark.slow
+def test_a_page_beside_others_hides_their_paths_and_can_be_verified(run, tmp_path):
+    shutil.copytree(run, tmp_path / "other")
+    html = write_page(run, beside=str(tmp_path / "other"), anonymous=True).read_text()
+    assert str(tmp_path) not in html
+    assert main.main(["verify", f"--run={run}"]) == 0
+
+
+def test_a_class_map_is_strongest_where_the_class_is_decided():
+    model = Classifier(2, (12, 12, 12), depth=1, filters=2, nodes=2, pool=1, norm="none")
+    with torch.no_grad():  # the bright voxels speak for class 1, whatever else
+        for weight in model.parameters():
+            weight.zero_()
+        model.encoder[0][0].weight[:, 0, 1, 1, 1] = 1.0
+        model.head[2].weight.fill_(0.01)
+        model.head[5].weight[1].fill_(1.0)
+    volume = torch.zeros(1, 1, 12, 12, 12)
+    volume[0, 0, 2:4, 8:10, 4:6] = 1
+    for kind in ("gradcam", "occlusion"):
+        heat = class_map(model, volume, 1, kind)
+        assert heat.shape == (12, 12, 12)
+        assert heat[2:4, 8:10, 4:6].min() == pytest.approx(1, abs=0.05)
+        assert heat.mean() < 0.2
+        assert class_map(model, volume, 0, kind).max() == 0
+
+
+def test_a_view_shows_right_on_the_left_and_superior_up():
+    from base64 import b64decode
+    from io import BytesIO
+
+    from PIL import Image
+
+    volume = np.zeros((20, 20, 20))
+    volume[17:, 9:12, 9:12] = 1  # a bright spot on the patient's right
+    volume[9:12, 9:12, 17:] = 0.6  # and one at the top
+    uri, words = view(volume, (1.0, 1.0, 1.0))
+    picture = np.asarray(Image.open(BytesIO(b64decode(uri.partition(",")[2]))).convert("L"))
+    side = picture.shape[1] // 3
+    coronal, axial = picture[:, side : 2 * side], picture[:, 2 * side :]
+    assert axial[:, : side // 4].max() > 200 > 100 > axial[:, 3 * side // 4 :].max()
+    assert coronal[: side // 4, :].max() > 120 > 60 > coronal[3 * side // 4 :, :].max()
+    assert "voxel 10, 10, 10" in words
+
+
+def test_verify_finds_nothing_wrong_with_a_run(run, capsys):
+    assert main.main(["verify", f"--run={run}"]) == 0
+    assert "every figure follows from its tables" in capsys.readouterr().out
+
+
+def tampered(run, capsys):
+    assert main.main(["verify", f"--run={run}"]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_changed_prediction_is_caught(run, capsys):
+    path = run / "predictions.csv"
+    table = pd.read_csv(path, dtype=str)
+    names = [name for name in table.columns if name.startswith("prob_")]
+    table.loc[0, names] = table.loc[0, names[::-1]].to_numpy()
+    table.to_csv(path, index=False)
+    words = tampered(run, capsys)
+    assert "predictions.csv: hash" in words
+    assert "its outputs say" in words
+    assert "metrics.json: " in words
+
+
+def test_a_changed_figure_is_caught(run, capsys):
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["mean"]["auroc"] += 0.01
+    path.write_text(json.dumps(metrics))
+    assert "metrics.json: mean.auroc is" in tampered(run, capsys)
+
+
+def test_a_changed_image_is_caught(run, capsys):
+    import yaml
+
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    table = Path(config["data"]["init_args"]["table"])
+    data = Path(shutil.copytree(table.parent, run.parent / "data"))
+    config["data"]["init_args"]["table"] = str(data / table.name)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    image = data / pd.read_csv(run / "cohort.csv", dtype=str)["image"][0]
+    image.write_bytes(image.read_bytes()[::-1])
+    assert f"{image}: not the file of patient" in tampered(run, capsys)
+
+
+def test_a_changed_word_of_either_report_is_caught(run, capsys):
+    path = run / "report.html"
+    path.write_text(path.read_text().replace("Balanced accuracy</th><td", "Accuracy</th><td"))
+    assert "report.html, section performance" in tampered(run, capsys)
+    path = run / "report.md"
+    path.write_text(path.read_text() + "It works.\n")
+    assert "report.md does not say" in tampered(run, capsys)
+
+
+def test_a_changed_order_of_the_cases_is_caught(run, capsys):
+    path = run / "ranking.csv"
+    head, first, second, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([head, second, first, *rest]))
+    assert "ranking.csv is not what predictions.csv gives" in tampered(run, capsys)
+
+
+def test_a_label_that_the_cohort_does_not_have_is_caught(run, capsys):
+    path = run / "cohort.csv"
+    text = path.read_text()
+    path.write_text(text.replace(",healthy,", ",unhealthy,", 1))
+    assert "cohort unhealthy" in tampered(run, capsys)
+
+
+def test_figures_that_cannot_be_true_together_are_named(run, capsys):
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["mean"] |= {"accuracy": 0.94, "sensitivity": 0.85, "specificity": 0.73}
+    path.write_text(json.dumps(metrics))
+    words = tampered(run, capsys)
+    assert "accuracy 0.940 does not lie between sensitivity 0.850 and specificity 0.730" in words
+
+
+@pytest.mark.slow
+def test_the_page_is_drawn_by_a_browser(finished_run, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    picture = tmp_path / "page.png"
+    base = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    page = (finished_run / "report.html").as_uri()
+    subprocess.run(
+        [*base, "--window-size=1100,3000", f"--screenshot={picture}", page],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(picture).convert("L"))
+    assert pixels.shape == (3000, 1100)
+    assert 0.01 < (pixels < 128).mean() < 0.5
+    dump = subprocess.run(
+        [*base, "--virtual-time-budget=2000", "--dump-dom", page],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert report_text(dump.stdout)["performance"].count("–") > 5

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+import torchio as tio
+
+from datamodules.augmentation import Augmentation, augment
+from datamodules.bank import load_bank
+from datamodules.batches.epoch_sampler import Batch
+from datamodules.cohort import Cohort
+from datamodules.preprocessing import Preprocessing
+from datamodules.reading.cohort_table import Columns
+from datamodules.scans import ScanDataModule
+from datamodules.splits import Splits
+
+SPACING = np.array([1.0, 1.5, 2.0])
+
+
+def test_training_and_test_scans_have_the_same_distribution_of_head_sizes(write_scan, tmp_path):
+    lines = ["patient_id,image,label"]
+    place = np.stack(np.indices((24, 24, 24)), -1) - 11.5
+    for number in range(20):
+        head = np.linalg.norm(place / (6 + number % 5), axis=-1) < 1
+        write_scan(f"{number}.nii.gz", head.astype(np.float32))
+        lines.append(f"p{number},{number}.nii.gz,{'ab'[number % 2]}")
+    (tmp_path / "heads.csv").write_text("\n".join(lines))
+    data = ScanDataModule(
+        str(tmp_path / "heads.csv"),
+        preprocessing=Preprocessing(spatial_shape=(24, 24, 24), window_percentiles=None),
+        augmentation=Augmentation(num_versions=16),
+        splits=Splits(num_repeats=1),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    data.setup("fit")
+    tested = _head_sizes(data.plain, 0, np.arange(20))
+    trained = np.array([_head_sizes(data.augmented, epoch, np.arange(20)) for epoch in range(30)])
+    np.testing.assert_allclose(trained.mean(0), tested, rtol=0.02)
+    assert (trained == tested).any()  # the scan as it is comes as well
+
+
+def _head_sizes(scans, epoch, rows):
+    """Diameter of each head in voxels, from its volume."""
+    return (
+        6
+        / np.pi
+        * scans[Batch(epoch, rows, np.zeros_like(rows))]["volume"].float().sum((1, 2, 3, 4)).numpy()
+    ) ** (1 / 3)
+
+
+def test_the_seed_decides_the_copy_and_leaves_torch_alone():
+    volume = torch.rand(1, 10, 10, 10)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = augment(volume, SPACING, Augmentation(), 1)
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(first, augment(volume, SPACING, Augmentation(), 1))
+    assert not torch.equal(first, augment(volume, SPACING, Augmentation(), 2))
+
+
+def test_translation_is_in_millimetres():
+    volume = torch.zeros(1, 21, 21, 21)
+    volume[0, 10, 10, 10] = 1.0
+    settings = Augmentation(degrees=0, translation_mm=4.0)
+    shifts = []
+    for seed in range(20):
+        copy = augment(volume, SPACING, settings, seed)[0]
+        place = torch.stack(torch.meshgrid(*map(torch.arange, copy.shape), indexing="ij"))
+        center = (place * copy).sum((1, 2, 3)) / copy.sum()
+        shifts.append((center.numpy() - 10) * SPACING)
+    assert np.abs(shifts).max() <= 4.01
+    assert np.abs(shifts).max(axis=0).min() > 2.5
+
+
+def test_without_any_change_a_volume_stays_as_it_is():
+    volume = torch.rand(1, 9, 10, 11)
+    same = augment(volume, SPACING, Augmentation(degrees=0, translation_mm=0), 3)
+    torch.testing.assert_close(same, volume, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Augmentation(flip_axes=(0, 1, 2)),
+        Augmentation(noise_std=0.1),
+        Augmentation(log_gamma=0.3),
+        Augmentation(bias_field=0.3),
+        Augmentation(elastic_mm=2.0),
+        Augmentation(scale=0.2),
+    ],
+)
+def test_every_optional_change_changes_something(settings):
+    volume = torch.rand(1, 24, 24, 24)
+    plain = augment(volume, np.ones(3), Augmentation(), 1)
+    copies = [augment(volume, np.ones(3), settings, seed) for seed in (1, 2)]
+    assert not torch.equal(copies[0], copies[1])
+    assert not torch.equal(copies[0], plain)
+    assert copies[0].shape == volume.shape
+
+
+def test_affine_changes_are_torchios(monkeypatch):
+    drawn = []
+    original = tio.Affine
+
+    def spy(*arguments):
+        drawn.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr("datamodules.augmentation.tio.Affine", spy)
+    volume = torch.rand(1, 12, 12, 12)
+    copy = augment(volume, SPACING, Augmentation(), 1)
+    image = tio.ScalarImage(tensor=volume, affine=np.diag([*SPACING, 1]))
+    assert torch.equal(copy, original(*drawn[0])(image).data)
+
+
+def _cohort(table, tmp_path):
+    settings = Preprocessing(spatial_shape=(8, 8, 8))
+    return Cohort(str(table), Columns(), settings, str(tmp_path / "cache"))
+
+
+def test_the_bank_holds_augmented_copies_and_depends_on_content_not_order(write_cohort, tmp_path):
+    table = write_cohort(3)
+    cohort = _cohort(table, tmp_path)
+    settings = Augmentation(num_versions=2)
+    bank = load_bank(cohort.volumes, settings, 7, tmp_path / "cache")
+    assert bank.shape == (3, 2, 1, 8, 8, 8)
+    np.testing.assert_array_equal(bank[:, 0], cohort.volumes.data)  # version 0 is the scan itself
+    assert not np.array_equal(bank[0, 0], bank[0, 1])
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *reversed(lines[1:])]))
+    other = load_bank(_cohort(table, tmp_path).volumes, settings, 7, tmp_path / "elsewhere")
+    np.testing.assert_array_equal(other[::-1], bank)
+    assert not np.array_equal(load_bank(cohort.volumes, settings, 8, tmp_path / "cache"), bank)
+
+
+def test_a_bank_without_copies_is_refused():
+    with pytest.raises(ValueError, match=r"needs at least 1 copy.*mode=none"):
+        Augmentation(num_versions=0)

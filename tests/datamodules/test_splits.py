@@ -1,0 +1,194 @@
+import csv
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from datamodules.reading.cohort_table import class_names, read_cohort_table
+from datamodules.splits import (
+    Splits,
+    cells,
+    hold_out,
+    make_splits,
+    patients_of,
+    protocol_of,
+    read_splits,
+)
+
+NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z")), min_size=1, max_size=6)
+
+
+@st.composite
+def cohorts(draw):
+    """The text of a table: patients with one to four scans each, labels per scan or patient."""
+    names = draw(st.lists(NAMES, min_size=6, max_size=24, unique=True))
+    names = [*names[:-3], "007", "NA", "1e3"]  # what a careless reader would change
+    names = list(dict.fromkeys(names))
+    num_classes = draw(st.integers(2, 3))
+    per_scan = draw(st.booleans())
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows = []
+    for name in names:
+        label = generator.integers(num_classes)
+        for _ in range(generator.integers(1, 5)):
+            chosen = generator.integers(num_classes) if per_scan else label
+            rows.append([name, f"class{chosen}"])
+    generator.shuffle(rows)
+    text = io.StringIO()
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    writer = csv.writer(text, delimiter=draw(st.sampled_from(",;\t")), lineterminator=end)
+    writer.writerow(["patient_id", "label", "image"])
+    writer.writerows([*row, f"{number}.nii"] for number, row in enumerate(rows))
+    return text.getvalue(), names, per_scan
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    for number in range(100):
+        (folder / f"{number}.nii").touch()  # the reader of tables asks for no more
+    return folder
+
+
+settings_of_splits = st.builds(
+    Splits,
+    scheme=st.sampled_from([*["k-fold"] * 9, "leave-one-patient-out"]),  # the last is slow
+    protocol=st.sampled_from(["nested", "paper"]),
+    num_folds=st.just(3),
+    num_repeats=st.just(1),
+    seed=st.integers(0, 100),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cohorts(), settings_of_splits)
+def test_no_patient_is_in_two_parts_and_each_is_tested_once(folder, cohort, splits):
+    _no_patient_is_in_two_parts(folder, cohort, splits)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None)
+@given(cohorts(), settings_of_splits)
+def test_no_patient_is_in_two_parts_of_a_thousand_cohorts(folder, cohort, splits):
+    _no_patient_is_in_two_parts(folder, cohort, splits)
+
+
+def _no_patient_is_in_two_parts(folder, cohort, splits):
+    text, names, per_scan = cohort
+    (folder / "table.csv").write_text(text, encoding="utf-8", newline="")
+    scans = read_cohort_table(folder / "table.csv")
+    patients = [scan.patient_id for scan in scans]
+    assert set(patients) == set(names)
+    try:
+        class_names(scans, labels_per="scan" if per_scan else "patient")
+        table = make_splits(patients, [scan.label for scan in scans], splits)
+    except ValueError:
+        reject()
+    tested = []
+    for repeat, fold in cells(table):
+        parts = patients_of(table, repeat, fold)
+        assert not parts["train"] & parts["test"]
+        assert not parts["train"] & parts["val"]
+        assert not parts["val"] & parts["test"]
+        assert set().union(*parts.values()) == set(patients)
+        assert parts["train"]
+        assert parts["test"]
+        assert bool(parts["val"]) == (splits.protocol == "nested")
+        tested += parts["test"]
+    assert sorted(tested) == sorted(set(patients))
+
+
+def _cohort(num_patients=30):
+    return [f"p{n}" for n in range(num_patients)], [
+        "a" if n % 3 else "b" for n in range(num_patients)
+    ]
+
+
+def test_folds_have_the_classes_in_equal_shares():
+    patients, labels = _cohort()
+    label_of = dict(zip(patients, labels, strict=True))
+    table = make_splits(patients, labels, Splits())
+    for repeat, fold in cells(table):
+        test = patients_of(table, repeat, fold)["test"]
+        assert sorted(label_of[p] for p in test) == ["a"] * 4 + ["b"] * 2
+
+
+def test_the_seed_decides_the_division_and_repeats_differ():
+    patients, labels = _cohort()
+    first = make_splits(patients, labels, Splits(seed=1))
+    assert first.equals(make_splits(patients, labels, Splits(seed=1)))
+    assert not first.equals(make_splits(patients, labels, Splits(seed=2)))
+    tests = first[first["part"] == "test"]
+    assert set(tests[tests.repeat == 0][["fold", "patient_id"]].itertuples(index=False)) != set(
+        tests[tests.repeat == 1][["fold", "patient_id"]].itertuples(index=False)
+    )
+
+
+def test_the_order_of_the_rows_in_a_split_does_not_depend_on_later_repeats():
+    patients, labels = _cohort()
+    few = make_splits(patients, labels, Splits(num_repeats=1))
+    many = make_splits(patients, labels, Splits(num_repeats=3))
+    assert few.equals(many[many["repeat"] == 0])
+
+
+def test_leave_one_patient_out_has_a_fold_per_patient():
+    patients, labels = _cohort(9)
+    table = make_splits(patients, labels, Splits(scheme="leave-one-patient-out", num_repeats=1))
+    assert len(cells(table)) == 9
+
+
+def test_too_few_patients_in_a_class_names_the_class_and_the_fix():
+    patients, labels = [f"p{n}" for n in range(10)], ["a"] * 7 + ["rare"] * 3
+    with pytest.raises(ValueError, match=r"'rare' has 3 patients, .* Lower num_folds to 3"):
+        make_splits(patients, labels, Splits(num_folds=5))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [({"val_fraction": 0.0}, "val_fraction is 0.0"), ({"num_folds": 1}, "num_folds is 1")],
+)
+def test_a_setting_out_of_range_is_named(setting, words):
+    with pytest.raises(ValueError, match=words):
+        make_splits(*_cohort(), Splits(**setting))
+
+
+def test_a_written_table_is_read_back_with_ids_as_strings(tmp_path):
+    table = make_splits(["001", "002", "NA", "4", "5", "6"], list("ababab"), Splits(num_folds=3))
+    table.to_csv(tmp_path / "splits.csv", index=False)
+    pd.testing.assert_frame_equal(read_splits(tmp_path), table, check_dtype=False)
+    assert read_splits(tmp_path / "splits.csv")["patient_id"].tolist().count("001") == 3 * 5
+
+
+def test_a_table_with_a_patient_in_two_parts_is_refused(tmp_path):
+    table = make_splits(*_cohort(), Splits())
+    doubled = pd.concat([table, table.iloc[:1].assign(part="test")])
+    doubled.to_csv(tmp_path / "splits.csv", index=False)
+    with pytest.raises(ValueError, match=r"lists patient 'p.*' twice in repeat 0, fold 0"):
+        read_splits(tmp_path / "splits.csv")
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_about_the_wanted_share_of_patients_is_held_out(fraction):
+    patients, labels = _cohort(60)
+    held_out = hold_out(patients, labels, fraction, seed=3)
+    assert len(held_out) == pytest.approx(60 * fraction, abs=1)
+    assert {labels[row] for row in held_out} == {"a", "b"}
+
+
+def test_a_missing_fold_is_named():
+    with pytest.raises(ValueError, match=r"no repeat 0, fold 9: .* folds 0 to 4"):
+        patients_of(make_splits(*_cohort(), Splits()), 0, 9)
+
+
+@pytest.mark.parametrize("protocol", ["nested", "paper"])
+def test_a_splits_table_tells_its_protocol(protocol):
+    table = make_splits(*_cohort(), Splits(num_folds=3, num_repeats=2, protocol=protocol))
+    assert protocol_of(table) == protocol
+
+
+def test_one_fold_without_validation_patients_makes_a_table_optimistic():
+    table = make_splits(*_cohort(), Splits(num_folds=3, num_repeats=1))
+    assert protocol_of(table[(table["fold"] != 1) | (table["part"] != "val")]) == "paper"
