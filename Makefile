@@ -93,7 +93,7 @@ compare: $(READY) ## Compare RUNS="a b c" with the first or REFERENCE=a; ENSEMBL
 	$(PY) main.py compare --runs="$(RUNS)" --run="$(RUN)" $(if $(REFERENCE),--reference="$(REFERENCE)") $(if $(ENSEMBLE),--ensemble="$(ENSEMBLE)") $(ARGS)
 
 predict: $(READY) ## Predict the scans of DATA with all folds of RUN; ranked by confidence in OUT
-	$(PY) main.py predict_scans --run="$(RUN)" --data="$(DATA)" --out="$(OUT)" $(ARGS)
+	$(PY) main.py predict --run="$(RUN)" --data="$(DATA)" --out="$(OUT)" $(ARGS)
 
 export: $(READY) ## Write RUN as a bundle into OUT: safetensors, ONNX and a model card
 	$(PY) main.py export --run="$(RUN)" $(if $(OUT),--out="$(OUT)") $(ARGS)

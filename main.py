@@ -14,7 +14,7 @@ from pickle import UnpicklingError
 
 from callbacks.stop_signals import Stopped, stop_signals
 
-OWN_VERBS = {
+VERBS = {
     "check_data": "List what is wrong with a cohort, or what two cohorts share.",
     "pretrain": "Train an autoencoder on 3D patches of a cohort.",
     "finetune": "Cross-validate a classifier, from random or pretrained weights.",
@@ -29,17 +29,12 @@ OWN_VERBS = {
     "canary": "Ask a run what should not work: random labels, headers alone, the site.",
     "verify": "Recompute every figure of a run from its tables and files.",
     "compare": "Compare finished runs on identical folds, with paired tests.",
-    "predict_scans": "Predict new scans with all folds of a finished run.",
+    "predict": "Predict new scans with all folds of a finished run.",
     "export": "Write a finished run as a bundle: safetensors, ONNX and a model card.",
     "synthesize": "Make a small cohort of synthetic brain volumes.",
     "convert_medmnist": "Make a cohort, with its official split, from a MedMNIST-3D file.",
     "import_dicom": "Import DICOM series as NIfTI, with a cohort table without names.",
     "import_bids": "Make the cohort table of a BIDS tree.",
-}
-LIGHTNING_VERBS = {
-    "fit": "Fit one fold with LightningCLI, without a run folder.",
-    "validate": "Validate a checkpoint on one fold.",
-    "predict": "Predict the test part of one fold with a checkpoint.",
 }
 IMPORTABLE = (  # what a class_path of a YAML file may name: it is code
     *("callbacks", "datamodules", "lightning_modules", "evaluation"),
@@ -74,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         print(_help())
         return 0
     verb, rest = arguments[0], arguments[1:]
-    if verb not in OWN_VERBS | LIGHTNING_VERBS:
+    if verb not in VERBS:
         print(f"error: There is no verb {verb!r}.\n\n{_help()}", file=sys.stderr)
         return 2
     stop_signals.begin()
@@ -124,15 +119,12 @@ def _run(verb: str, arguments: list[str]) -> None:
     jsonargparse.set_parsing_settings(
         import_path_denylist=["*"], import_path_allowlist=list(IMPORTABLE)
     )
-    command = import_module(f"commands.{verb if verb in OWN_VERBS else 'runs.command_line'}")
+    command = import_module(f"commands.{verb}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with logging_redirect_tqdm():
-        if verb in OWN_VERBS:
-            getattr(command, verb)(arguments)
-        else:
-            command.CommandLine(verb, arguments, own_verb=False)
+        getattr(command, verb)(arguments)
 
 
 def _keep_freed_memory() -> None:
@@ -146,7 +138,7 @@ def _keep_freed_memory() -> None:
 
 def _help() -> str:
     lines = ["usage: python main.py VERB [-c FILE.yaml …] [--KEY=VALUE …] [--debug]", ""]
-    lines += [f"  {verb:18}{words}" for verb, words in (OWN_VERBS | LIGHTNING_VERBS).items()]
+    lines += [f"  {verb:18}{words}" for verb, words in VERBS.items()]
     return "\n".join([*lines, "", "`python main.py VERB --help` lists a verb's settings."])
 
 

@@ -15,17 +15,17 @@ class RunProgress(Callback):
     """Advance a bar that counts folds; one object serves all folds of a run.
 
     Args:
-        num_cells: Folds to train, over all repeats.
+        num_folds: Folds to train, over all repeats.
         shown: Whether this process draws the bar.
     """
 
-    def __init__(self, num_cells: int, *, shown: bool = True) -> None:
+    def __init__(self, num_folds: int, *, shown: bool = True) -> None:
         self.num_done = 0
         self.bar = tqdm(
-            total=num_cells,
+            total=num_folds,
             bar_format=BAR_FORMAT,
             mininterval=0.5 if sys.stderr.isatty() else 30,
-            disable=not shown or not num_cells,
+            disable=not shown or not num_folds,
         )
 
     def begin(self, name: str) -> None:

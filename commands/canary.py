@@ -19,7 +19,7 @@ from commands.finetune import finetune
 from commands.reporting.page import open_cohort, write_page
 from commands.reporting.results import read_tables
 from commands.runs.run_folder import (
-    cell_folder,
+    fold_folder,
     read_config,
     read_json,
     run_path,
@@ -27,7 +27,7 @@ from commands.runs.run_folder import (
     write_text,
 )
 from datamodules.cohort import Cohort
-from datamodules.splits import cells, patients_of
+from datamodules.splits import fold_runs, patients_of
 from evaluation.canaries import canary_row, false_alarms, shuffled_labels
 from evaluation.predictions import prediction_table, read_predictions, write_table
 from evaluation.summary import RunTables
@@ -123,7 +123,7 @@ def _predict(
     """Cross-validate logistic regression on the run's folds; scans without a label are left out."""
     names = sorted(set(labels) - {""})
     parts = []
-    for repeat, fold in cells(splits):
+    for repeat, fold in fold_runs(splits):
         who = patients_of(splits, repeat, fold)
         test = [row for row in cohort.rows_of(who["test"]) if labels[row]]
         train = [row for row in cohort.rows_of(who["train"] | who["val"]) if labels[row]]
@@ -157,9 +157,9 @@ def _predict_site(
     members = {member.name: member for member in ensemble.members}
     everyone = np.arange(len(cohort.scans))
     parts = []
-    for repeat, fold in cells(splits):
+    for repeat, fold in fold_runs(splits):
         rows = splits[(splits["repeat"] == repeat) & (splits["fold"] == fold)]
-        name = cell_folder(folder, repeat, fold).name
+        name = fold_folder(folder, repeat, fold).name
         model = fold_model(ensemble, members[name], folder)
         batches = volume_batches(cohort.volumes, everyone)
         features = torch.cat([model.features(batch) for batch in batches]).numpy()

@@ -7,7 +7,7 @@ from jsonargparse import auto_cli
 
 from commands.reporting.finished_runs import Result, read_results
 from commands.reporting.learning_curves import learning_curves
-from commands.runs.run_folder import Cell, cell_folder, run_path, write_text
+from commands.runs.run_folder import FoldRun, fold_folder, run_path, write_text
 from datamodules.splits import protocol_of
 from evaluation.comparison import compare_runs, hard_vote, soft_vote
 from evaluation.predictions import ranking_table, write_table
@@ -115,7 +115,7 @@ def _curves(results: dict[str, Result]) -> pd.DataFrame:
     parts = []
     for name, result in results.items():
         pairs = result.predictions[["repeat", "fold"]].drop_duplicates().to_numpy()
-        cells = [Cell(int(r), int(f), cell_folder(result.folder, r, f)) for r, f in pairs]
-        if all(any(cell.folder.glob("logs/*/metrics.csv")) for cell in cells):
-            parts.append(learning_curves(cells).assign(run=name))
+        folds = [FoldRun(int(r), int(f), fold_folder(result.folder, r, f)) for r, f in pairs]
+        if all(any(each.folder.glob("logs/*/metrics.csv")) for each in folds):
+            parts.append(learning_curves(folds).assign(run=name))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

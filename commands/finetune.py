@@ -9,7 +9,7 @@ from commands.runs.command_line import CommandLine
 from commands.runs.main_process import is_main_process, say
 from commands.training.cross_validation import gather_folds, open_folds, train_folds
 from commands.training.side_by_side import run_side_by_side
-from commands.training.train_cells import does, unfinished_cells
+from commands.training.train_cells import does, unfinished_folds
 from commands.training.wandb_run import wandb_run
 
 
@@ -28,7 +28,7 @@ def finetune(args: list[str]) -> None:
     """Train and predict every fold that is not finished, then write the run's tables."""
     cli = CommandLine("finetune", args, options=FinetuneOptions)
     folder, folds = open_folds(cli)
-    todo = unfinished_cells(cli, folds)
+    todo = unfinished_folds(cli, folds)
     is_shared = bool(todo) and cli.config.workers != 1
     if is_shared:
         _share_out(cli, folder, args)

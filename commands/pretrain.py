@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from commands.reporting.learning_curves import learning_curves
 from commands.runs.command_line import CommandLine
 from commands.runs.main_process import is_main_process, say
-from commands.runs.run_folder import Cell, cell_folder
+from commands.runs.run_folder import FoldRun, fold_folder
 from commands.training.pretrain_target import with_target
-from commands.training.train_cells import does, open_run, train_cells, unfinished_cells
+from commands.training.train_cells import does, open_run, train_cells, unfinished_folds
 from commands.training.wandb_run import wandb_run
 from evaluation.report.pictures import draw_learning_curves
 
@@ -31,10 +31,10 @@ def pretrain(args: list[str]) -> None:
         raise ValueError("like is set in a YAML file, where it has no effect: give LIKE= instead.")
     folder = open_run(cli)
     cells = [
-        Cell(repeat, fold, cell_folder(folder, repeat, fold) if cli.data.splits_path else folder)
-        for repeat, fold in cli.data.cells()
+        FoldRun(repeat, fold, fold_folder(folder, repeat, fold) if cli.data.splits_path else folder)
+        for repeat, fold in cli.data.fold_runs()
     ]
-    todo = unfinished_cells(cli, cells)
+    todo = unfinished_folds(cli, cells)
     with wandb_run(cli, folder, wanted=bool(todo)) as tracker:
         for _fitted in train_cells(cli, todo, tracker):
             pass

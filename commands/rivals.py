@@ -107,7 +107,7 @@ def _cross_validate(
     keep_splits(cli.data.splits_table, folder)
     started = time.monotonic()
     tables = []
-    for repeat, fold in tqdm(cli.data.cells(), desc=contest.name, leave=False):
+    for repeat, fold in tqdm(cli.data.fold_runs(), desc=contest.name, leave=False):
         init = cli.config.init if contest.features == "encoder" else None
         checkpoint = str(init_checkpoint(init, repeat, fold)) if init else None
         _, model, data = cli.build(repeat, fold, checkpoint)

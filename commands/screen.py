@@ -21,9 +21,9 @@ from commands.reporting.results import write_results
 from commands.runs.command_line import CommandLine, RunOptions
 from commands.runs.main_process import say
 from commands.runs.run_folder import (
-    Cell,
-    cell_folder,
+    FoldRun,
     claim,
+    fold_folder,
     keep_splits,
     read_json,
     run_path,
@@ -72,7 +72,7 @@ def screen(args: list[str]) -> None:
     logging.getLogger("lightning_modules").setLevel(logging.WARNING)  # else a line for each fold
     cli.config.model.init_args.freeze_encoder = True
     scale: Scale = cli.config.scale or ("init" if cli.config.init else "fold")
-    say(f"Run {folder}: {len(settings)} probes of {len(cli.data.cells())} folds. {cli.plan}")
+    say(f"Run {folder}: {len(settings)} probes of {len(cli.data.fold_runs())} folds. {cli.plan}")
     for line in [*init_match(cli), *cli.data.split_warnings()]:
         say(line)
 
@@ -99,7 +99,7 @@ def screen(args: list[str]) -> None:
 def _cross_validate(
     cli: CommandLine, folder: Path, opened: Callable[[int, int], FrozenFold]
 ) -> None:
-    cells = [Cell(r, f, cell_folder(folder, r, f)) for r, f in cli.data.cells()]
+    cells = [FoldRun(r, f, fold_folder(folder, r, f)) for r, f in cli.data.fold_runs()]
     if todo := [cell for cell in cells if not cell.finished]:
         train_probes(cli, [(cell, opened(cell.repeat, cell.fold)) for cell in todo])
     _write_run(cli, folder, [cell.folder for cell in cells])
@@ -109,8 +109,8 @@ def _choose_in_each_fold(cli: CommandLine, folder: Path, names: list[str]) -> No
     """Gather for each fold what the setting predicts that its validation patients rank first."""
     _claim(cli, folder / CHOSEN, CHOSEN_METHOD, {"settings": names})
     best = []
-    for repeat, fold in cli.data.cells():
-        places = [cell_folder(folder / name, repeat, fold) for name in names]
+    for repeat, fold in cli.data.fold_runs():
+        places = [fold_folder(folder / name, repeat, fold) for name in names]
         best.append(max(places, key=lambda place: read_json(place / "finished.json")["key"]))
     _write_run(cli, folder / CHOSEN, best)
 

@@ -8,9 +8,9 @@ from jsonargparse import auto_cli
 
 from commands.reporting.page import SETTINGS_NAME, compose
 from commands.reporting.results import HASHED, hash_files, read_tables
-from commands.runs.run_folder import Cell, cell_folder, plain, read_json, run_path
+from commands.runs.run_folder import FoldRun, fold_folder, plain, read_json, run_path
 from datamodules.checks.scan_check import file_hash
-from datamodules.splits import cells, protocol_of
+from datamodules.splits import fold_runs, protocol_of
 from evaluation.confidence import suspected_labels
 from evaluation.predictions import ranking_table, read_predictions, table_text
 from evaluation.report.markdown import write_report
@@ -94,9 +94,9 @@ def _image_faults(folder: Path, tables: RunTables) -> tuple[list[str], list[str]
 def _fold_faults(folder: Path, tables: RunTables) -> list[str]:
     """Compare predictions.csv with the folds that it was gathered from, where they are kept."""
     faults = []
-    for repeat, fold in cells(tables.splits):
-        cell = Cell(repeat, fold, cell_folder(folder, repeat, fold))
-        path = cell.folder / "predictions.csv"
+    for repeat, fold in fold_runs(tables.splits):
+        fold_run = FoldRun(repeat, fold, fold_folder(folder, repeat, fold))
+        path = fold_run.folder / "predictions.csv"
         rows = tables.predictions
         rows = rows[(rows["repeat"] == repeat) & (rows["fold"] == fold)].reset_index(drop=True)
         if path.is_file() and not read_predictions(path).equals(rows):

@@ -19,7 +19,7 @@ from datamodules.checks.cohort_problems import Expectations
 from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing, Shape
 from datamodules.reading.cohort_table import Columns
-from datamodules.splits import cells, hold_out, patients_of, read_splits
+from datamodules.splits import fold_runs, hold_out, patients_of, read_splits
 from datamodules.volumes import Intensity
 
 PATCH_SHAPE: Shape = (24, 24, 16)  # every weight of three convolutions with pooling gets a gradient
@@ -86,9 +86,9 @@ class PatchDataModule(LightningDataModule):
         self.seed = seed
         self.intensity: Intensity | None = None
 
-    def cells(self) -> list[tuple[int, int]]:
+    def fold_runs(self) -> list[tuple[int, int]]:
         """The (repeat, fold) pairs to pretrain for: all of the splits, or just one."""
-        return [(0, 0)] if self.splits_path is None else cells(read_splits(self.splits_path))
+        return [(0, 0)] if self.splits_path is None else fold_runs(read_splits(self.splits_path))
 
     @property
     def patch_shape(self) -> Shape:

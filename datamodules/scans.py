@@ -23,7 +23,7 @@ from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing
 from datamodules.reading.cohort_table import Columns, class_names
 from datamodules.scan_batches import ScanBatch, ScanBatches
-from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
+from datamodules.splits import Splits, fold_runs, make_splits, patients_of, read_splits
 from datamodules.splits_check import split_warnings
 from datamodules.volumes import Intensity
 
@@ -116,9 +116,9 @@ class ScanDataModule(LightningDataModule):
         """What the division lacks, in one line each."""
         return split_warnings(self.splits_table, self.cohort.patients, self.cohort.labels)
 
-    def cells(self) -> list[tuple[int, int]]:
+    def fold_runs(self) -> list[tuple[int, int]]:
         """All (repeat, fold) pairs of the division."""
-        return cells(self.splits_table)
+        return fold_runs(self.splits_table)
 
     def facts(self) -> dict[str, Any]:
         """What a model may need to know of the cohort."""

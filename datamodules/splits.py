@@ -110,7 +110,7 @@ def read_splits(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def cells(table: pd.DataFrame) -> list[tuple[int, int]]:
+def fold_runs(table: pd.DataFrame) -> list[tuple[int, int]]:
     """List every (repeat, fold) of a splits table in order."""
     pairs = table[["repeat", "fold"]].drop_duplicates().sort_values(["repeat", "fold"])
     return [(int(repeat), int(fold)) for repeat, fold in pairs.to_numpy()]

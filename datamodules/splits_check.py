@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from datamodules.splits import PARTS, Names, cells
+from datamodules.splits import PARTS, Names, fold_runs
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -25,7 +25,7 @@ def split_warnings(table: pd.DataFrame, patients: Names, labels: Names) -> list[
     totals = np.zeros((len(PARTS), fold.max() + 1, 1 + scans.shape[1]))  # patients, then scans
     counts = np.column_stack([np.ones(len(table)), scans.loc[table["patient_id"]]])
     np.add.at(totals, (part, fold), counts)
-    places = cells(table)
+    places = fold_runs(table)
     lines = []
     for name, of_part in zip(PARTS, totals, strict=True):
         needed = 2 if name == "test" else 1  # a fold of one patient cannot have all classes

@@ -105,10 +105,12 @@ def calibrate(predictions: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFra
     predictions = as_cases(predictions)
     parts = []
     held = dict(list(validation.groupby(["repeat", "fold"])))
-    for cell, rows in predictions.groupby(["repeat", "fold"], sort=False):
-        if cell not in held:
-            raise ValueError(f"Repeat {cell[0]}, fold {cell[1]} has no validation predictions.")
-        parts.append(apply_calibration(rows, fit_calibration(held[cell])))
+    for fold_run, rows in predictions.groupby(["repeat", "fold"], sort=False):
+        if fold_run not in held:
+            raise ValueError(
+                f"Repeat {fold_run[0]}, fold {fold_run[1]} has no validation predictions."
+            )
+        parts.append(apply_calibration(rows, fit_calibration(held[fold_run])))
     return pd.concat(parts).loc[predictions.index]
 
 

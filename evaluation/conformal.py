@@ -35,8 +35,8 @@ def prediction_sets(
     names = class_names_of(predictions)
     held = dict(list(validation.groupby(["repeat", "fold"])))
     parts = []
-    for cell, rows in predictions.groupby(["repeat", "fold"], sort=False):
-        inside = 1 - probs_of(rows) <= _threshold(held[cell], error)
+    for fold_run, rows in predictions.groupby(["repeat", "fold"], sort=False):
+        inside = 1 - probs_of(rows) <= _threshold(held[fold_run], error)
         sets = [[name for name, kept in zip(names, row, strict=True) if kept] for row in inside]
         facts = rows[["patient_id", "image", "repeat", "fold", "label"]]
         parts.append(

@@ -30,7 +30,7 @@ class RunTables:
         splits: Part of every patient in every fold.
         cohort: One row per scan: patient_id, image, label, file_hash, and what describes the
             patients (site, sex, age, …).
-        curves: Learning curves (columns cell, epoch, val/accuracy, …); None without training.
+        curves: Learning curves (columns fold_run, epoch, val/accuracy, …); None without training.
     """
 
     predictions: pd.DataFrame
@@ -108,5 +108,5 @@ def optimism(curves: pd.DataFrame | None) -> float | None:
     if curves is None or "val/accuracy" not in curves:
         return None
     accuracy = curves.dropna(subset=["val/accuracy"]).sort_values("epoch")
-    by_cell = accuracy.groupby("cell")["val/accuracy"]
-    return float((by_cell.max() - by_cell.last()).mean())
+    by_fold = accuracy.groupby("fold_run")["val/accuracy"]
+    return float((by_fold.max() - by_fold.last()).mean())

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from commands.bundles.reference import Reference, describe, read_facts
-from commands.runs.run_folder import Cell, cell_folder, read_json
+from commands.runs.run_folder import FoldRun, fold_folder, read_json
 from datamodules.cache.residence import volume_tensor
 from datamodules.preprocessing import Preprocessing
 from datamodules.scans import ScanDataModule
-from datamodules.splits import cells, read_splits
+from datamodules.splits import fold_runs, read_splits
 from datamodules.volumes import Intensity, Volumes
 from evaluation.calibration import Calibration, fit_calibration
 from evaluation.predictions import read_predictions
@@ -161,8 +161,8 @@ def _open_run(folder: Path) -> Ensemble:
         raise ValueError(f"Run {folder} has no network. Say RUN= a run of `make finetune`.")
     if not (folder / "splits.csv").is_file():
         raise ValueError(f"Run {folder} has no folds. Say RUN= a run of `make finetune`.")
-    pairs = cells(read_splits(folder))
-    folds = [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in pairs]
+    pairs = fold_runs(read_splits(folder))
+    folds = [FoldRun(repeat, fold, fold_folder(folder, repeat, fold)) for repeat, fold in pairs]
     if missing := [fold.folder.name for fold in folds if not fold.finished]:
         raise ValueError(
             f"Run {folder} is not finished: {len(missing)} of {len(folds)} folds are missing "

@@ -11,7 +11,7 @@ from lightning import LightningDataModule
 from commands.bundles.ensemble import CPU, Ensemble, fold_model, open_ensemble, volume_batches
 from commands.reporting.finished_runs import read_results
 from commands.reporting.results import read_tables
-from commands.runs.run_folder import cell_folder, read_config, read_json, write_json, write_text
+from commands.runs.run_folder import fold_folder, read_config, read_json, write_json, write_text
 from datamodules.cohort import Cohort
 from evaluation.comparison import compare_runs
 from evaluation.confidence import suspected_labels
@@ -82,11 +82,11 @@ def compose(
             "these count patients. Give the run's command again; for rivals and screens delete "
             "metrics.json and report.html first."
         )
-    canaries = folder / "canary.json"
+    canaries, run = folder / "canary.json", read_json(folder / "run.json")
     return Page(
         tables=tables,
         metrics=metrics,
-        run=read_json(folder / "run.json"),
+        run={"num_fold_runs": run.get("num_cells"), **run},  # old runs have the other name
         config=read_config(folder),
         ranking=ranking_table(tables.predictions),
         suspects=suspected_labels(tables.cases),
@@ -205,7 +205,7 @@ def _members(
     by_name = {member.name: member for member in ensemble.members}
     found: dict[tuple[str, str], FoldModel] = {}
     for (repeat, fold), rows in first.groupby(["repeat", "fold"]):
-        name = cell_folder(folder, int(repeat), int(fold)).name
+        name = fold_folder(folder, int(repeat), int(fold)).name
         model = fold_model(ensemble, by_name[name], folder).to(CPU)
         model.model.requires_grad_(True)  # class maps need gradients
         found |= dict.fromkeys(zip(rows["patient_id"], rows["image"], strict=True), model)

@@ -7,11 +7,11 @@ import pandas as pd
 
 from commands.reporting.learning_curves import learning_curves
 from commands.runs.main_process import say
-from commands.runs.run_folder import Cell, cell_folder, plain, read_json, write_json, write_text
+from commands.runs.run_folder import FoldRun, fold_folder, plain, read_json, write_json, write_text
 from datamodules.checks.scan_check import file_hash
 from datamodules.cohort import Cohort
 from datamodules.reading.cohort_table import read_other_columns
-from datamodules.splits import cells, protocol_of, read_splits
+from datamodules.splits import fold_runs, protocol_of, read_splits
 from evaluation.calibration import calibrate
 from evaluation.confidence import suspected_labels
 from evaluation.predictions import ranking_table, read_predictions, write_table
@@ -52,7 +52,7 @@ def read_tables(folder: Path) -> RunTables:
             raise ValueError(f"Run {folder} has no {name}: give its command again to finish it.")
     splits = read_splits(folder)
     validation = folder / "validation.csv"
-    trained = trained_cells(folder, splits)
+    trained = trained_folds(folder, splits)
     return RunTables(
         predictions=read_predictions(folder / "predictions.csv"),
         validation=read_predictions(validation) if validation.is_file() else None,
@@ -62,10 +62,10 @@ def read_tables(folder: Path) -> RunTables:
     )
 
 
-def trained_cells(folder: Path, splits: pd.DataFrame) -> list[Cell]:
+def trained_folds(folder: Path, splits: pd.DataFrame) -> list[FoldRun]:
     """List the folds that have learning curves; none for models without epochs."""
-    pairs = [Cell(r, f, cell_folder(folder, r, f)) for r, f in cells(splits)]
-    return [cell for cell in pairs if any(cell.folder.glob("logs/*/metrics.csv"))]
+    pairs = [FoldRun(r, f, fold_folder(folder, r, f)) for r, f in fold_runs(splits)]
+    return [each for each in pairs if any(each.folder.glob("logs/*/metrics.csv"))]
 
 
 def write_results(
@@ -105,10 +105,10 @@ def write_results(
     pictures.draw_accuracy_by_coverage(predictions, folder / "accuracy_by_coverage.png")
     scaled = None if validation is None else calibrate(predictions, validation)
     pictures.draw_reliability(predictions, scaled, folder / "reliability.png")
-    num_cells = len(predictions[["repeat", "fold"]].drop_duplicates())
+    num_fold_runs = len(predictions[["repeat", "fold"]].drop_duplicates())
     run = read_json(folder / "run.json") | {
         **made,
-        "num_cells": num_cells,
+        "num_fold_runs": num_fold_runs,
         "file_hashes": hash_files(folder),
     }
     write_json(run, folder / "run.json")

@@ -53,15 +53,10 @@ class CommandLine(LightningCLI):
     Args:
         verb: Name of the verb.
         args: The arguments after the verb.
-        own_verb: Only parse, and let `build` make the objects of one fold at a time; otherwise
-            run LightningCLI's verb of that name.
         options: Dataclass of the options that this verb alone has.
     """
 
-    def __init__(
-        self, verb: str, args: list[str], *, own_verb: bool = True, options: type | None = None
-    ) -> None:
-        self.own_verb = own_verb
+    def __init__(self, verb: str, args: list[str], options: type | None = None) -> None:
         self.options = options
         super().__init__(
             LightningModule,
@@ -70,26 +65,22 @@ class CommandLine(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,
-            trainer_defaults={
-                "use_distributed_sampler": False,
-                "default_root_dir": None if own_verb else f"runs/{verb}",
-            },
+            trainer_defaults={"use_distributed_sampler": False},
             parser_kwargs={
                 "parser_mode": "omegaconf+",
                 "allow_abbrev": False,
                 "exit_on_error": False,
-                "prog": f"main.py {verb}" if own_verb else "main.py",
+                "prog": f"main.py {verb}",
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=args if own_verb else [verb, *args],
-            run=not own_verb,
+            args=args,
+            run=False,
         )
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        if self.own_verb:
-            parser.add_class_arguments(RunOptions)
+        parser.add_class_arguments(RunOptions)
         if self.options is not None:
             parser.add_class_arguments(self.options)
 
@@ -98,24 +89,14 @@ class CommandLine(LightningCLI):
         self.config = parser.parse_args(args)
 
     @override
-    def _parse_ckpt_path(self) -> None:
-        """Let the configuration stand: a checkpoint's hyperparameters never win silently."""
-
-    @property
-    def settings(self) -> Namespace:
-        """The configuration of the verb."""
-        return self.config[self.subcommand] if self.subcommand else self.config
-
-    @override
     def before_instantiate_classes(self) -> None:
         """Check the data, plan their preprocessing, tell the model what it asks of them."""
-        settings = self.settings
+        settings = self.config
         preprocessing = settings.data.init_args.preprocessing
         if preprocessing.spatial_shape is None and preprocessing.voxel_budget is None:
-            begun = planned_budget(run_path(settings.run)) if self.own_verb else None
+            begun = planned_budget(run_path(settings.run))
             preprocessing.voxel_budget = begun or default_budget(settings.trainer.accelerator)
-        parser = self._parser(self.subcommand)
-        self.data = parser.instantiate(Namespace(data=settings.data.clone())).data
+        self.data = self.parser.instantiate(Namespace(data=settings.data.clone())).data
         self.check = self.data.cohort.check(self.data.expectations)
         self.plan = self.data.cohort.plan()
         settings.data.init_args.preprocessing.update(
@@ -127,8 +108,7 @@ class CommandLine(LightningCLI):
 
     @override
     def instantiate_classes(self) -> None:
-        if not self.own_verb:
-            super().instantiate_classes()
+        """Leave it to `build`, which makes the objects of one fold at a time."""
 
     def build(
         self, repeat: int, fold: int, init_ckpt: str | None, **trainer_settings: Any
@@ -148,7 +128,7 @@ class CommandLine(LightningCLI):
             if "init_ckpt" not in settings.model.init_args:
                 raise ValueError(f"{settings.model.class_path} cannot start from a run: drop INIT.")
             settings.model.init_args.init_ckpt = init_ckpt
-        seed = cell_seed(settings.seed_everything, repeat, fold)
+        seed = fold_seed(settings.seed_everything, repeat, fold)
         lightning.seed_everything(seed, workers=True, verbose=False)
         objects = self.parser.instantiate(settings)
         configured: Mapping[str, Any] = vars(objects.trainer)
@@ -157,6 +137,6 @@ class CommandLine(LightningCLI):
         return trainer, objects.model, objects.data
 
 
-def cell_seed(seed: int, repeat: int, fold: int) -> int:
+def fold_seed(seed: int, repeat: int, fold: int) -> int:
     """Seed of everything random in the training of one fold."""
     return int(np.random.SeedSequence((seed, repeat, fold)).generate_state(1)[0])

@@ -27,7 +27,7 @@ PACKAGES = ("torch", "lightning", "torchio", "torchmetrics", "numpy", "scikit-le
 
 
 @dataclass(frozen=True)
-class Cell:
+class FoldRun:
     """One fold of one repeat, with a folder of its own; finished.json says that it is done."""
 
     repeat: int
@@ -50,7 +50,7 @@ class Cell:
         forget_progress(self.folder)
 
 
-def cell_folder(run: Path, repeat: int, fold: int) -> Path:
+def fold_folder(run: Path, repeat: int, fold: int) -> Path:
     """Folder of one fold of one repeat."""
     return run / f"repeat{repeat}_fold{fold}"
 
@@ -72,7 +72,7 @@ def init_checkpoint(init: str, repeat: int, fold: int) -> Path:
     if not path.is_dir():
         raise ValueError(f"INIT {init!r} is neither a run nor a checkpoint (looked for {path}).")
     fold_by_fold = any(path.glob("repeat*_fold*"))
-    folder = cell_folder(path, repeat, fold) if fold_by_fold else path
+    folder = fold_folder(path, repeat, fold) if fold_by_fold else path
     if not (folder / "finished.json").is_file():
         raise ValueError(f"INIT {init!r}: the training in {folder} is missing or not finished.")
     return folder / BEST_NAME

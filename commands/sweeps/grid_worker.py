@@ -15,7 +15,7 @@ import torch
 from callbacks.stop_signals import stop_signals
 from commands.runs.command_line import CommandLine
 from commands.runs.main_process import say
-from commands.runs.run_folder import Cell, cell_folder, write_json
+from commands.runs.run_folder import FoldRun, fold_folder, write_json
 from commands.sweeps.sweep_file import Setting, setting_arguments, setting_name
 from commands.sweeps.sweep_table import FAILED_NAME, SETTING_NAME, failed, is_gathered
 from commands.sweeps.worker_claim import Claim, ClaimLostError, StopIfClaimLost, claimed
@@ -39,25 +39,25 @@ class SettingRun:
     is_open: bool = False
 
     @cached_property
-    def cells(self) -> list[Cell]:
+    def fold_runs(self) -> list[FoldRun]:
         """All its folds."""
-        return [Cell(r, f, cell_folder(self.folder, r, f)) for r, f in self.cli.data.cells()]
+        return [FoldRun(r, f, fold_folder(self.folder, r, f)) for r, f in self.cli.data.fold_runs()]
 
     @property
     def gathered(self) -> bool:
         """Whether its tables are written."""
         return is_gathered(self.folder)
 
-    def train(self, cell: Cell, claim: Claim) -> None:
+    def train(self, cell: FoldRun, claim: Claim) -> None:
         """Train one fold."""
         if not self.is_open:
             open_folds(self.cli)
             self.is_open = True
-        train_folds(self.cli, self.cells, [cell], callbacks=[StopIfClaimLost(claim)], quiet=True)
+        train_folds(self.cli, self.fold_runs, [cell], callbacks=[StopIfClaimLost(claim)], quiet=True)
 
     def gather(self) -> None:
         """Write the tables of all folds."""
-        gather_folds(self.cli, self.folder, self.cells)
+        gather_folds(self.cli, self.folder, self.fold_runs)
 
 
 def setting_run(arguments: Sequence[str], grid: Path, setting: Setting) -> SettingRun:
@@ -100,17 +100,17 @@ def work(runs: Sequence[SettingRun]) -> None:
             time.sleep(WAIT_S)
 
 
-def _unfinished(runs: Sequence[SettingRun]) -> Iterator[tuple[SettingRun, Cell | None]]:
+def _unfinished(runs: Sequence[SettingRun]) -> Iterator[tuple[SettingRun, FoldRun | None]]:
     """What is left to do; None in the place of a cell is gathering the setting's folds."""
     for run in runs:
-        cells = run.cells
+        cells = run.fold_runs
         yield from ((run, cell) for cell in cells if not (cell.finished or failed(cell.folder)))
         done = all(cell.finished for cell in cells)
         if done and not (run.gathered or failed(run.folder)):
             yield run, None
 
 
-def _do(run: SettingRun, cell: Cell | None) -> bool:
+def _do(run: SettingRun, cell: FoldRun | None) -> bool:
     """Train a cell, or gather a setting, unless another worker has it."""
     folder = run.folder if cell is None else cell.folder
     with claimed(folder) as claim:

@@ -97,8 +97,8 @@ def _try(sweep: Sweep, folder: Path, arguments: Sequence[str], setting: Setting)
 
 def _cross_validate(sweep: Sweep, run: SettingRun, claim: Claim) -> bool:
     """Train the folds in their order; answer False if it was stopped early."""
-    rungs = set(rungs_of(sweep, len(run.cells)))
-    for place, cell in enumerate(run.cells):
+    rungs = set(rungs_of(sweep, len(run.fold_runs)))
+    for place, cell in enumerate(run.fold_runs):
         if not cell.finished:
             run.train(cell, claim)
         if place + 1 in rungs:

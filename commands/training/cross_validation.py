@@ -13,17 +13,17 @@ from commands.reporting.page import write_page
 from commands.reporting.results import write_results
 from commands.runs.command_line import CommandLine
 from commands.runs.main_process import is_main_process, say
-from commands.runs.run_folder import Cell, cell_folder, keep_splits, read_json, write_json
+from commands.runs.run_folder import FoldRun, fold_folder, keep_splits, read_json, write_json
 from commands.training.train_cells import open_run, train_cells
 from datamodules.scans import ScanDataModule
 from evaluation.metrics import running_mean
 from evaluation.predictions import read_predictions
 
 
-def open_folds(cli: CommandLine) -> tuple[Path, list[Cell]]:
+def open_folds(cli: CommandLine) -> tuple[Path, list[FoldRun]]:
     """Claim the run's folder, write its splits, and list all its folds."""
     data = cli.data
-    cells = data.cells()
+    cells = data.fold_runs()
     folder = open_run(cli)
     names = data.class_names
     positive = f"; {names[-1]!r} counts as positive" if len(names) == 2 else ""
@@ -32,13 +32,15 @@ def open_folds(cli: CommandLine) -> tuple[Path, list[Cell]]:
         say(line)
     if is_main_process():
         keep_splits(data.splits_table, folder)
-    return folder, [Cell(repeat, fold, cell_folder(folder, repeat, fold)) for repeat, fold in cells]
+    return folder, [
+        FoldRun(repeat, fold, fold_folder(folder, repeat, fold)) for repeat, fold in cells
+    ]
 
 
 def train_folds(
     cli: CommandLine,
-    folds: Sequence[Cell],
-    todo: Sequence[Cell],
+    folds: Sequence[FoldRun],
+    todo: Sequence[FoldRun],
     tracker: Any = None,
     callbacks: Sequence[Callback] = (),
     *,
@@ -72,7 +74,7 @@ def train_folds(
             tracker.log({"folds": len(done)} | {f"cv/{name}": f for name, f in figures.items()})
 
 
-def gather_folds(cli: CommandLine, folder: Path, folds: Sequence[Cell]) -> dict[str, Any]:
+def gather_folds(cli: CommandLine, folder: Path, folds: Sequence[FoldRun]) -> dict[str, Any]:
     """Write the tables, metrics and reports of a run whose folds are all finished."""
     predictions = gather(folds, "predictions.csv")
     has_validation = all((cell.folder / "validation.csv").is_file() for cell in folds)
@@ -86,7 +88,7 @@ def gather_folds(cli: CommandLine, folder: Path, folds: Sequence[Cell]) -> dict[
     return metrics
 
 
-def gather(cells: Sequence[Cell], name: str) -> pd.DataFrame:
+def gather(cells: Sequence[FoldRun], name: str) -> pd.DataFrame:
     """Read a table of each fold, one below the other."""
     tables = [read_predictions(cell.folder / name) for cell in cells]
     return pd.concat(tables, ignore_index=True)

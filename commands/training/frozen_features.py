@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from callbacks.distributed import step_seed
-from commands.runs.command_line import CommandLine, cell_seed
+from commands.runs.command_line import CommandLine, fold_seed
 from commands.runs.run_folder import init_checkpoint
 from datamodules.batches.epoch_sampler import EpochSampler
 from datamodules.cache.residence import volume_tensor
@@ -91,7 +91,7 @@ def open_fold(cli: CommandLine, repeat: int, fold: int, scale: Scale) -> FrozenF
         assert checkpoint is not None
         intensity = _stored_intensity(checkpoint)
     assert intensity is not None
-    seed = cell_seed(cli.config.seed_everything, repeat, fold)
+    seed = fold_seed(cli.config.seed_everything, repeat, fold)
     device = trainer.strategy.root_device
     return FrozenFold(data, seed, encoded_bank(model, data, intensity, device), device)
 

@@ -26,7 +26,7 @@ def init_match(cli: CommandLine) -> list[str]:
     if cli.config.init is None:
         return []
     try:
-        path = init_checkpoint(cli.config.init, *_first_cell(cli))
+        path = init_checkpoint(cli.config.init, *_first_fold(cli))
         states = [s for s in read_checkpoint(path).values() if isinstance(s, Mapping)]
     except ValueError:
         return []
@@ -99,9 +99,9 @@ def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _first_cell(cli: CommandLine) -> tuple[int, int]:
+def _first_fold(cli: CommandLine) -> tuple[int, int]:
     wanted = cli.config.repeat, cli.config.fold
-    cells = cli.data.cells()
+    cells = cli.data.fold_runs()
     chosen = [
         cell
         for cell in cells

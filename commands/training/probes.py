@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from callbacks.best_checkpoint import BestValidationCheckpoint
 from commands.runs.command_line import CommandLine
-from commands.runs.run_folder import Cell
+from commands.runs.run_folder import FoldRun
 from commands.training.frozen_features import FrozenFold, part_batch, training_batches
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table, write_table
@@ -27,7 +27,7 @@ from lightning_modules.stacked_heads import Scores, StackedHeads, stacked_object
 STACK_BYTES = {"cpu": 2**24}  # a stack is quickest while it fits into the processor's cache
 LARGEST_STACK_BYTES = 2**31
 BYTES_PER_WEIGHT = 16  # the weight, its gradient and AdamW's two moments
-Fold = tuple[Cell, FrozenFold]
+Fold = tuple[FoldRun, FrozenFold]
 
 
 def train_probes(cli: CommandLine, folds: Sequence[Fold]) -> None:
@@ -143,7 +143,7 @@ def _logged(scores: Scores) -> list[dict[str, float]]:
 
 
 def _write_cell(
-    cell: Cell, data: ScanDataModule, val_prob: Tensor, test_prob: Tensor, curves: pd.DataFrame
+    cell: FoldRun, data: ScanDataModule, val_prob: Tensor, test_prob: Tensor, curves: pd.DataFrame
 ) -> None:
     """Write a fold's tables and curves as a training through Lightning does."""
     logs = cell.folder / "logs" / "version_0"

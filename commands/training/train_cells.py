@@ -14,7 +14,7 @@ from callbacks.progress import RunProgress
 from commands.runs.command_line import CommandLine
 from commands.runs.main_process import is_main_process, say
 from commands.runs.resume import resume_point
-from commands.runs.run_folder import Cell, claim, device_name, init_checkpoint, run_path
+from commands.runs.run_folder import FoldRun, claim, device_name, init_checkpoint, run_path
 from commands.training.init_match import init_match
 from files.whole_file import remove_leftovers
 
@@ -57,7 +57,7 @@ def resolved_config(cli: CommandLine) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in NOT_SETTINGS}
 
 
-def unfinished_cells(cli: CommandLine, cells: Sequence[Cell]) -> list[Cell]:
+def unfinished_folds(cli: CommandLine, cells: Sequence[FoldRun]) -> list[FoldRun]:
     """Choose the cells that the command line asks for and that are not finished yet.
 
     Raises:
@@ -84,7 +84,7 @@ def unfinished_cells(cli: CommandLine, cells: Sequence[Cell]) -> list[Cell]:
     return todo if does(cli, "train") else []
 
 
-def _refuse_unfinished(cells: Sequence[Cell]) -> None:
+def _refuse_unfinished(cells: Sequence[FoldRun]) -> None:
     if missing := [cell for cell in cells if not cell.finished]:
         names = ", ".join(cell.folder.name for cell in missing[:5])
         raise ValueError(
@@ -96,12 +96,12 @@ def _refuse_unfinished(cells: Sequence[Cell]) -> None:
 
 def train_cells(
     cli: CommandLine,
-    cells: Sequence[Cell],
+    cells: Sequence[FoldRun],
     wandb_run: Any,
     callbacks: Sequence[Callback] = (),
     *,
     quiet: bool = False,
-) -> Iterator[tuple[Cell, Trainer, LightningDataModule]]:
+) -> Iterator[tuple[FoldRun, Trainer, LightningDataModule]]:
     """Fit cells one after another, yield each once it is fitted, then mark it as finished.
 
     Args:
@@ -137,7 +137,7 @@ def train_cells(
     progress.bar.close()
 
 
-def _loggers(cell: Cell, wandb_run: Any) -> list[Any]:
+def _loggers(cell: FoldRun, wandb_run: Any) -> list[Any]:
     loggers: list[Any] = [CSVLogger(cell.folder, name="logs", flush_logs_every_n_steps=1)]
     if wandb_run is not None:
         loggers.append(_Curves(experiment=wandb_run, prefix=cell.folder.name))

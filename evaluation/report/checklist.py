@@ -27,8 +27,8 @@ def checklist(
         if 0 < (number := int((tables.cohort[name] == "").sum())) < len(tables.cohort)
     ]
     divided = (
-        f"{run['num_cells'] // metrics['num_repeats']} folds, {metrics['num_repeats']} repeats, "
-        "divided by patient (splits.csv)"
+        f"{run['num_fold_runs'] // metrics['num_repeats']} folds, {metrics['num_repeats']} "
+        "repeats, divided by patient (splits.csv)"
     )
     return [
         ("Title: development of a prediction model", ""),

@@ -54,7 +54,7 @@ def write_report(
         cohort: The cohort table.
         has_curves: Whether there is a picture of learning curves.
     """
-    num_folds = run["num_cells"] // metrics["num_repeats"]
+    num_folds = run["num_fold_runs"] // metrics["num_repeats"]
     kind = "Cross-validation" if num_folds > 1 else "Held-out test"
     sections = [
         f"# {kind} {run['name']}",

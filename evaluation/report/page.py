@@ -100,7 +100,9 @@ def render_report(page: Page) -> str:
     )
     environment.filters["code"] = _code
     return environment.get_template("template.html").render(
-        kind="Cross-validation" if run["num_cells"] > metrics["num_repeats"] else "Held-out test",
+        kind="Cross-validation"
+        if run["num_fold_runs"] > metrics["num_repeats"]
+        else "Held-out test",
         run=run,
         metrics=metrics,
         sections=[
@@ -187,7 +189,7 @@ def _flow(page: Page) -> list[dict[str, Any]]:
             "words": f"patients with {len(cohort)} scans in the cohort table",
         },
         {
-            "number": f"{page.run['num_cells'] // num_repeats} × {num_repeats}",
+            "number": f"{page.run['num_fold_runs'] // num_repeats} × {num_repeats}",
             "words": f"folds × repeats; patients of each: {words}",
         },
         {

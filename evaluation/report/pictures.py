@@ -23,7 +23,7 @@ def draw_learning_curves(curves: pd.DataFrame, path: Path) -> None:
     """Draw training and validation loss, and validation accuracy where there is one.
 
     Args:
-        curves: Columns cell, epoch and the logged names (train/loss, val/loss, …).
+        curves: Columns fold_run, epoch and the logged names (train/loss, val/loss, …).
         path: The PNG to write.
     """
     panels = [["train/loss", "val/loss"], ["val/accuracy", "val/balanced_accuracy"]]
@@ -35,7 +35,7 @@ def draw_learning_curves(curves: pd.DataFrame, path: Path) -> None:
         for name, color in zip(names, ("tab:blue", "tab:orange"), strict=True):
             if name not in curves:
                 continue
-            for _, fold in curves.dropna(subset=[name]).groupby("cell"):
+            for _, fold in curves.dropna(subset=[name]).groupby("fold_run"):
                 axis.plot(fold["epoch"], fold[name], color=color, alpha=0.15, linewidth=0.8)
             mean = curves.groupby("epoch")[name].mean().dropna()
             axis.plot(mean.index, mean, color=color, label=name, zorder=3, linewidth=2)
@@ -49,7 +49,7 @@ def draw_learning_curves_of_runs(curves: pd.DataFrame, path: Path) -> None:
     """Draw the mean over folds of each run's validation loss and balanced accuracy.
 
     Args:
-        curves: Columns run, cell, epoch and the logged names.
+        curves: Columns run, fold_run, epoch and the logged names.
         path: The PNG to write.
     """
     names = [name for name in ("val/loss", "val/balanced_accuracy") if name in curves]

@@ -104,11 +104,11 @@ def test_a_2d_network_trains_on_more_processes_than_there_are_validation_scans(
         ]
     )
     assert said.count("3 devices × batch 2 × 1 accumulated: effective batch size 6, learning") == 1
-    cell = tmp_path / "run/repeat0_fold0"
+    folder = tmp_path / "run/repeat0_fold0"
     splits = pd.read_csv(tmp_path / "run/splits.csv").query("fold == 0")
     assert sum(splits["part"] == "val") < 3
     for name, part in {"predictions": "test", "validation": "val"}.items():
-        table = read_predictions(cell / f"{name}.csv")
+        table = read_predictions(folder / f"{name}.csv")
         assert sorted(table["patient_id"]) == sorted(splits[splits["part"] == part]["patient_id"])
 
 

@@ -11,7 +11,6 @@ import main
 from commands.runs.command_line import CommandLine
 from commands.runs.run_folder import init_checkpoint, run_path
 from commands.training.wandb_run import start_wandb
-from evaluation.predictions import read_predictions
 
 CONFIGS = sorted(path for path in Path("configs").rglob("*.yaml") if "sweeps" not in path.parts)
 
@@ -61,7 +60,6 @@ def test_settings_of_a_users_yaml_need_no_class_path(write_cohort, tmp_path):
             "'crop_or_pad', 'resize'] Given value: stretch",
         ),
         (["finetune", "-cconfigs/finetune.yaml", "--model.learning_rate=1"], "learning_rate"),
-        (["fit", "-cconfigs/finetune.yaml", "--data.table=none.csv"], "none.csv"),
     ],
 )
 def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(arguments, words, capsys):
@@ -72,30 +70,16 @@ def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(arguments, words, cap
     assert words in message
 
 
-@pytest.mark.slow
-def test_lightnings_own_verbs_serve_a_single_fold(write_cohort, tmp_path, capsys):
-    settings = [
-        "-cconfigs/finetune.yaml",
-        f"--data.table={write_cohort(12)}",
-        f"--data.cache_dir={tmp_path / 'cache'}",
-        "--data.preprocessing.spatial_shape=[8,8,8]",
-        "--data.augmentation.mode=none",
-        "--data.splits.num_folds=3",
-        "--data.fold=1",
-        "--model.filters=4",
-        "--trainer.accelerator=cpu",
-        "--trainer.max_epochs=1",
-        "--trainer.logger=false",
-        f"--trainer.default_root_dir={tmp_path}",
-    ]
-    assert main.main(["fit", *settings]) == 0
-    trained = f"--ckpt_path={tmp_path / 'best.ckpt'}"
-    assert main.main(["validate", *settings, trained]) == 0
-    assert "val/balanced_accuracy" in capsys.readouterr().out
-    assert main.main(["predict", *settings, trained]) == 0
-    assert read_predictions(tmp_path / "predictions.csv")["fold"].unique().tolist() == [1]
-    assert main.main(["predict", *settings, trained, "--data.preprocessing.fit=resize"]) == 2
-    assert "trained with preprocessing.fit crop_or_pad" in capsys.readouterr().err
+def test_a_checkpoint_is_refused_on_scans_that_are_prepared_otherwise(
+    write_cohort, run_verb, tmp_path
+):
+    table = write_cohort(12)
+    assert run_verb("finetune", table, "run", "--fold=1", epochs=1) == 0
+    config = f"-c{tmp_path / 'run/config.yaml'}"
+    cli = CommandLine("finetune", [config, "--data.preprocessing.fit=resize"])
+    trainer, model, data = cli.build(0, 1, None, logger=False)
+    with pytest.raises(ValueError, match=r"trained with preprocessing\.fit crop_or_pad"):
+        trainer.validate(model, data, tmp_path / "run/repeat0_fold1/best.ckpt", weights_only=True)
 
 
 def test_debug_shows_the_traceback():
@@ -128,7 +112,7 @@ def test_a_run_is_a_name_or_a_folder(tmp_path):
 def test_help_lists_every_verb_without_loading_torch():
     code = "import sys, main; main.main(['--help']); assert 'torch' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in main.OWN_VERBS | main.LIGHTNING_VERBS:
+    for verb in main.VERBS:
         assert verb in shown.stdout
     assert main.main(["nonsense"]) == 2
 
@@ -153,7 +137,7 @@ def test_make_help_lists_every_target_and_each_is_one_python_line():
 def test_make_predict_and_export_hand_on_what_they_are_given():
     given = ["RUN=x", "DATA=a b.csv", "OUT=c d", "ARGS=--cache_dir=e"]
     for target, words in (
-        ("predict", 'predict_scans --run="x" --data="a b.csv" --out="c d" --cache_dir=e'),
+        ("predict", 'predict --run="x" --data="a b.csv" --out="c d" --cache_dir=e'),
         ("export", 'export --run="x" --out="c d" --cache_dir=e'),
     ):
         dry = ["make", "-n", target, *given]

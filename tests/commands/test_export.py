@@ -76,7 +76,7 @@ def test_a_bundle_loads_back_and_predicts_the_same(finished_run, tmp_path, capsy
     for source in (finished_run, moved):
         out = f"--out={tmp_path / f'by_{source.name}'}"
         flags = [f"--run={source}", f"--data={table}", out, cache]
-        assert main.main(["predict_scans", *flags]) == 0
+        assert main.main(["predict", *flags]) == 0
     ours, theirs = (
         read_predictions(tmp_path / name / "predictions.csv") for name in ("by_run", "by_elsewhere")
     )
@@ -161,7 +161,7 @@ def test_a_2d_baseline_is_predicted_with_and_exported_alike(tmp_path):
     for source in ("run", "run/bundle"):
         out = f"--out={tmp_path / 'out' / source}"
         arguments = [f"--run={tmp_path / source}", f"--data={table}", out, cache]
-        assert main.main(["predict_scans", *arguments]) == 0
+        assert main.main(["predict", *arguments]) == 0
     ours, theirs = (
         read_predictions(tmp_path / "out" / source / "ranking.csv")
         for source in ("run", "run/bundle")

@@ -7,7 +7,7 @@ from scipy.special import pseudo_huber
 from scipy.stats import chisquare
 
 from datamodules.division import divide
-from datamodules.splits import Splits, cells, hold_out, make_splits, patients_of
+from datamodules.splits import Splits, fold_runs, hold_out, make_splits, patients_of
 
 SIZES = {
     "one scan each": lambda generator, n: np.ones(n, dtype=int),
@@ -111,7 +111,7 @@ def _check_folds(num_trials, seed):
         size_of = Counter(patients.tolist())
         settings = Splits(num_folds=int(num_folds), num_repeats=1, seed=trial, protocol="paper")
         table = make_splits(patients, labels, settings)
-        tests = [patients_of(table, *cell)["test"] for cell in cells(table)]
+        tests = [patients_of(table, *fold_run)["test"] for fold_run in fold_runs(table)]
         sides = [len(test) for test in tests]
         allowed = 1 if sizes.max() == 1 else 3
         assert max(sides) - min(sides) <= min(allowed, 2)
@@ -136,8 +136,8 @@ def test_the_folds_of_many_cohorts_are_even():
 def test_each_fraction_is_met_where_patients_have_one_scan_each(fraction):
     patients, labels = [f"p{n}" for n in range(50)], ["a"] * 20 + ["b"] * 30
     table = make_splits(patients, labels, Splits(val_fraction=fraction))
-    for cell in cells(table):
-        parts = patients_of(table, *cell)
+    for fold_run in fold_runs(table):
+        parts = patients_of(table, *fold_run)
         assert len(parts["test"]) == 10
         assert len(parts["val"]) == round(40 * fraction)
         in_val = [
@@ -149,8 +149,8 @@ def test_each_fraction_is_met_where_patients_have_one_scan_each(fraction):
 def test_one_patient_with_nearly_all_scans_is_trained_on_or_tested_and_never_validates():
     patients = ["giant"] * 300 + [f"p{n}" for n in range(30)]
     table = make_splits(patients, ["a"] * 315 + ["b"] * 15, Splits())
-    for cell in cells(table):
-        parts = patients_of(table, *cell)
+    for fold_run in fold_runs(table):
+        parts = patients_of(table, *fold_run)
         assert "giant" not in parts["val"]
         assert len(parts["val"]) in (4, 5, 6)
 

@@ -83,7 +83,7 @@ def test_a_fold_of_its_own_uses_the_training_patients_alone(data, tmp_path):
     assert module.training_patients == expected
     used = np.concatenate([module.train_patches.rows, module.val_patches.rows])
     assert {module.cohort.patients[row] for row in used} == expected
-    assert len(module.cells()) == 6
+    assert len(module.fold_runs()) == 6
 
 
 def test_splits_of_strangers_are_refused(data, tmp_path):

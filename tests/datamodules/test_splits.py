@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from datamodules.reading.cohort_table import class_names, read_cohort_table
 from datamodules.splits import (
     Splits,
-    cells,
+    fold_runs,
     hold_out,
     make_splits,
     patients_of,
@@ -88,7 +88,7 @@ def _no_patient_is_in_two_parts(folder, cohort, splits):
     except ValueError:
         reject()
     tested = []
-    for repeat, fold in cells(table):
+    for repeat, fold in fold_runs(table):
         parts = patients_of(table, repeat, fold)
         assert not parts["train"] & parts["test"]
         assert not parts["train"] & parts["val"]
@@ -111,7 +111,7 @@ def test_folds_have_the_classes_in_equal_shares():
     patients, labels = _cohort()
     label_of = dict(zip(patients, labels, strict=True))
     table = make_splits(patients, labels, Splits())
-    for repeat, fold in cells(table):
+    for repeat, fold in fold_runs(table):
         test = patients_of(table, repeat, fold)["test"]
         assert sorted(label_of[p] for p in test) == ["a"] * 4 + ["b"] * 2
 
@@ -137,7 +137,7 @@ def test_the_order_of_the_rows_in_a_split_does_not_depend_on_later_repeats():
 def test_leave_one_patient_out_has_a_fold_per_patient():
     patients, labels = _cohort(9)
     table = make_splits(patients, labels, Splits(scheme="leave-one-patient-out", num_repeats=1))
-    assert len(cells(table)) == 9
+    assert len(fold_runs(table)) == 9
 
 
 def test_too_few_patients_in_a_class_names_the_class_and_the_fix():

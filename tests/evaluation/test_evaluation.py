@@ -123,13 +123,13 @@ def test_accuracy_by_coverage_ends_at_the_accuracy():
         assert rows["accuracy"].iloc[9] == pytest.approx(correct)
 
 
-def _report(signal, protocol="nested", num_cells=5, num_untested_patients=0):
+def _report(signal, protocol="nested", num_fold_runs=5, num_untested_patients=0):
     table = draw_predictions(signal=signal)
     metrics = summarise_run(as_run(table), protocol)
     metrics["num_untested_patients"] = num_untested_patients
     run = {"name": "x", "init": None, "preprocessing": "Resized.", "command": "c"}
     run |= {
-        "num_cells": num_cells,
+        "num_fold_runs": num_fold_runs,
         "commit": None,
         "seed": 0,
         "data_hash": "h",
@@ -151,7 +151,7 @@ def test_the_paper_protocol_is_called_optimistic():
 
 
 def test_a_single_split_is_not_called_a_cross_validation_of_everyone():
-    whole, part = _report(signal=1.0), _report(signal=1.0, num_cells=1, num_untested_patients=7)
+    whole, part = _report(signal=1.0), _report(signal=1.0, num_fold_runs=1, num_untested_patients=7)
     assert "# Cross-validation x" in whole
     assert "1 repeat of 5 folds; every scan is predicted" in whole
     assert "# Held-out test x" in part
@@ -163,7 +163,7 @@ def test_a_single_split_is_not_called_a_cross_validation_of_everyone():
 def test_the_optimism_is_what_choosing_the_epoch_gained():
     curves = pd.DataFrame(
         {
-            "cell": ["a"] * 3 + ["b"] * 3,
+            "fold_run": ["a"] * 3 + ["b"] * 3,
             "epoch": [0, 1, 2] * 2,
             "val/accuracy": [0.5, 0.9, 0.7, 0.6, 0.6, 0.8],
         }
@@ -175,7 +175,7 @@ def test_the_optimism_is_what_choosing_the_epoch_gained():
 def test_a_run_by_the_paper_s_protocol_states_its_optimism():
     run = as_run(
         draw_predictions(),
-        curves=pd.DataFrame({"cell": ["a"], "epoch": [0], "val/accuracy": [0.5]}),
+        curves=pd.DataFrame({"fold_run": ["a"], "epoch": [0], "val/accuracy": [0.5]}),
     )
     assert summarise_run(run, "paper")["optimism"] == 0
     assert summarise_run(run, "nested")["optimism"] is None

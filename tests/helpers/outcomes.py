@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 from commands.reporting.learning_curves import learning_curves
-from commands.runs.run_folder import Cell
+from commands.runs.run_folder import FoldRun
 
 
 def assert_same_outcome(whole, broken, *, killed=False):
@@ -29,5 +29,5 @@ def assert_same_outcome(whole, broken, *, killed=False):
 
 
 def _curves(run, folders):
-    cells = [Cell(0, 0, run / folder) for folder in sorted(folders)]
-    return learning_curves(cells).drop(columns="cell")
+    folds = [FoldRun(0, 0, run / folder) for folder in sorted(folders)]
+    return learning_curves(folds).drop(columns="fold_run")

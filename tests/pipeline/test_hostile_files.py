@@ -184,6 +184,6 @@ def test_a_run_that_names_a_hostile_network_runs_nothing(
     (run / "config.yaml").write_text(config)
     table = write_people(tmp_path / "new", range(100, 104), labelled=False)
     options = [f"--run={run}", f"--data={table}", f"--out={tmp_path / 'out'}"]
-    assert main.main(["predict_scans", *options, f"--cache_dir={tmp_path / 'cache'}"]) == 2
+    assert main.main(["predict", *options, f"--cache_dir={tmp_path / 'cache'}"]) == 2
     assert "is not allowed" in capsys.readouterr().err
     assert not mark.exists()

@@ -129,4 +129,4 @@ def test_a_run_that_is_killed_at_any_instant_ends_like_one_that_was_not(
             assert not list(run.rglob("*.tmp"))
             num_finished += 1
     resumed = log.read_text().count("continues from")
-    print(f"{num_kills} kills in {num_finished} runs, {resumed} cells continued, none torn")
+    print(f"{num_kills} kills in {num_finished} runs, {resumed} fold runs continued, none corrupt")

@@ -108,14 +108,14 @@ class _Killed(BaseException):
     pass
 
 
-def _kill_at(monkeypatch, cell, epoch, hook):
-    """Let the training die in a hook of the given epoch of the given cell."""
+def _kill_at(monkeypatch, fold_run, epoch, hook):
+    """Let the training die in a hook of the given epoch of the given fold run."""
     from callbacks.best_checkpoint import BestValidationCheckpoint
 
     original = getattr(BestValidationCheckpoint, hook)
 
     def die(self, trainer, module):
-        if trainer.current_epoch == epoch and trainer.default_root_dir.endswith(cell):
+        if trainer.current_epoch == epoch and trainer.default_root_dir.endswith(fold_run):
             raise _Killed
         original(self, trainer, module)
 
@@ -123,7 +123,7 @@ def _kill_at(monkeypatch, cell, epoch, hook):
 
 
 @pytest.mark.parametrize(
-    ("cell", "epoch", "hook"),
+    ("fold_run", "epoch", "hook"),
     [
         pytest.param("repeat0_fold1", 2, "on_train_epoch_end", marks=pytest.mark.slow),
         pytest.param("repeat0_fold0", 0, "on_validation_end", marks=pytest.mark.slow),
@@ -132,7 +132,7 @@ def _kill_at(monkeypatch, cell, epoch, hook):
     ],
 )
 def test_an_interrupted_finetune_continues_to_the_same_predictions(
-    write_cohort, run_verb, tmp_path, monkeypatch, cell, epoch, hook
+    write_cohort, run_verb, tmp_path, monkeypatch, fold_run, epoch, hook
 ):
     table = write_cohort(12)
     settings = ["--model.dropout=0.3", "--model.mixup=0.4", "--model.class_weights=balanced"]
@@ -141,7 +141,7 @@ def test_an_interrupted_finetune_continues_to_the_same_predictions(
     settings += [f"--model.finetuning.{name}={value}" for name, value in strategy.items()]
     assert run_verb("finetune", table, "whole", *settings, epochs=4) == 0
     with monkeypatch.context() as patch:
-        _kill_at(patch, cell, epoch, hook)
+        _kill_at(patch, fold_run, epoch, hook)
         with pytest.raises(_Killed):
             run_verb("finetune", table, "broken", *settings, epochs=4)
     assert not (tmp_path / "broken/predictions.csv").exists()

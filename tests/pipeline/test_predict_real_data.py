@@ -41,7 +41,7 @@ def predictions(shared_data, tmp_path_factory):
     flags += ["--data.splits.num_repeats=1", "--trainer.max_epochs=10", "--wandb=disabled"]
     assert main.main(["finetune", "-cconfigs/finetune.yaml", *flags]) == 0
     flags = [f"--run={folder / 'run'}", f"--data={folder / 'new.csv'}", f"--out={folder / 'out'}"]
-    assert main.main(["predict_scans", *flags, f"--cache_dir={folder / 'cache'}"]) == 0
+    assert main.main(["predict", *flags, f"--cache_dir={folder / 'cache'}"]) == 0
     return read_predictions(folder / "out/predictions.csv").assign(copy=new["copy"])
 
 

@@ -24,7 +24,7 @@ from datamodules.reading.cohort_table import (
     scans_by_patient,
 )
 from datamodules.reading.nifti import read_volume
-from datamodules.splits import Splits, cells, make_splits, patients_of, read_splits
+from datamodules.splits import Splits, fold_runs, make_splits, patients_of, read_splits
 
 pytestmark = pytest.mark.real_data
 
@@ -57,7 +57,7 @@ def test_both_halves_of_a_brain_stay_on_one_side(shared_data):
     assert class_names(scans, labels_per="scan") == ["healthy", "unhealthy"]
     patients = [scan.patient_id for scan in scans]
     table = make_splits(patients, [scan.label for scan in scans], Splits(num_repeats=10))
-    for repeat, fold in cells(table):
+    for repeat, fold in fold_runs(table):
         parts = patients_of(table, repeat, fold)
         assert not parts["test"] & (parts["train"] | parts["val"])
         assert not parts["val"] & parts["train"]

@@ -12,19 +12,19 @@ from lightning import Trainer
 
 from commands.runs import run_folder
 from commands.runs.command_line import RunOptions
-from commands.runs.run_folder import Cell, claim, keep_splits, planned_budget, read_config
-from commands.training.train_cells import unfinished_cells
+from commands.runs.run_folder import FoldRun, claim, keep_splits, planned_budget, read_config
+from commands.training.train_cells import unfinished_folds
 from datamodules.splits import Splits, make_splits
 
 
 @pytest.fixture
 def share(tmp_path):
     """Return a function that answers which of 2 × 3 folds a task would train."""
-    cells = [Cell(r, f, tmp_path / f"repeat{r}_fold{f}") for r in range(2) for f in range(3)]
+    cells = [FoldRun(r, f, tmp_path / f"repeat{r}_fold{f}") for r in range(2) for f in range(3)]
 
     def names(**options):
         cli = SimpleNamespace(config=replace(RunOptions(), **options))
-        return [cell.folder.name for cell in unfinished_cells(cli, cells)]
+        return [cell.folder.name for cell in unfinished_folds(cli, cells)]
 
     names.cells = cells
     return names

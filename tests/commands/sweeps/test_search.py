@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from commands.runs.run_folder import Cell, cell_folder
+from commands.runs.run_folder import FoldRun, fold_folder
 from commands.sweeps import search as searching
 from commands.sweeps import sweep_table
 from commands.sweeps.search import draw, is_behind, rungs_of, search
@@ -51,7 +51,7 @@ class _Run:
     def __init__(self, folder, setting):
         self.folder = folder
         self.quality = 1 + math.log10(float(setting["model.lr"])) / 4
-        self.cells = [Cell(n // 3, n % 3, cell_folder(folder, n // 3, n % 3)) for n in range(6)]
+        self.fold_runs = [FoldRun(n // 3, n % 3, fold_folder(folder, n // 3, n % 3)) for n in range(6)]
 
     def train(self, cell, claim):
         assert claim.is_ours()
@@ -212,11 +212,11 @@ def test_a_running_mean_over_all_folds_is_the_mean_of_the_report():
 
 def test_running_figures_take_the_folds_in_their_order(space, tmp_path):
     run = _Run(tmp_path / "x", {"model.lr": "0.01"})
-    for cell in run.cells[::-1]:
+    for cell in run.fold_runs[::-1]:
         cell.folder.mkdir(parents=True)
         write_table(_predictions(cell.repeat, cell.fold, 0.3), cell.folder / "predictions.csv")
         cell.finish({})
     number, figures = running_figures(run.folder, 4)
-    tables = [read_predictions(cell.folder / "predictions.csv") for cell in run.cells[:4]]
+    tables = [read_predictions(cell.folder / "predictions.csv") for cell in run.fold_runs[:4]]
     assert (number, figures) == (4, _lead(pd.concat(tables)))
     assert running_figures(tmp_path / "none") == (0, {})

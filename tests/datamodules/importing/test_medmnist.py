@@ -9,7 +9,7 @@ import main
 from datamodules.fingerprint import read_fingerprint
 from datamodules.importing.medmnist import write_medmnist_cohort
 from datamodules.reading.cohort_table import read_cohort_table
-from datamodules.splits import cells, patients_of, read_splits
+from datamodules.splits import fold_runs, patients_of, read_splits
 from evaluation.predictions import read_predictions
 
 NUMBERS = {"train": 8, "val": 4, "test": 6}
@@ -54,7 +54,7 @@ def test_every_volume_becomes_a_scan_with_its_voxels_and_label(write_npz, tmp_pa
 def test_the_official_split_is_one_fold_of_one_repeat(write_npz, tmp_path):
     write_medmnist_cohort(write_npz(), tmp_path / "out")
     table = read_splits(tmp_path / "out")
-    assert cells(table) == [(0, 0)]
+    assert fold_runs(table) == [(0, 0)]
     parts = patients_of(table, 0, 0)
     assert {part: len(patients) for part, patients in parts.items()} == NUMBERS
     assert "test-0005" in parts["test"]

@@ -12,7 +12,7 @@ from evaluation.report.markdown import write_report
 from evaluation.report.tables import class_table, table_one
 from evaluation.summary import summarise_run
 
-RUN = {"name": "x", "init": None, "preprocessing": "Resized.", "command": "c", "num_cells": 5}
+RUN = {"name": "x", "init": None, "preprocessing": "Resized.", "command": "c", "num_fold_runs": 5}
 RUN |= {"commit": None, "seed": 0, "data_hash": "h", "wall_time_s": 1.0, "device": "CPU"}
 
 

@@ -1,7 +1,4 @@
-"""`predict_scans`: new scans through a run's preprocessing and all its folds, doubtful ones first.
-
-`make predict` runs it; LightningCLI's own verb `predict` does the test part of one fold.
-"""
+"""`predict`: new scans through a run's preprocessing and all its folds, doubtful ones first."""
 
 from pathlib import Path
 
@@ -22,9 +19,9 @@ SHOWN_ROWS = 10
 WARNING_COLUMNS = ["rank", "patient_id", "image", "warnings"]
 
 
-def predict_scans(args: list[str]) -> None:
+def predict(args: list[str]) -> None:
     """Predict the scans that the command line names."""
-    auto_cli(_predict, args=args, prog="main.py predict_scans")
+    auto_cli(_predict, args=args, prog="main.py predict")
 
 
 def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cache") -> None:

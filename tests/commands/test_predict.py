@@ -31,7 +31,7 @@ def predict(finished_run, tmp_path):
 
     def predict_table(table, source=finished_run):
         flags = [f"--run={source}", f"--data={table}", f"--out={tmp_path / 'out'}"]
-        code = main.main(["predict_scans", *flags, f"--cache_dir={tmp_path / 'cache'}"])
+        code = main.main(["predict", *flags, f"--cache_dir={tmp_path / 'cache'}"])
         return tmp_path / "out" if code == 0 else code
 
     return predict_table
@@ -210,7 +210,7 @@ def test_the_reference_of_a_fold_is_that_of_its_training_scans_and_names_no_pati
     ],
 )
 def test_what_is_missing_is_said_in_one_line(arguments, words, capsys):
-    assert main.main(["predict_scans", *arguments]) == 2
+    assert main.main(["predict", *arguments]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert words in line
 
