@@ -107,8 +107,8 @@ import-dicom: $(READY) ## Import the DICOM series under SRC into OUT; SERIES=pat
 import-bids: $(READY) ## Make the cohort table OUT of the BIDS tree SRC; SUFFIX=T1w, LABEL=column
 	$(PY) main.py import_bids --src="$(SRC)" --out="$(OUT)" $(if $(SUFFIX),--suffix="$(SUFFIX)") $(if $(LABEL),--label="$(LABEL)") $(ARGS)
 
-bench: $(READY) ## Measure this machine beside TorchIO and MONAI; writes docs/benchmarks.md
-	$(PY) -m benchmarks $(ARGS)
+bench: $(READY) ## Measure this machine next to TorchIO and MONAI within BUDGET=8 minutes; writes docs/benchmarks.md
+	$(PY) -m benchmarks $(if $(BUDGET),--budget="$(BUDGET)") $(ARGS)
 
 bench-gpu: $(READY) ## Measure training on the GPU; writes docs/benchmarks.md
 	$(PY) -m benchmarks --gpu $(ARGS)

@@ -1,1 +1,1 @@
-"""What the data path, the training step and the start cost, beside other libraries."""
+"""What the data path, the training step and the start cost, next to other libraries."""

@@ -12,8 +12,12 @@ from datamodules.preprocessing import Preprocessing
 def write_cohort(folder: Path, num_scans: int, size: int, suffix: str = ".nii.gz") -> Path:
     """Write cubes of whole numbers, blurred noise as smooth as an MRI, and their table.
 
-    Every number is exact in float16, so that the cache holds what the files hold.
+    Every number is exact in float16, so that the cache holds what the files hold. A folder that
+    has its table already is left as it is.
     """
+    table = folder / "cohort.csv"
+    if table.is_file():
+        return table
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["patient_id,image,label"]
     for number in range(num_scans):
@@ -24,7 +28,6 @@ def write_cohort(folder: Path, num_scans: int, size: int, suffix: str = ".nii.gz
         image.header.set_xyzt_units("mm")
         nib.save(image, folder / f"p{number:05d}{suffix}")
         lines.append(f"p{number:05d},p{number:05d}{suffix},{'healthy' if number % 2 else 'ill'}")
-    table = folder / "cohort.csv"
     table.write_text("\n".join(lines) + "\n")
     return table
 

@@ -1,6 +1,6 @@
-"""How fast samples come: from our cache and our bank, from TorchIO, from MONAI."""
+"""How fast samples come: from our cache and our augmented copies, from TorchIO, from MONAI."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +20,52 @@ from datamodules.volumes import Intensity
 
 DEGREES, SHIFT = 10.0, 5.0
 BATCH_SIZE = 8
-NUM_WORKERS = 2  # of the rivals; ours works in the process that trains
+NUM_WORKERS = 2  # of the other libraries; ours works in the process that trains
 PATCH = (25, 25, 4)
 PATCHES_PER_VOLUME = 200
 PATCH_BATCH = 256
 
 
-def measure(folder: Path, *, size: int, num_scans: int, num_rounds: int) -> list[str]:
-    """Compare an epoch of rotated and shifted volumes, and patches of the volumes as they are.
-
-    Returns:
-        Lines of Markdown.
-    """
+def volumes(
+    folder: Path, until: float, *, size: int, num_scans: int, num_rounds: int
+) -> Iterator[str]:
+    """Compare an epoch of rotated and shifted volumes; give lines of Markdown."""
     cohort = write_cohort(folder / f"cubes{size}", num_scans, size)
     fresh, deviation, intensity = _fresh(cohort, size)
-    volumes = take_turns(
+    rates = take_turns(
         {
             "TorchIO from files, 2 workers": _torchio(cohort, intensity),
             "MONAI CacheDataset, 2 workers": _monai(cohort, intensity),
             "ours, fresh copies": fresh,
-            "ours, bank": _scans(cohort, size, Augmentation(num_versions=4), num_epochs=20),
+            "ours, augmented copies": _scans(
+                cohort, size, Augmentation(num_versions=4), num_epochs=20
+            ),
         },
         num_rounds,
+        until,
     )
-    patches = take_turns(
-        {"tio.Queue, 2 workers": _queue(cohort), "ours": _patches(cohort, size)}, num_rounds
-    )
-    shape = " × ".join(map(str, PATCH))
-    return [
+    yield (
         f"An epoch of {num_scans} volumes of {size}³, rotated by up to {DEGREES:g}° and shifted by "
         f"up to {SHIFT:g} mm, scaled to the training set's brightness (by the same function for "
         f"all), batches of {BATCH_SIZE}, float32. Fresh copies differ from those of `tio.Affine` "
         f"for the same parameters by at most {deviation:.1g} of the range. Ours are timed over "
-        "several epochs, being short.",
-        "",
-        *table(volumes, "volumes/s", "TorchIO from files, 2 workers"),
-        "",
-        f"Patches of {shape} out of the same volumes, batches of {PATCH_BATCH}:",
-        "",
-        *table(patches, "patches/s", "tio.Queue, 2 workers"),
-    ]
+        "several epochs, being short."
+    )
+    yield ""
+    yield from table(rates, "volumes/s", "TorchIO from files, 2 workers")
+
+
+def patches(
+    folder: Path, until: float, *, size: int, num_scans: int, num_rounds: int
+) -> Iterator[str]:
+    """Compare patches of the volumes as they are; give lines of Markdown."""
+    cohort = write_cohort(folder / f"cubes{size}", num_scans, size)
+    ways = {"tio.Queue, 2 workers": _queue(cohort), "ours": _patches(cohort, size)}
+    rates = take_turns(ways, num_rounds, until)
+    shape = " × ".join(map(str, PATCH))
+    yield f"Patches of {shape} out of {num_scans} volumes, batches of {PATCH_BATCH}:"
+    yield ""
+    yield from table(rates, "patches/s", "tio.Queue, 2 workers")
 
 
 def open_scans(table: Path, size: int, augmentation: Augmentation) -> ScanDataModule:

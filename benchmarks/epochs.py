@@ -1,7 +1,8 @@
-"""An epoch of training as a whole: ours beside the loop of MONAI's 3D classification tutorial."""
+"""An epoch of training as a whole: ours next to the loop of MONAI's 3D classification tutorial."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,32 +21,27 @@ from lightning_modules.classifier import Classifier
 REFERENCE = "MONAI's tutorial, 2 workers"
 
 
-def measure(folder: Path, *, size: int, num_scans: int, num_rounds: int) -> list[str]:
-    """Compare epochs of the same network on the same scans; return lines of Markdown."""
+def measure(
+    folder: Path, until: float, *, size: int, num_scans: int, num_rounds: int
+) -> Iterator[str]:
+    """Compare epochs of the same network on the same scans; give lines of Markdown."""
     cohort = write_cohort(folder / f"cubes{size}", num_scans, size)
+    changes: dict[str, Any] = {"degrees": DEGREES, "translation_mm": SHIFT}
     ways = {
         REFERENCE: _tutorial(cohort, size),
-        "ours, fresh copies": _ours(cohort, size, _settings("fresh")),
-        "ours, bank": _ours(cohort, size, _settings("bank")),
+        "ours, fresh copies": _ours(cohort, size, Augmentation("fresh", **changes)),
+        "ours, augmented copies": _ours(cohort, size, Augmentation(num_versions=4, **changes)),
     }
-    return [
+    rates = take_turns(ways, num_rounds, until)
+    yield (
         f"An epoch of training: {num_scans} volumes of {size}³, rotated and shifted, the "
         f"classifier with its defaults, batches of {BATCH_SIZE}. The tutorial's loop "
         "(`ImageDataset`, `DataLoader`, the loss read after every step) has our network, in layers "
         "of torch, and our augmentation in the place of its own; ours is `Trainer.fit` with all "
-        "that it sets up.",
-        "",
-        *table(take_turns(ways, num_rounds), "scans/s", REFERENCE),
-    ]
-
-
-def _settings(mode: str) -> Augmentation:
-    return Augmentation(
-        mode="fresh" if mode == "fresh" else "bank",
-        num_versions=4,
-        degrees=DEGREES,
-        translation_mm=SHIFT,
+        "that it sets up."
     )
+    yield ""
+    yield from table(rates, "scans/s", REFERENCE)
 
 
 def _ours(cohort: Path, size: int, augmentation: Augmentation) -> Callable[[], int]:

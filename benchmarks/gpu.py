@@ -21,12 +21,19 @@ PATIENTS, REPEATS, EPOCHS, NODES = 45, 15, 150, 3  # the protocol, MCTL §4.2 an
 
 
 def measure(
-    folder: Path, *, device: str, size: int = 64, num_scans: int = 64, num_epochs: int = 20
-) -> list[str]:
-    """Train the classifier in bfloat16 on fresh copies; return lines of Markdown.
+    folder: Path,
+    until: float,
+    *,
+    device: str,
+    size: int = 64,
+    num_scans: int = 64,
+    num_epochs: int = 20,
+) -> Iterator[str]:
+    """Train the classifier in bfloat16 on fresh copies; give lines of Markdown.
 
     Args:
         folder: Where the cohort is written.
+        until: When its time is up; not looked at, being short.
         device: 'cuda', or 'cpu' to try the benchmark itself.
         size: Voxels along an axis.
         num_scans: Scans of the cohort.
@@ -36,7 +43,7 @@ def measure(
     module = _open(write_cohort(folder / f"cubes{size}", num_scans, size), size, device)
     samples_per_s, peak_mb = _rate(module, device, size, 3, 32, num_epochs)
     share = _wait_share(module, device, size, num_epochs)
-    lines = [
+    yield from [
         f"{name}, {num_scans} volumes of {size}³, fresh copies (rotation and shift), batches of "
         f"{module.batch_size}, bfloat16, channels last.",
         "",
@@ -58,8 +65,8 @@ def measure(
     for depth, filters in product((1, 2, 3), (16, 32, 64)):
         rate, _ = _rate(module, device, size, depth, filters, max(1, num_epochs // 4))
         hours += (own := NODES * visits / rate / 3600)
-        lines.append(f"| {depth} | {filters} | {rate:,.0f} | {own:,.1f} |")
-    return [*lines, f"| all | | | {hours:,.1f} |"]
+        yield f"| {depth} | {filters} | {rate:,.0f} | {own:,.1f} |"
+    yield f"| all | | | {hours:,.1f} |"
 
 
 def _open(table: Path, size: int, device: str) -> ScanDataModule:

@@ -4,63 +4,87 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.cohort import as_it_is, write_cohort
+from benchmarks.rounds import TimeUpError
 
 TINY = 16
+HOW = "from the table to the end of the first epoch, cold cache, one process for each."
 
 
-def measure(folder: Path, *, sizes: Sequence[int], num_scans: Sequence[int]) -> list[str]:
-    """Open cohorts of growing number and size; return lines of Markdown."""
-    grown = [_in_own_process(folder, number, TINY) for number in num_scans]
-    larger = [_in_own_process(folder, 8, size) for size in sizes]
-    seconds = [sum(each["seconds"].values()) for each in grown]
-    peaks = [each["peak_mb"] for each in grown]
-    fit = np.corrcoef(num_scans, seconds)[0, 1] ** 2 if len(num_scans) > 2 else float("nan")
-    return [
-        f"Cohorts of {TINY}³ scans, from the table to the end of the first epoch, cold cache, one "
-        f"process for each number. Time against number: R² = {fit:.4f}; largest peak / smallest "
-        f"peak of the process: {max(peaks) / min(peaks):.2f}.",
-        "",
-        *_table("scans", num_scans, grown),
-        "",
-        "Eight scans, by size:",
-        "",
-        *_table("voxels along an axis", sizes, larger),
-    ]
+def scans(folder: Path, until: float, *, numbers: Sequence[int]) -> Iterator[str]:
+    """Open cohorts of more and more scans; give lines of Markdown."""
+    totals: list[float] = []
+    peaks: list[float] = []
+    for number in _affordable(numbers, until):
+        found = _in_own_process(folder, number, TINY)
+        if not totals:
+            yield f"Cohorts of {TINY}³ scans; {HOW}"
+            yield from ("", *_head("scans", found))
+        yield _row(number, found)
+        totals.append(sum(found["seconds"].values()))
+        peaks.append(found["peak_mb"])
+    yield ""
+    if len(totals) > 2:
+        fit = np.corrcoef(numbers[: len(totals)], totals)[0, 1] ** 2
+        yield f"Time against number: R² = {fit:.4f}. "
+    yield f"Largest peak / smallest peak of the process: {max(peaks) / min(peaks):.2f}."
 
 
-def fold_times(folder: Path, num_folds: Sequence[int]) -> list[str]:
-    """Cross-validate with ever more folds; return lines of Markdown."""
+def sizes(folder: Path, until: float, *, numbers: Sequence[int]) -> Iterator[str]:
+    """Open cohorts of larger and larger scans; give lines of Markdown."""
+    for number in _affordable(numbers, until):
+        found = _in_own_process(folder, 8, number)
+        if number == numbers[0]:
+            yield f"Cohorts of eight scans; {HOW}"
+            yield from ("", *_head("voxels along an axis", found))
+        yield _row(number, found)
+
+
+def folds(folder: Path, until: float, *, numbers: Sequence[int]) -> Iterator[str]:
+    """Cross-validate with more and more folds; give lines of Markdown."""
     from benchmarks.start_up import TINY as SETTINGS
     from main import main
 
     cohort = write_cohort(folder / "folds", 24, TINY)
-    lines = ["| folds | seconds | seconds a fold |", "|---|---|---|"]
-    for number in (num_folds[0], *num_folds):  # the first time counts for nothing
+    for place, number in enumerate((numbers[0], *numbers)):
         settings = [f"--data.table={cohort}", f"--data.cache_dir={folder / 'cache'}", *SETTINGS]
-        settings += [f"--data.splits.num_folds={number}", f"--run={folder / f'folds{time.time()}'}"]
+        settings += [f"--data.splits.num_folds={number}", f"--run={folder / f'folds{place}'}"]
         started = time.perf_counter()
         code = main(["finetune", "-cconfigs/finetune.yaml", *settings, "--trainer.max_epochs=5"])
         assert code == 0
         seconds = time.perf_counter() - started
-        lines.append(f"| {number} | {seconds:.1f} | {seconds / number:.2f} |")
-    return [*lines[:2], *lines[3:]]
+        if place == 1:  # the first time counts for nothing
+            yield from ("| folds | seconds | seconds a fold |", "|---|---|---|")
+        if place:
+            yield f"| {number} | {seconds:.1f} | {seconds / number:.2f} |"
 
 
-def _table(what: str, numbers: Sequence[int], found: Sequence[dict[str, Any]]) -> list[str]:
-    steps = list(found[0]["seconds"])
-    lines = [f"| {what} | {', s | '.join(steps)}, s | peak memory, MB |"]
-    lines.append("|---" * (len(steps) + 2) + "|")
-    for number, each in zip(numbers, found, strict=True):
-        seconds = " | ".join(f"{value:.2f}" for value in each["seconds"].values())
-        lines.append(f"| {number:,} | {seconds} | {each['peak_mb']:,.0f} |")
-    return lines
+def _affordable(numbers: Sequence[int], until: float) -> Iterator[int]:
+    """Give numbers as long as there is time for the next, by what the last one took."""
+    seconds_each = 0.0
+    for number in numbers:
+        begun = time.monotonic()
+        if begun + seconds_each * number > until:
+            raise TimeUpError
+        yield number
+        seconds_each = (time.monotonic() - begun) / number
+
+
+def _head(what: str, found: dict[str, Any]) -> tuple[str, str]:
+    steps = list(found["seconds"])
+    names = f"| {what} | {', s | '.join(steps)}, s | peak memory, MB |"
+    return names, "|---" * (len(steps) + 2) + "|"
+
+
+def _row(number: int, found: dict[str, Any]) -> str:
+    seconds = " | ".join(f"{value:.2f}" for value in found["seconds"].values())
+    return f"| {number:,} | {seconds} | {found['peak_mb']:,.0f} |"
 
 
 def _in_own_process(folder: Path, num_scans: int, size: int) -> dict[str, Any]:
@@ -72,7 +96,7 @@ def _in_own_process(folder: Path, num_scans: int, size: int) -> dict[str, Any]:
 
 
 def open_cohort(table: Path, size: int) -> dict[str, Any]:
-    """Go from a table to the end of the first epoch; say how long each part took."""
+    """Go from a table to the end of the first epoch; return how long each part took."""
     from datamodules.augmentation import Augmentation
     from datamodules.scans import ScanDataModule
     from datamodules.splits import Splits
@@ -94,7 +118,7 @@ def open_cohort(table: Path, size: int) -> dict[str, Any]:
     timed("table", lambda: module.cohort.scans)
     timed("check", lambda: module.cohort.check(module.expectations))
     timed("cache", lambda: module.cohort.volumes)
-    timed("folds and marks", lambda: (module.setup("fit"), module.state_dict()))
+    timed("folds and fingerprints", lambda: (module.setup("fit"), module.state_dict()))
     timed(
         "epoch",
         lambda: [

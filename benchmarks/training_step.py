@@ -1,6 +1,8 @@
 """What a training step costs: memory formats, bfloat16, one pass for convolution and pooling."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,10 @@ OURS = "channels last, one pass"
 MATMUL_SIZE = 2048
 
 
-def measure(num_rounds: int, flops_a_turn: float = 5e10) -> list[str]:
-    """Compare forward, backward and optimizer step of both networks; return lines of Markdown."""
+def measure(_: Path, until: float, *, num_rounds: int, flops_a_turn: float) -> Iterator[str]:
+    """Compare forward, backward and optimizer step of both networks; give lines of Markdown."""
     peaks = {name: _matmul_flops(getattr(torch, name)) for name in (PLAIN, "bfloat16")}
-    lines = [
+    head = [
         "Matrix product of "
         + ", ".join(f"{name}: {flops / 1e9:,.0f} GFLOP/s" for name, flops in peaks.items())
         + f" ({MATMUL_SIZE} × {MATMUL_SIZE}). Times as fast as torch's layers in {PLAIN} and the "
@@ -31,17 +33,20 @@ def measure(num_rounds: int, flops_a_turn: float = 5e10) -> list[str]:
         "| step | samples/s | " + " | ".join(_ways()) + " | share of the peak | in one pass |",
         "|---|---|" + "---|" * (len(_ways()) + 2),
     ]
-    for name, shape, batch_size in (
-        ("classifier, 64³", (64, 64, 64), 8),
+    networks = (
         ("classifier, 24 × 48 × 16", (24, 48, 16), 8),
         ("autoencoder, 25 × 25 × 4", (25, 25, 4), 256),
-    ):
-        rates, num_flops = _rates(shape, batch_size, num_rounds, flops_a_turn)
+        ("classifier, 64³", (64, 64, 64), 8),
+    )
+    for place, (name, shape, batch_size) in enumerate(networks):
+        now = time.monotonic()
+        own = now + (until - now) / (len(networks) - place)
+        rates, num_flops = _rates(shape, batch_size, num_rounds, flops_a_turn, own)
         plain, ours = (float(np.median(rates[way])) for way in (PLAIN, OURS))
         ratios = " | ".join(ratio(rates, way, PLAIN) for way in _ways())
         shares = " | ".join(f"{rate * num_flops / peaks[PLAIN]:.0%}" for rate in (plain, ours))
-        lines.append(f"| {name}, batch {batch_size} | {plain:,.0f} | {ratios} | {shares} |")
-    return lines
+        yield from head if not place else ()
+        yield f"| {name}, batch {batch_size} | {plain:,.0f} | {ratios} | {shares} |"
 
 
 def training_step(
@@ -103,7 +108,11 @@ def leave_layers_apart(model: Any) -> None:
 
 
 def _rates(
-    shape: tuple[int, int, int], batch_size: int, num_rounds: int, flops_a_turn: float
+    shape: tuple[int, int, int],
+    batch_size: int,
+    num_rounds: int,
+    flops_a_turn: float,
+    until: float,
 ) -> tuple[Rates, float]:
     volume = torch.rand(batch_size, 1, *shape)
     with FlopCounterMode(display=False) as counter:
@@ -121,7 +130,7 @@ def _rates(
 
     ways = {PLAIN: turn(training_step(shape))}
     ways |= {name: turn(training_step(shape, **settings)) for name, settings in _ways().items()}
-    return take_turns(ways, num_rounds), num_flops
+    return take_turns(ways, num_rounds, until), num_flops
 
 
 def _ways() -> dict[str, dict[str, Any]]:

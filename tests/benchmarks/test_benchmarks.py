@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from benchmarks import data_path, gpu, scaling
-from benchmarks.__main__ import hardware, write_section
+from benchmarks.__main__ import hardware, measured, write_section
 from benchmarks.__main__ import main as measure
 from benchmarks.cohort import write_cohort
-from benchmarks.rounds import ratio, table, take_turns
+from benchmarks.rounds import TimeUpError, ratio, table, take_turns
 from benchmarks.training_step import training_step
 
 
@@ -33,10 +33,59 @@ def test_ways_take_turns_and_the_first_round_does_not_count(monkeypatch):
 def test_ratios_are_those_of_the_rounds():
     rates = {"a": np.array([1.0, 2.0, 4.0]), "b": np.array([3.0, 3.0, 3.0])}
     assert ratio(rates, "b", "a") == "1.5 (0.75–3)"
+    assert table(rates, "items/s", "a")[0] == "| | items/s, median of 3 (range) | × a |"
     assert table(rates, "items/s", "a")[2:] == [
         "| a | 2 (1–4) | 1 |",
         "| b | 3 (3–3) | 1.5 (0.75–3) |",
     ]
+
+
+def test_rounds_end_before_the_time_is_up_and_one_always_counts(monkeypatch):
+    clock = [0.0]
+    for name in ("perf_counter", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: clock[0])
+
+    def work():
+        clock[0] += 10.0
+        return 1
+
+    assert len(take_turns({"way": work}, 9, until=45.0)["way"]) == 3
+    assert clock[0] == 40.0, "a round that counts for nothing, three that count"
+    assert len(take_turns({"way": work}, 9, until=0.0)["way"]) == 1
+
+
+def test_a_budget_is_kept_and_what_it_leaves_out_is_named(tmp_path):
+    def slow(folder, until):
+        yield "one row"
+        time.sleep(60)
+        yield "never measured"
+
+    def stuck(folder, until):
+        time.sleep(60)
+        yield "never measured"
+
+    def fast(folder, until):
+        yield "all rows"
+
+    started = time.monotonic()
+    chosen = {"Slow": slow, "Stuck": stuck, "Fast": fast}
+    after = list(measured(chosen, tmp_path, started + 1.5))
+    assert time.monotonic() - started < 10
+    assert after[0][:3] == ["### Slow", "", "one row"]
+    assert after[0][-1].endswith("Not measured yet: Stuck, Fast.")
+    assert after[-1] == [
+        *("### Slow", "", "one row", "", "### Fast", "", "all rows", ""),
+        "Left out, the time was up: Slow (in part), Stuck (nothing).",
+    ]
+
+
+def test_larger_cohorts_are_left_out_where_the_last_one_says_that_time_is_up(tmp_path):
+    assert list(scaling._affordable((1, 2), time.monotonic() + 60)) == [1, 2]
+    numbers = scaling._affordable((1, 1000), time.monotonic() + 5)
+    assert next(numbers) == 1
+    time.sleep(0.02)
+    with pytest.raises(TimeUpError):
+        next(numbers)
 
 
 def test_a_section_replaces_itself_alone(tmp_path):
@@ -78,13 +127,13 @@ def test_a_step_is_the_same_whatever_the_memory_format():
 
 def test_opening_a_cohort_is_timed_part_by_part(tmp_path):
     found = scaling.open_cohort(write_cohort(tmp_path, 6, 8, ".nii"), 8)
-    assert list(found["seconds"]) == ["table", "check", "cache", "folds and marks", "epoch"]
+    assert list(found["seconds"]) == ["table", "check", "cache", "folds and fingerprints", "epoch"]
     assert found["peak_mb"] > 100
 
 
 @pytest.mark.slow
 def test_the_gpus_benchmark_works_on_a_cpu(tmp_path):
-    lines = gpu.measure(tmp_path, device="cpu", size=8, num_scans=8, num_epochs=2)
+    lines = [*gpu.measure(tmp_path, 0.0, device="cpu", size=8, num_scans=8, num_epochs=2)]
     assert len([line for line in lines if line.startswith("| 3 |")]) == 3
     assert "= 4,455,000 visits a setting" in "".join(lines)
 
@@ -92,5 +141,5 @@ def test_the_gpus_benchmark_works_on_a_cpu(tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpus_benchmark_works(tmp_path):
-    lines = gpu.measure(tmp_path, device="cuda", num_epochs=2)
+    lines = gpu.measure(tmp_path, 0.0, device="cuda", num_epochs=2)
     assert any("share of the step" in line for line in lines)
