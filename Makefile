@@ -23,7 +23,7 @@ pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLI
 finetune = $(PY) main.py finetune $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
 TASKS ?= 25
 
-.PHONY: help setup demo check-data pretrain finetune grid sweep agent slurm-pretrain slurm-finetune baseline screen rivals report canary verify compare predict export convert-medmnist import-dicom import-bids bench bench-gpu test test-fast check lock clean-cache
+.PHONY: help setup demo check-data pretrain finetune grid sweep agent slurm-pretrain slurm-finetune baseline classical report sanity verify compare predict export convert-medmnist import-dicom import-bids bench bench-gpu test test-fast check lock clean-cache
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -64,11 +64,8 @@ agent: $(READY) ## Cross-validate the settings that the W&B sweep SWEEP=id asks 
 baseline: $(READY) ## Cross-validate a 2D network on slices of DATA, pretrained on ImageNet
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) -c configs/baseline.yaml $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)
 
-screen: $(READY) ## Cross-validate many heads on the frozen encoder of INIT at once, and rank them
-	$(PY) main.py screen $(settings) $(ARGS)
-
-rivals: $(READY) ## Cross-validate classical methods on DATA; on INIT's features as well
-	$(PY) main.py rivals $(settings) $(ARGS)
+classical: $(READY) ## Cross-validate classical methods on DATA; on INIT's features as well, with probes
+	$(PY) main.py classical $(settings) $(ARGS)
 
 slurm-pretrain: $(READY) ## Submit `make pretrain` to SLURM, on several nodes (DDP)
 	mkdir -p runs/slurm
@@ -83,8 +80,8 @@ slurm-finetune: $(READY) ## Submit `make finetune` to SLURM: an array of TASKS, 
 report: $(READY) ## Write report.html of RUN anew; BESIDE="a b" shows other runs
 	$(PY) main.py report --run="$(RUN)" $(if $(BESIDE),--beside="$(BESIDE)") $(ARGS)
 
-canary: $(READY) ## Ask of RUN: random labels at chance? label in the headers? site in the features?
-	$(PY) main.py canary --run="$(RUN)" $(ARGS)
+sanity: $(READY) ## Check RUN: random labels at chance? label in the headers? site in the features?
+	$(PY) main.py sanity --run="$(RUN)" $(ARGS)
 
 verify: $(READY) ## Recompute every figure of RUN from its tables and files
 	$(PY) main.py verify --run="$(RUN)" $(ARGS)

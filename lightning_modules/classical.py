@@ -1,6 +1,6 @@
-"""The classical rivals: scikit-learn estimators by name, tuned inside each fold.
+"""The classical methods: scikit-learn estimators by name, tuned inside each fold.
 
-Add one by adding a line to RIVALS.
+Add one by adding a line to METHODS.
 """
 
 import warnings
@@ -30,17 +30,20 @@ from sklearn.svm import SVC
 
 NUM_INNER_FOLDS = 5
 BALANCE = [None, "balanced"]
-Inputs = Literal["image", "covariates"]
+RIDGE = [1e-5, 1e-4, 1e-3, 0.01, 0.1, 1]  # inverse of the penalty
+Inputs = Literal["image", "encoder", "covariates"]
 
 
 @dataclass(frozen=True)
-class Rival:
+class ClassicalMethod:
     """A classical method.
 
     Args:
         estimator: scikit-learn classifier.
         grid: Settings of the estimator to choose from, by inner cross-validation.
-        inputs: Whether it sees image features or columns of the cohort table.
+        inputs: 'image' sees principal components of the voxels or of an encoder's outputs;
+            'encoder' is a probe: it sees an encoder's outputs as they are; 'covariates' sees
+            columns of the cohort table.
     """
 
     estimator: BaseEstimator
@@ -48,38 +51,46 @@ class Rival:
     inputs: Inputs = "image"
 
 
-RIVALS: dict[str, Rival] = {
-    "dummy": Rival(DummyClassifier(strategy="prior")),
-    "svm": Rival(SVC(), {"C": [0.1, 1, 10], "class_weight": BALANCE}),
-    "linear-svm": Rival(SVC(kernel="linear"), {"C": [0.001, 0.01, 0.1], "class_weight": BALANCE}),
-    "k-nearest-neighbours": Rival(KNeighborsClassifier(), {"n_neighbors": [3, 5, 9, 15]}),
-    "naive-bayes": Rival(GaussianNB(), {"var_smoothing": [1e-9, 0.1]}),
-    "random-forest": Rival(RandomForestClassifier(), {"class_weight": BALANCE}),
-    "dense-network": Rival(MLPClassifier((64,), max_iter=300), {"alpha": [0.01, 1, 10]}),
-    "logistic-regression": Rival(
+METHODS: dict[str, ClassicalMethod] = {
+    "dummy": ClassicalMethod(DummyClassifier(strategy="prior")),
+    "svm": ClassicalMethod(SVC(), {"C": [0.1, 1, 10], "class_weight": BALANCE}),
+    "linear-svm": ClassicalMethod(
+        SVC(kernel="linear"), {"C": [0.001, 0.01, 0.1], "class_weight": BALANCE}
+    ),
+    "k-nearest-neighbours": ClassicalMethod(KNeighborsClassifier(), {"n_neighbors": [3, 5, 9, 15]}),
+    "naive-bayes": ClassicalMethod(GaussianNB(), {"var_smoothing": [1e-9, 0.1]}),
+    "random-forest": ClassicalMethod(RandomForestClassifier(), {"class_weight": BALANCE}),
+    "dense-network": ClassicalMethod(MLPClassifier((64,), max_iter=300), {"alpha": [0.01, 1, 10]}),
+    "logistic-regression": ClassicalMethod(
         LogisticRegression(max_iter=1000), {"C": [0.001, 0.01, 0.1, 1], "class_weight": BALANCE}
     ),
-    "covariates": Rival(
+    "linear-probe": ClassicalMethod(
+        LogisticRegression(max_iter=1000), {"C": RIDGE, "class_weight": BALANCE}, "encoder"
+    ),
+    "mlp-probe": ClassicalMethod(
+        MLPClassifier((64,), max_iter=300), {"alpha": [0.01, 1, 10]}, "encoder"
+    ),
+    "covariates": ClassicalMethod(
         LogisticRegression(max_iter=1000), {"C": [0.1, 1], "class_weight": BALANCE}, "covariates"
     ),
 }
-EXPLAINED_VARIANCE = (0.5, 0.8, 0.95)  # of the principal components that a rival sees
+EXPLAINED_VARIANCE = (0.5, 0.8, 0.95)  # of the principal components that a method sees
 
 
-def fit_rival(
-    rival: Rival,
+def fit_method(
+    method: ClassicalMethod,
     features: Float[np.ndarray, "n f"] | pd.DataFrame,
     labels: Int[np.ndarray, " n"],
     groups: Sequence[str],
     seed: int,
 ) -> BaseEstimator:
-    """Fit a rival on the training part of a fold, its settings chosen by inner cross-validation.
+    """Fit a method on the training part of a fold, its settings chosen by inner cross-validation.
 
     Standardisation and imputation are fitted on the fold's training part, principal components
-    also anew in each inner fold.
+    also again in each inner fold.
 
     Args:
-        rival: The method.
+        method: The method.
         features: One row per scan.
         labels: Class index of each scan.
         groups: Patient of each scan, never parted.
@@ -88,20 +99,22 @@ def fit_rival(
     Returns:
         The fitted estimator, to be used with `predict_probs`.
     """
-    estimator = clone(rival.estimator)
+    estimator = clone(method.estimator)
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=seed)
-    grid = {f"estimator__{name}": values for name, values in rival.grid.items()}
+    grid = {f"estimator__{name}": values for name, values in method.grid.items()}
     steps: list[tuple[str, BaseEstimator]] = [("columns", _columns())]
     tuned: list[tuple[str, BaseEstimator]] = [("estimator", estimator)]
-    if rival.inputs == "image":
+    if method.inputs != "covariates":
         # Turned to as many axes as there are scans, the inner components stay what they would be.
+        # A penalty on the sum of squares is the same along any axes.
         steps = [("scale", StandardScaler()), ("turn", PCA(svd_solver="full"))]
+    if method.inputs == "image":
         tuned.insert(0, ("pca", PCA(whiten=True, svd_solver="full")))
         grid["pca__n_components"] = EXPLAINED_VARIANCE
     search: BaseEstimator = Pipeline(tuned)
     num_folds = min(NUM_INNER_FOLDS, *_patients_per_class(labels, groups))
-    if num_folds < 2 or not rival.grid:
+    if num_folds < 2 or not method.grid:
         search.set_params(**{name: values[-1] for name, values in grid.items()})
         return Pipeline([*steps, ("model", search)]).fit(features, labels)
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)

@@ -1,4 +1,4 @@
-"""The 2D rival: slices through a network pretrained on photographs, one prediction per scan."""
+"""The 2D baseline: slices through a network pretrained on photographs, one prediction per scan."""
 
 from typing import Any, Literal
 

@@ -79,32 +79,14 @@ class Objective(nn.Module):
             truth: Class index of each scan, (B,), or its share in each class, (B, K).
         """
         target = truth if truth.ndim == 2 else F.one_hot(truth, self.num_classes)
-        if self.focal_gamma:
-            return self.each(logits, target).mean()
-        return F.binary_cross_entropy_with_logits(logits, *self._spread(logits, target))
-
-    def each(
-        self, logits: Float[Tensor, "*b k"], target: Shaped[Tensor, "*b k"]
-    ) -> Float[Tensor, "*b k"]:
-        """Compute the loss of every scan and output, not yet averaged.
-
-        Args:
-            logits: One per class, (…, K).
-            target: Share of each scan in each class, (…, K).
-        """
-        target, weight = self._spread(logits, target)
-        loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
-        if not self.focal_gamma:
-            return loss
-        miss = target * (-logits).sigmoid() + (1 - target) * logits.sigmoid()  # (…, K)
-        return loss * miss**self.focal_gamma
-
-    def _spread(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Smooth the target, and weight each scan by its class."""
         target = target.to(logits.dtype)
         weight = None if self.weights is None else (target * self.weights).sum(-1, keepdim=True)
         target = target * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
-        return target, weight
+        if not self.focal_gamma:
+            return F.binary_cross_entropy_with_logits(logits, target, weight)
+        loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
+        miss = target * (-logits).sigmoid() + (1 - target) * logits.sigmoid()  # (B, K)
+        return (loss * miss**self.focal_gamma).mean()
 
 
 def mix_up(

@@ -79,10 +79,10 @@ def compose(
     if "per_scan" not in metrics:
         raise ValueError(
             f"{folder / 'metrics.json'} is of an earlier version, whose figures count scans where "
-            "these count patients. Give the run's command again; for rivals and screens delete "
+            "these count patients. Give the run's command again; for classical methods delete "
             "metrics.json and report.html first."
         )
-    canaries, run = folder / "canary.json", read_json(folder / "run.json")
+    sanity, run = folder / "sanity.json", read_json(folder / "run.json")
     return Page(
         tables=tables,
         metrics=metrics,
@@ -91,7 +91,7 @@ def compose(
         ranking=ranking_table(tables.predictions),
         suspects=suspected_labels(tables.cases),
         comparison=_comparison(folder, tables, beside) if beside else None,
-        canaries=read_json(canaries)["canaries"] if canaries.is_file() else None,
+        checks=read_json(sanity)["checks"] if sanity.is_file() else None,
         anonymous=anonymous,
     )
 

@@ -53,7 +53,9 @@ class SettingRun:
         if not self.is_open:
             open_folds(self.cli)
             self.is_open = True
-        train_folds(self.cli, self.fold_runs, [cell], callbacks=[StopIfClaimLost(claim)], quiet=True)
+        train_folds(
+            self.cli, self.fold_runs, [cell], callbacks=[StopIfClaimLost(claim)], quiet=True
+        )
 
     def gather(self) -> None:
         """Write the tables of all folds."""

@@ -1,4 +1,4 @@
-"""Keep expensive rows of equal shape in one float16 memmap, each built once for its content.
+"""Keep expensive rows of equal shape in one memmap, each built once for its content.
 
 A folder holds the rows of one recipe. `<name>.npy` has the rows of one list of keys and
 `<name>.json` its index; the index is written last, so that a file without one does not count.
@@ -38,6 +38,7 @@ def cached_rows(
     *,
     what: str,
     num_workers: int = 1,
+    dtype: type[np.floating] = np.float16,
 ) -> tuple[np.memmap, list[Facts]]:
     """Return one row per key, building those that the folder does not hold yet.
 
@@ -49,6 +50,7 @@ def cached_rows(
         what: What a row is, for the progress bar.
         num_workers: Processes that build rows, at most; with more than one, `build_row` must be
             picklable.
+        dtype: How rows are stored.
 
     Returns:
         A read-only memmap of shape (len(keys), *row_shape), and the facts of each row.
@@ -57,7 +59,7 @@ def cached_rows(
     array_path, index_path = folder / f"{name}.npy", folder / f"{name}.json"
     if not index_path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        _build(array_path, index_path, keys, row_shape, build_row, num_workers, what)
+        _build(array_path, index_path, keys, row_shape, build_row, num_workers, what, dtype)
     rows = _open(array_path)
     assert rows.shape == (len(keys), *row_shape), f"{array_path} does not match its index"
     return rows, json.loads(index_path.read_text())["facts"]
@@ -80,6 +82,7 @@ def _build(
     build_row: BuildRow,
     num_workers: int,
     what: str,
+    dtype: type[np.floating],
 ) -> None:
     folder = array_path.parent
     known = _finished_rows(folder, row_shape) | _noted_rows(folder, row_shape)
@@ -88,7 +91,7 @@ def _build(
     mark = f"{array_path.stem}.{platform.node()}.{time.monotonic_ns()}.{os.getpid()}"
     unfinished, notes = folder / f"{mark}.tmp", folder / f"{mark}.rows"
     rows = np.lib.format.open_memmap(
-        unfinished, mode="w+", dtype=np.float16, shape=(len(keys), *row_shape)
+        unfinished, mode="w+", dtype=dtype, shape=(len(keys), *row_shape)
     )
     _take_room(unfinished)
     facts: list[Facts] = []

@@ -10,7 +10,6 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from evaluation.canaries import false_alarms
 from evaluation.predictions import PROB
 from evaluation.report.checklist import checklist, model_card
 from evaluation.report.markdown import LABELS
@@ -28,6 +27,7 @@ from evaluation.report.sentences import (
     who_is_predicted,
 )
 from evaluation.report.tables import class_table, table_one
+from evaluation.sanity import false_alarms
 from evaluation.subgroups import FIGURES
 from evaluation.summary import RunTables
 
@@ -38,7 +38,7 @@ SECTIONS = {
     "calibration": "Calibration",
     "curves": "Curves",
     "comparison": "Comparison",
-    "canaries": "Sanity checks",
+    "sanity": "Sanity checks",
     "provenance": "Data and environment",
     "checklist": "Checklist",
     "card": "Model card",
@@ -63,7 +63,7 @@ class Page:
         ranking: The ranking table.
         suspects: The suspected labels.
         comparison: Sentences, columns and rows about other runs; None where none were named.
-        canaries: Rows of canary.json; None where it was not asked.
+        checks: Rows of sanity.json; None where it was not asked.
         pictures: Data URI of each picture by its file name.
         views: Data URI and words for the scans that have a picture, by patient and image.
         views_note: What the pictures show.
@@ -77,7 +77,7 @@ class Page:
     ranking: pd.DataFrame
     suspects: pd.DataFrame
     comparison: dict[str, Any] | None = None
-    canaries: list[dict[str, Any]] | None = None
+    checks: list[dict[str, Any]] | None = None
     pictures: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     views_note: str = ""
@@ -112,7 +112,7 @@ def render_report(page: Page) -> str:
         ],
         verdict=verdict(metrics),
         optimism=optimism_sentence(metrics) if metrics["protocol"] == "paper" else "",
-        canary_warnings=[row["verdict"] for row in page.canaries or [] if row["warning"]],
+        sanity_warnings=[row["verdict"] for row in page.checks or [] if row["warning"]],
         flow=_flow(page),
         who=_sentence(who_is_predicted(metrics)),
         start=start_sentence(run),
@@ -143,8 +143,8 @@ def render_report(page: Page) -> str:
             for section, files in PICTURES.items()
         },
         comparison=page.comparison,
-        canaries=page.canaries,
-        false_alarms=false_alarms(len(page.canaries or [])),
+        checks=page.checks,
+        false_alarms=false_alarms(len(page.checks or [])),
         provenance=_provenance(page),
         checklist=checklist(page.tables, metrics, run, page.config),
         card=model_card(metrics, run, page.config),

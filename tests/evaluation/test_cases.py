@@ -7,7 +7,6 @@ from predictions import as_predictions, as_run, draw_predictions
 from sklearn import metrics as sk
 
 from evaluation.calibration import calibrate, fit_calibration
-from evaluation.canaries import canary_row
 from evaluation.comparison import compare_runs, hard_vote, soft_vote
 from evaluation.metrics import NAMES, classification_metrics, running_mean, summarise
 from evaluation.predictions import (
@@ -18,6 +17,7 @@ from evaluation.predictions import (
     ranking_table,
     with_decision,
 )
+from evaluation.sanity import sanity_row
 from evaluation.subgroups import subgroup_rows
 from evaluation.summary import summarise_run
 from evaluation.verification import figure_faults
@@ -147,7 +147,7 @@ def test_everything_measured_is_of_the_same_cases():
         compare_runs({"a": one, "b": two.assign(fold=one["fold"])}, "a"),
         compare_runs({"a": as_cases(one), "b": as_cases(two.assign(fold=one["fold"]))}, "a"),
     )
-    assert canary_row("?", table, "!") == canary_row("?", as_cases(table), "!")
+    assert sanity_row("?", table, "!") == sanity_row("?", as_cases(table), "!")
 
 
 def test_the_ranking_has_one_row_per_patient_and_its_number_of_scans():

@@ -8,12 +8,12 @@ import pytest
 from predictions import as_predictions, as_run
 
 from evaluation.calibration import calibrate, calibration_error, fit_calibration, reliability
-from evaluation.canaries import canary_row
 from evaluation.comparison import compare_runs, hard_vote, soft_vote
 from evaluation.confidence import accuracy_by_coverage, suspected_labels
 from evaluation.conformal import prediction_sets
 from evaluation.metrics import running_mean
 from evaluation.predictions import as_cases, per_scan, ranking_table, with_decision
+from evaluation.sanity import sanity_row
 from evaluation.subgroups import subgroup_rows
 from evaluation.summary import summarise_run
 from evaluation.uncertainty import auroc_influence
@@ -55,7 +55,7 @@ def every_figure(table, validation, other):
         "suspects": suspected_labels(table),
         "ranking": ranking_table(table),
         "sets": prediction_sets(table, validation).sort_values(KEY, ignore_index=True),
-        "canary": canary_row("?", table, "!"),
+        "sanity": sanity_row("?", table, "!"),
         "subgroups": subgroup_rows(table, cohort),
         "influence": auroc_influence(table),
         "comparison": compare_runs({"a": table, "b": other}, "a"),

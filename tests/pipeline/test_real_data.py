@@ -227,19 +227,19 @@ def test_random_labels_stay_at_chance_and_true_ones_do_not(shared_data, tmp_path
 
 
 @pytest.mark.slow
-def test_a_classical_rival_tells_women_from_men_and_the_dummy_does_not(shared_data, tmp_path):
+def test_a_classical_method_tells_women_from_men_and_the_dummy_does_not(shared_data, tmp_path):
     arguments = [
-        "rivals",
+        "classical",
         "-cconfigs/finetune.yaml",
         f"--data.table={shared_data / 'ixi_sex.csv'}",
         f"--data.cache_dir={tmp_path / 'cache'}",
-        f"--run={tmp_path / 'rivals'}",
+        f"--run={tmp_path / 'classical'}",
         "--methods=[dummy,linear-svm]",
         "--data.preprocessing.voxel_budget=8000",
     ]
     assert main.main(arguments) == 0
     reference = ["--reference=dummy", f"--run={tmp_path / 'cmp'}"]
-    assert main.main(["compare", f"--runs={tmp_path / 'rivals'}", *reference]) == 0
+    assert main.main(["compare", f"--runs={tmp_path / 'classical'}", *reference]) == 0
     table = pd.read_csv(tmp_path / "cmp/comparison.csv", index_col="run")
     assert table.loc["dummy", "auroc_low"] < 0.5 < table.loc["dummy", "auroc_high"]
     assert table.loc["linear-svm", "auroc_low"] > 0.6

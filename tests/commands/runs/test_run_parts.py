@@ -63,7 +63,7 @@ def test_a_run_that_was_begun_with_other_folds_is_refused(tmp_path):
     assert (tmp_path / "splits.csv").read_text() == before
 
 
-@pytest.mark.parametrize("verb", ["finetune", "rivals"])
+@pytest.mark.parametrize("verb", ["finetune", "classical"])
 def test_a_class_that_is_missing_in_a_part_is_told_before_the_training(
     verb, write_cohort, run_verb, capsys
 ):
@@ -174,9 +174,13 @@ def test_runs_planned_together_keep_the_budget_of_the_first(tmp_path):
     assert planned_budget(tmp_path) is None
     old = {"voxel_budget": 64_000, "window_percentiles": [2.5, 97.5]}
     content = yaml.safe_dump({"data": {"init_args": {"preprocessing": old}}})
-    (tmp_path / "rivals/svm").mkdir(parents=True)
-    (tmp_path / "rivals/svm/config.yaml").write_text(content)
-    assert planned_budget(tmp_path / "rivals") == planned_budget(tmp_path / "rivals/svm") == 64_000
+    (tmp_path / "classical/svm").mkdir(parents=True)
+    (tmp_path / "classical/svm/config.yaml").write_text(content)
+    assert (
+        planned_budget(tmp_path / "classical")
+        == planned_budget(tmp_path / "classical/svm")
+        == 64_000
+    )
 
 
 def test_the_config_of_an_older_run_says_what_was_done_then(tmp_path):

@@ -51,7 +51,9 @@ class _Run:
     def __init__(self, folder, setting):
         self.folder = folder
         self.quality = 1 + math.log10(float(setting["model.lr"])) / 4
-        self.fold_runs = [FoldRun(n // 3, n % 3, fold_folder(folder, n // 3, n % 3)) for n in range(6)]
+        self.fold_runs = [
+            FoldRun(n // 3, n % 3, fold_folder(folder, n // 3, n % 3)) for n in range(6)
+        ]
 
     def train(self, cell, claim):
         assert claim.is_ours()

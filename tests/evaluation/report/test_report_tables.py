@@ -6,10 +6,10 @@ import pytest
 from predictions import as_predictions, as_run, draw_predictions
 from sklearn import metrics as sk
 
-from evaluation.canaries import false_alarms
 from evaluation.predictions import as_cases, per_scan, ranking_table
 from evaluation.report.markdown import write_report
 from evaluation.report.tables import class_table, table_one
+from evaluation.sanity import false_alarms
 from evaluation.summary import summarise_run
 
 RUN = {"name": "x", "init": None, "preprocessing": "Resized.", "command": "c", "num_fold_runs": 5}

@@ -1,4 +1,4 @@
-"""`canary`: what should not work must not work, and shortcuts must be known.
+"""`sanity`: checks of what should not work, and of shortcuts.
 
 Random labels must end at chance; the label should not follow from headers and brightness alone,
 nor the site from the encoder's features. Each is asked on the folds of the run's first repeat.
@@ -28,21 +28,21 @@ from commands.runs.run_folder import (
 )
 from datamodules.cohort import Cohort
 from datamodules.splits import fold_runs, patients_of
-from evaluation.canaries import canary_row, false_alarms, shuffled_labels
 from evaluation.predictions import prediction_table, read_predictions, write_table
+from evaluation.sanity import false_alarms, sanity_row, shuffled_labels
 from evaluation.summary import RunTables
-from lightning_modules.classical import RIVALS, fit_rival, predict_probs
+from lightning_modules.classical import METHODS, fit_method, predict_probs
 
 MIN_PATIENTS = 5  # of a site
 
 
-def canary(args: list[str]) -> None:
-    """Ask the run that the command line names."""
-    auto_cli(_canary, args=args, prog="main.py canary")
+def sanity(args: list[str]) -> None:
+    """Check the run that the command line names."""
+    auto_cli(_sanity, args=args, prog="main.py sanity")
 
 
-def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
-    """Write canary.json into a finished run, and its report again.
+def _sanity(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
+    """Write sanity.json into a finished run, and its report again.
 
     Args:
         run: Name of the run, kept in runs/<name>, or a folder.
@@ -50,7 +50,7 @@ def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
         seed: Seed of the shuffle.
     """
     if not run:
-        raise ValueError("Say which run: RUN=name.")
+        raise ValueError("No run is given: set RUN=name.")
     folder = run_path(run)
     tables = read_tables(folder)
     config = read_config(folder)
@@ -59,7 +59,7 @@ def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
     facts = _facts(cohort)
     labels_per = config["data"]["init_args"].get("labels_per", "patient")
     rows = [
-        canary_row(
+        sanity_row(
             "Is the label in headers, shapes and brightness?",
             _predict(facts, cohort, cohort.labels, splits, labels_per),
             "The label can be predicted from headers, shapes and brightness alone: the model may "
@@ -70,7 +70,7 @@ def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
     sites = _sites(tables)
     if trained and sites is not None:
         rows.append(
-            canary_row(
+            sanity_row(
                 "Is the site in the encoder's features?",
                 _predict_site(folder, cohort, sites, splits),
                 "The site can be predicted from the encoder's features: if the classes differ "
@@ -80,7 +80,7 @@ def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
     if trained and random_labels:
         predictions = _train_on_shuffled_labels(folder, config, cohort, splits, seed)
         rows.append(
-            canary_row(
+            sanity_row(
                 "Does the pipeline learn random labels?",
                 predictions,
                 "Random labels are predicted better than chance. Either test patients leak into "
@@ -88,7 +88,7 @@ def _canary(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
                 "happens again, do not trust this run.",
             )
         )
-    write_json({"canaries": rows}, folder / "canary.json")
+    write_json({"checks": rows}, folder / "sanity.json")
     write_page(folder)
     print(false_alarms(len(rows)))
     for row in rows:
@@ -130,8 +130,8 @@ def _predict(
         train = sorted(set(train) - set(test))  # protocol 'paper'
         index = np.array([names.index(label) for label in labels if label])
         place = np.cumsum([bool(label) for label in labels]) - 1
-        fitted = fit_rival(
-            RIVALS["covariates"],
+        fitted = fit_method(
+            METHODS["covariates"],
             features.iloc[train],
             index[place[train]],
             [cohort.patients[row] for row in train],
@@ -171,7 +171,7 @@ def _train_on_shuffled_labels(
     folder: Path, config: dict[str, Any], cohort: Cohort, splits: pd.DataFrame, seed: int
 ) -> pd.DataFrame:
     """Run the same pipeline on the first repeat's folds, the labels shuffled."""
-    place, again = folder / "canary", f"-{seed}" if seed else ""
+    place, again = folder / "sanity", f"-{seed}" if seed else ""
     labels, name = place / f"random_labels{again}.csv", f"random-labels{again}"
     columns = config["data"]["init_args"]["columns"]
     table = pd.DataFrame(

@@ -13,7 +13,7 @@ from evaluation.uncertainty import estimates
 CONFIDENCE = 0.95
 
 
-def canary_row(question: str, predictions: pd.DataFrame, warning: str) -> dict[str, Any]:
+def sanity_row(question: str, predictions: pd.DataFrame, warning: str) -> dict[str, Any]:
     """Answer a question by whether predictions are better than chance.
 
     Args:

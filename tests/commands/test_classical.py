@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import main
 from evaluation.predictions import read_predictions
-from lightning_modules.classical import RIVALS, Rival, fit_rival, predict_probs
+from lightning_modules.classical import METHODS, ClassicalMethod, fit_method, predict_probs
 
 
 def _features(num_scans=60, num_classes=2, width=200, signal=1.0, seed=0):
@@ -20,17 +21,18 @@ def _features(num_scans=60, num_classes=2, width=200, signal=1.0, seed=0):
     return features, labels, [f"p{n // 2}" for n in range(num_scans)]
 
 
-IMAGE_RIVALS = [name for name, rival in RIVALS.items() if rival.inputs == "image"]
-FOREST = Rival(RandomForestClassifier(10), {"min_samples_leaf": [1, 3]})
+IMAGE_METHODS = [name for name, method in METHODS.items() if method.inputs == "image"]
+PROBES = [name for name, method in METHODS.items() if method.inputs == "encoder"]
+FOREST = ClassicalMethod(RandomForestClassifier(10), {"min_samples_leaf": [1, 3]})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", IMAGE_RIVALS)
+@pytest.mark.parametrize("name", [*IMAGE_METHODS, *PROBES])
 @pytest.mark.parametrize("num_classes", [2, 3])
-def test_every_rival_learns_what_is_there_and_gives_one_output_per_class(name, num_classes):
+def test_every_method_learns_what_is_there_and_gives_one_output_per_class(name, num_classes):
     features, labels, groups = _features(90, num_classes, signal=2.0)
     train, test = np.arange(60), np.arange(60, 90)
-    fitted = fit_rival(RIVALS[name], features[train], labels[train], groups[:60], seed=0)
+    fitted = fit_method(METHODS[name], features[train], labels[train], groups[:60], seed=0)
     probs = predict_probs(fitted, features[test])
     assert probs.shape == (30, num_classes)
     assert ((probs >= 0) & (probs <= 1)).all()
@@ -38,10 +40,10 @@ def test_every_rival_learns_what_is_there_and_gives_one_output_per_class(name, n
     assert accuracy <= 0.5 if name == "dummy" else accuracy > 0.6
 
 
-def test_no_rival_sees_more_of_a_test_scan_than_that_scan():
+def test_no_method_sees_more_of_a_test_scan_than_that_scan():
     features, labels, groups = _features()
-    for rival in (RIVALS["svm"], FOREST):
-        fitted = fit_rival(rival, features[:40], labels[:40], groups[:40], seed=0)
+    for method in (METHODS["svm"], FOREST):
+        fitted = fit_method(method, features[:40], labels[:40], groups[:40], seed=0)
         together = predict_probs(fitted, features[40:])
         alone = np.concatenate([predict_probs(fitted, features[n : n + 1]) for n in range(40, 60)])
         np.testing.assert_allclose(together, alone, atol=1e-5)
@@ -49,8 +51,8 @@ def test_no_rival_sees_more_of_a_test_scan_than_that_scan():
 
 def test_turning_the_axes_first_leaves_the_components_as_they_are():
     features, labels, groups = _features()
-    rival = Rival(RIVALS["svm"].estimator)
-    fitted = fit_rival(rival, features[:40], labels[:40], groups[:40], seed=0)
+    method = ClassicalMethod(METHODS["svm"].estimator)
+    fitted = fit_method(method, features[:40], labels[:40], groups[:40], seed=0)
     scale = StandardScaler().fit(features[:40])
     plain = PCA(0.95, whiten=True, svd_solver="full").fit(scale.transform(features[:40]))
     expected = np.abs(plain.transform(scale.transform(features[40:])))
@@ -59,12 +61,25 @@ def test_turning_the_axes_first_leaves_the_components_as_they_are():
     np.testing.assert_allclose(components, expected, atol=1e-3)
 
 
+def test_a_linear_probe_is_ridge_logistic_regression_on_the_scaled_features():
+    features, labels, groups = _features()
+    method = ClassicalMethod(LogisticRegression(C=0.01, max_iter=1000, tol=1e-8), {}, "encoder")
+    fitted = fit_method(method, features[:40], labels[:40], groups[:40], seed=0)
+    scale = StandardScaler().fit(features[:40])
+    plain = LogisticRegression(C=0.01, max_iter=1000, tol=1e-8)
+    plain.fit(scale.transform(features[:40]), labels[:40])
+    expected = plain.predict_proba(scale.transform(features[40:]))
+    # the training scans span the axes that are kept: what is off them has weight 0
+    np.testing.assert_allclose(predict_probs(fitted, features[40:]), expected, atol=1e-3)
+    assert np.ptp(expected[:, 1]) > 0.3
+
+
 @pytest.mark.slow
 def test_equal_seeds_give_equal_predictions():
     features, labels, groups = _features()
     first, second, other = (
         predict_probs(
-            fit_rival(FOREST, features[:40], labels[:40], groups[:40], seed),
+            fit_method(FOREST, features[:40], labels[:40], groups[:40], seed),
             features[40:],
         )
         for seed in (1, 1, 2)
@@ -74,7 +89,7 @@ def test_equal_seeds_give_equal_predictions():
 
 
 @pytest.mark.slow
-def test_rivals_write_runs_of_their_own_on_the_folds_of_finetune(
+def test_classical_methods_write_runs_of_their_own_on_the_folds_of_finetune(
     write_cohort, run_verb, tmp_path, capsys
 ):
     table = write_cohort(12)
@@ -82,33 +97,34 @@ def test_rivals_write_runs_of_their_own_on_the_folds_of_finetune(
     source.write_text(source.read_text().replace("\np", "\nother"))
     assert run_verb("pretrain", source, "pre", epochs=1) == 0
     assert run_verb("finetune", table, "cnn", epochs=1) == 0
-    names = "--methods=[dummy,naive-bayes]"
+    names = "--methods=[dummy,naive-bayes,linear-probe]"
     pre = f"--init={tmp_path / 'pre'}"
-    assert run_verb("rivals", table, "rivals", names, pre) == 0
-    runs = ["dummy", "naive-bayes", "naive-bayes-encoder"]
-    assert sorted(path.name for path in (tmp_path / "rivals").iterdir()) == runs
+    assert run_verb("classical", table, "classical", names, pre) == 0
+    runs = ["dummy", "linear-probe", "naive-bayes", "naive-bayes-encoder"]
+    assert len(list((tmp_path / "cache").glob("features-*"))) == 3  # once for each fold
+    assert sorted(path.name for path in (tmp_path / "classical").iterdir()) == runs
     for run in runs:
-        folder = tmp_path / "rivals" / run
+        folder = tmp_path / "classical" / run
         predictions = read_predictions(folder / "predictions.csv")
         assert sorted(predictions["patient_id"]) == [f"p{n:02d}" for n in range(12)]
         same = (folder / "splits.csv").read_text() == (tmp_path / "cnn/splits.csv").read_text()
         assert same
         assert "Method: " in (folder / "report.md").read_text()
-    accuracy = json.loads((tmp_path / "rivals/naive-bayes/metrics.json").read_text())["mean"][
+    accuracy = json.loads((tmp_path / "classical/naive-bayes/metrics.json").read_text())["mean"][
         "accuracy"
     ]
     assert accuracy > 0.8
     capsys.readouterr()
-    assert run_verb("rivals", table, "rivals", names, pre) == 0
-    assert capsys.readouterr().out.count("is finished already") == 3
-    names = f"{tmp_path / 'cnn'} {tmp_path / 'rivals'}"
+    assert run_verb("classical", table, "classical", names, pre) == 0
+    assert capsys.readouterr().out.count("is finished already") == len(runs)
+    names = f"{tmp_path / 'cnn'} {tmp_path / 'classical'}"
     assert main.main(["compare", f"--runs={names}", f"--run={tmp_path / 'cmp'}"]) == 0
     table = pd.read_csv(tmp_path / "cmp/comparison.csv", index_col="run")
     assert table.index.tolist() == ["cnn", *runs]
 
 
 @pytest.mark.slow
-def test_covariates_of_the_table_are_a_rival_and_the_label_itself_is_not(
+def test_covariates_of_the_table_are_a_method_and_the_label_itself_is_not(
     write_cohort, run_verb, tmp_path, capsys
 ):
     table = write_cohort(12)
@@ -116,32 +132,33 @@ def test_covariates_of_the_table_are_a_rival_and_the_label_itself_is_not(
     rows = [f"{line},{30 + n % 2},{n % 2},{'MF'[n % 3 == 0]}" for n, line in enumerate(lines)]
     rows[0] = rows[0].replace(",30,", ",,")  # one age is missing
     table.write_text("\n".join([f"{header},age,volume_ml,sex", *rows]) + "\n")
-    assert run_verb("rivals", table, "rivals", "--methods=[covariates]") == 0
+    assert run_verb("classical", table, "classical", "--methods=[covariates]") == 0
     assert "Column 'volume_ml' is the label in other words" in capsys.readouterr().out
-    config = (tmp_path / "rivals/covariates/config.yaml").read_text()
+    config = (tmp_path / "classical/covariates/config.yaml").read_text()
     assert "covariates:\n- age\n- sex\n" in config
-    metrics = json.loads((tmp_path / "rivals/covariates/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "classical/covariates/metrics.json").read_text())
     assert metrics["mean"]["accuracy"] > 0.8  # age tells the classes apart
 
 
-def test_what_rivals_cannot_do_is_said_in_one_line(write_cohort, run_verb, capsys):
+def test_what_classical_methods_cannot_do_is_said_in_one_line(write_cohort, run_verb, capsys):
     table = write_cohort(12)
     for arguments, words in (
-        (["--methods=[oracle]"], "There is no rival 'oracle'; choose from dummy, svm"),
-        (["--features=[encoder]"], "need a pretrained run: say INIT="),
+        (["--methods=[oracle]"], "There is no classical method 'oracle'; choose from dummy, svm"),
+        (["--features=[encoder]"], "need a pretrained run: give INIT="),
+        (["--methods=[linear-probe]"], "probes need a pretrained encoder (give INIT=)"),
         (["--features=[smell]"], "no features 'smell'"),
         (["--covariates=[shoe]"], "has no column 'shoe'"),
         (["--fold=1"], "Drop FOLD, REPEAT"),
         (["--only=gather"], "Drop FOLD, REPEAT, only, num_tasks"),
         (["--num_tasks=2"], "Drop FOLD, REPEAT, only, num_tasks"),
     ):
-        assert run_verb("rivals", table, "rivals", *arguments) == 2
+        assert run_verb("classical", table, "classical", *arguments) == 2
         assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_rival_is_added_in_one_line(monkeypatch, write_cohort, run_verb, tmp_path):
-    boosting = Rival(HistGradientBoostingClassifier(), {"learning_rate": [0.03, 0.1]})
-    monkeypatch.setitem(RIVALS, "boosting", boosting)
-    assert run_verb("rivals", write_cohort(12), "rivals", "--methods=[boosting]") == 0
-    assert (tmp_path / "rivals/boosting/report.md").is_file()
+def test_a_method_is_added_in_one_line(monkeypatch, write_cohort, run_verb, tmp_path):
+    boosting = ClassicalMethod(HistGradientBoostingClassifier(), {"learning_rate": [0.03, 0.1]})
+    monkeypatch.setitem(METHODS, "boosting", boosting)
+    assert run_verb("classical", write_cohort(12), "classical", "--methods=[boosting]") == 0
+    assert (tmp_path / "classical/boosting/report.md").is_file()

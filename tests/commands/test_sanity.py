@@ -1,4 +1,4 @@
-"""What should not work is asked, and said loudly where it does."""
+"""What should not work is checked, and warned of where it does."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from predictions import draw_predictions
 
 import main
-from evaluation.canaries import canary_row, shuffled_labels
+from evaluation.sanity import sanity_row, shuffled_labels
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def run(finished_run, tmp_path):
 
 
 def rows_of(run):
-    return json.loads((run / "canary.json").read_text())["canaries"]
+    return json.loads((run / "sanity.json").read_text())["checks"]
 
 
 def test_a_shuffle_keeps_the_shares_and_the_patients_together():
@@ -41,21 +41,21 @@ def test_labels_of_scans_are_shuffled_among_scans():
 
 
 def test_only_what_is_better_than_chance_is_a_warning():
-    assert canary_row("?", draw_predictions(signal=3.0), "Careful.")["verdict"] == "Careful."
-    assert not canary_row("?", draw_predictions(signal=0.0), "Careful.")["warning"]
+    assert sanity_row("?", draw_predictions(signal=3.0), "Careful.")["verdict"] == "Careful."
+    assert not sanity_row("?", draw_predictions(signal=0.0), "Careful.")["warning"]
 
 
 @pytest.mark.slow
 def test_random_labels_are_trained_on_by_the_same_pipeline(run, capsys):
-    assert main.main(["canary", f"--run={run}"]) == 0
+    assert main.main(["sanity", f"--run={run}"]) == 0
     first, last = rows_of(run)
     assert first["question"] == "Is the label in headers, shapes and brightness?"
     assert last["question"] == "Does the pipeline learn random labels?"
-    table = pd.read_csv(run / "canary" / "random_labels.csv")
+    table = pd.read_csv(run / "sanity" / "random_labels.csv")
     true = pd.read_csv(run / "cohort.csv")
     assert sorted(table["label"]) == sorted(true["label"])
     assert list(table["label"]) != list(true["label"])
-    shuffled = pd.read_csv(run / "canary" / "random-labels" / "splits.csv")
+    shuffled = pd.read_csv(run / "sanity" / "random-labels" / "splits.csv")
     assert shuffled.equals(pd.read_csv(run / "splits.csv"))
     assert "Does the pipeline learn random labels?" in (run / "report.html").read_text()
 
@@ -65,7 +65,7 @@ def test_a_site_that_shows_in_the_features_is_warned_of(run):
     cohort = pd.read_csv(run / "cohort.csv", dtype=str)
     cohort["site"] = np.where(cohort["label"] == "healthy", "north", "south")
     cohort.to_csv(run / "cohort.csv", index=False)
-    assert main.main(["canary", f"--run={run}", "--random_labels=false"]) == 0
+    assert main.main(["sanity", f"--run={run}", "--random_labels=false"]) == 0
     site = rows_of(run)[1]
     assert site["question"] == "Is the site in the encoder's features?"
     assert site["warning"]
@@ -85,16 +85,16 @@ def test_a_voxel_size_that_gives_the_label_away_is_warned_of(tmp_path, write_sca
     table.write_text("\n".join(lines) + "\n")
     flags = [
         f"--data.table={table}",
-        f"--run={tmp_path / 'rivals'}",
+        f"--run={tmp_path / 'classical'}",
         f"--data.cache_dir={tmp_path / 'cache'}",
         "--data.preprocessing.spatial_shape=[8,8,8]",
         "--data.splits.num_repeats=1",
         "--data.splits.num_folds=3",
         "--methods=[dummy]",
     ]
-    assert main.main(["rivals", "-cconfigs/finetune.yaml", *flags]) == 0
-    run = tmp_path / "rivals" / "dummy"
-    assert main.main(["canary", f"--run={run}"]) == 0
+    assert main.main(["classical", "-cconfigs/finetune.yaml", *flags]) == 0
+    run = tmp_path / "classical" / "dummy"
+    assert main.main(["sanity", f"--run={run}"]) == 0
     (row,) = rows_of(run)
     assert row["warning"]
     assert "shortcut" in row["verdict"]

@@ -1,4 +1,4 @@
-"""`rivals`: classical methods on the folds that the networks get, each a run of its own."""
+"""`classical`: classical methods on the folds that the networks get, each a run of its own."""
 
 import logging
 import time
@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from lightning import LightningModule
 from tqdm import tqdm
 
 from commands.reporting.page import write_page
@@ -17,13 +15,13 @@ from commands.reporting.results import write_results
 from commands.runs.command_line import CommandLine
 from commands.runs.main_process import say
 from commands.runs.run_folder import claim, init_checkpoint, keep_splits, run_path
-from commands.training.frozen_features import encode
+from commands.training.frozen_features import encoder_features
 from commands.training.init_match import init_match
 from commands.training.train_cells import resolved_config
 from datamodules.reading.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table
-from lightning_modules.classical import RIVALS, fit_rival, predict_probs
+from lightning_modules.classical import METHODS, fit_method, predict_probs
 from lightning_modules.classifier import Classifier
 from lightning_modules.imagenet_baseline import ImageNetBaseline
 
@@ -31,11 +29,12 @@ COVARIATE_NAMES = ("age", "sex", "gender", "volume")
 
 
 @dataclass(frozen=True)
-class RivalOptions:
-    """Which rivals are run on which features.
+class ClassicalOptions:
+    """Which classical methods are run on which features.
 
     Args:
-        methods: Names of the methods, from lightning_modules/classical.py.
+        methods: Names of the methods, from lightning_modules/classical.py; 'linear-probe' and
+            'mlp-probe' see an encoder's outputs alone.
         features: What they see: 'voxels' of the preprocessed scans, 'encoder' for the outputs of
             the model's pretrained encoder: INIT's, or a 2D network's with -c configs/baseline.yaml;
             None is voxels, and encoder where it is pretrained.
@@ -43,13 +42,13 @@ class RivalOptions:
             name has age, sex, gender or volume in it.
     """
 
-    methods: list[str] = field(default_factory=lambda: list(RIVALS))
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
     features: list[str] | None = None
     covariates: list[str] | None = None
 
 
 @dataclass(frozen=True)
-class Contest:
+class MethodRun:
     """One method on one kind of features."""
 
     method: str
@@ -58,40 +57,40 @@ class Contest:
     @property
     def name(self) -> str:
         """Name of the sub-run."""
-        plain = self.features in ("voxels", self.method) or self.method == "dummy"
-        return self.method if plain else f"{self.method}-{self.features}"
+        on_both = METHODS[self.method].inputs == "image"
+        return f"{self.method}-encoder" if on_both and self.features == "encoder" else self.method
 
 
-def rivals(args: list[str]) -> None:
+def classical(args: list[str]) -> None:
     """Cross-validate every chosen method."""
-    cli = CommandLine("rivals", args, options=RivalOptions)
+    cli = CommandLine("classical", args, options=ClassicalOptions)
     parts = any(cli.config[name] is not None for name in ("fold", "repeat", "only"))
     if parts or cli.config.num_tasks > 1:
         raise ValueError(
-            "Rivals are quick: they do every fold. Drop FOLD, REPEAT, only, num_tasks."
+            "Classical methods are quick: every fold is done. Drop FOLD, REPEAT, only, num_tasks."
         )
     logging.getLogger("lightning_modules").setLevel(logging.WARNING)  # else a line for each fold
     cli.config.data.init_args.augmentation.mode = "none"  # they are fitted on the scans alone
     cli.before_instantiate_classes()
     covariates = _covariates(cli)
-    contests = _contests(cli, covariates)
+    runs = _method_runs(cli, covariates)
     folder = run_path(cli.config.run)
-    say(f"Run {folder}: {len(contests)} rivals. {cli.plan}")
+    say(f"Run {folder}: {len(runs)} classical methods. {cli.plan}")
     for line in [*init_match(cli), *cli.data.split_warnings()]:
         say(line)
-    for contest in contests:
-        _cross_validate(contest, cli, folder / contest.name, covariates)
+    for run in runs:
+        _cross_validate(run, cli, folder / run.name, covariates)
 
 
 def _cross_validate(
-    contest: Contest, cli: CommandLine, folder: Path, covariates: pd.DataFrame
+    run: MethodRun, cli: CommandLine, folder: Path, covariates: pd.DataFrame
 ) -> None:
-    what = f"{contest.method} on {contest.features}"
+    what = f"{run.method} on {run.features}"
     config = {key: resolved_config(cli)[key] for key in ("seed_everything", "data")}
-    config |= {"method": contest.method, "features": contest.features}
-    if contest.features == "encoder":
+    config |= {"method": run.method, "features": run.features}
+    if run.features == "encoder":
         config |= {key: resolved_config(cli)[key] for key in ("model", "init")}
-    if contest.features == "covariates":
+    if run.features == "covariates":
         config["covariates"] = list(covariates)
     facts = {
         "seed": cli.config.seed_everything,
@@ -102,24 +101,25 @@ def _cross_validate(
     }
     claim(folder, config, facts)
     if (folder / "metrics.json").is_file():
-        say(f"{contest.name} is finished already.")
+        say(f"{run.name} is finished already.")
         return
     keep_splits(cli.data.splits_table, folder)
     started = time.monotonic()
     tables = []
-    for repeat, fold in tqdm(cli.data.fold_runs(), desc=contest.name, leave=False):
-        init = cli.config.init if contest.features == "encoder" else None
+    for repeat, fold in tqdm(cli.data.fold_runs(), desc=run.name, leave=False):
+        init = cli.config.init if run.features == "encoder" else None
         checkpoint = str(init_checkpoint(init, repeat, fold)) if init else None
-        _, model, data = cli.build(repeat, fold, checkpoint)
+        trainer, model, data = cli.build(repeat, fold, checkpoint)
         assert isinstance(data, ScanDataModule)
+        assert isinstance(model, Classifier | ImageNetBaseline)
         data.setup("fit")
-        if contest.features == "covariates":
+        if run.features == "covariates":
             features: Any = covariates
-        elif contest.features == "voxels":
+        elif run.features == "voxels":
             features = np.asarray(data.cohort.volumes.data, np.float32).reshape(len(covariates), -1)
         else:
-            features = _encode(model, data)
-        tables.append(_predict_fold(contest, features, data))
+            features = encoder_features(model, data, trainer.strategy.root_device)
+        tables.append(_predict_fold(run, features, data))
     predictions = pd.concat(tables, ignore_index=True)
     made = {"wall_time_s": time.monotonic() - started}
     print(f"{what}: ", end="")
@@ -127,14 +127,14 @@ def _cross_validate(
     write_page(folder)
 
 
-def _predict_fold(contest: Contest, features: Any, data: ScanDataModule) -> pd.DataFrame:
+def _predict_fold(run: MethodRun, features: Any, data: ScanDataModule) -> pd.DataFrame:
     take = features.iloc if isinstance(features, pd.DataFrame) else features
     test = data.rows["test"]
     train = np.setdiff1d(np.union1d(data.rows["train"], data.rows["val"]), test)
     labels = np.array([data.class_names.index(label) for label in data.cohort.labels])
     patients = [data.cohort.patients[row] for row in train]
-    fitted = fit_rival(
-        RIVALS[contest.method], take[train], labels[train], patients, data.seed % 2**32
+    fitted = fit_method(
+        METHODS[run.method], take[train], labels[train], patients, data.seed % 2**32
     )
     return prediction_table(
         [data.cohort.scans[row] for row in test],
@@ -146,33 +146,33 @@ def _predict_fold(contest: Contest, features: Any, data: ScanDataModule) -> pd.D
     )
 
 
-def _encode(model: LightningModule, data: ScanDataModule) -> np.ndarray:
-    """What the model's encoder makes of every scan, (N, F)."""
-    assert isinstance(model, Classifier | ImageNetBaseline)
-    model.eval().load_start(data)
-    assert data.intensity is not None
-    return encode(model, data.intensity, data.cohort.volumes.data, torch.device("cpu"))
-
-
-def _contests(cli: CommandLine, covariates: pd.DataFrame) -> list[Contest]:
+def _method_runs(cli: CommandLine, covariates: pd.DataFrame) -> list[MethodRun]:
     options = cli.config
-    if unknown := sorted(set(options.methods) - set(RIVALS)):
-        raise ValueError(f"There is no rival {unknown[0]!r}; choose from {', '.join(RIVALS)}.")
+    if unknown := sorted(set(options.methods) - set(METHODS)):
+        raise ValueError(
+            f"There is no classical method {unknown[0]!r}; choose from {', '.join(METHODS)}."
+        )
     kinds = options.features or ["voxels", *(["encoder"] if _is_pretrained(cli) else [])]
     if unknown := sorted(set(kinds) - {"voxels", "encoder"}):
         raise ValueError(f"There are no features {unknown[0]!r}; choose from voxels, encoder.")
     if "encoder" in kinds and not _is_pretrained(cli):
-        raise ValueError("The features 'encoder' need a pretrained run: say INIT=.")
-    contests = []
-    for method in options.methods:
-        if RIVALS[method].inputs == "covariates":
-            if len(covariates.columns):
-                contests.append(Contest(method, "covariates"))
-        elif method == "dummy":
-            contests.append(Contest(method, "voxels"))
-        else:
-            contests += [Contest(method, kind) for kind in kinds]
-    return contests
+        raise ValueError("The features 'encoder' need a pretrained run: give INIT=.")
+    kinds_of = {
+        "image": kinds,
+        "encoder": [kind for kind in kinds if kind == "encoder"],
+        "covariates": ["covariates"] if len(covariates.columns) else [],
+    }
+    runs = [
+        MethodRun(method, kind)
+        for method in options.methods
+        for kind in (["voxels"] if method == "dummy" else kinds_of[METHODS[method].inputs])
+    ]
+    if not runs:
+        raise ValueError(
+            "None of these methods can be run: probes need a pretrained encoder (give INIT=), "
+            "'covariates' needs columns such as age or sex."
+        )
+    return runs
 
 
 def _is_pretrained(cli: CommandLine) -> bool:
