@@ -102,7 +102,7 @@ def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataF
     )
     table = with_decision(table)
     chosen = [ensemble.classes.index(name) for name in table["predicted"]]
-    facts = read_facts(scans, volumes) if ensemble.references else []
+    facts = read_facts(volumes) if ensemble.references else []
     warnings = [
         [
             *_ledger_warning(ensemble, scan.patient_id),

@@ -97,7 +97,7 @@ def _sanity(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
 
 def _facts(cohort: Cohort) -> pd.DataFrame:
     """Header fields, shape and brightness of every scan, one row each; no voxel's place."""
-    table = pd.DataFrame([vars(fact) for fact in read_facts(cohort.scans, cohort.volumes)])
+    table = pd.DataFrame([vars(fact) for fact in read_facts(cohort.volumes)])
     spacing = np.array(table.pop("spacing_mm").tolist())
     for axis, name in enumerate("RAS"):
         table[f"spacing_{name}"] = spacing[:, axis]

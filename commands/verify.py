@@ -9,7 +9,7 @@ from jsonargparse import auto_cli
 from commands.reporting.page import SETTINGS_NAME, compose
 from commands.reporting.results import HASHED, hash_files, read_tables
 from commands.runs.run_folder import FoldRun, fold_folder, plain, read_json, run_path
-from datamodules.checks.scan_check import file_hash
+from datamodules.reading.nifti import scan_hash
 from datamodules.splits import fold_runs, protocol_of
 from evaluation.confidence import suspected_labels
 from evaluation.predictions import ranking_table, read_predictions, table_text
@@ -82,7 +82,7 @@ def _image_faults(folder: Path, tables: RunTables) -> tuple[list[str], list[str]
         path = base / str(row["image"])
         if not path.is_file():
             absent += 1
-        elif file_hash(path) != row["file_hash"]:
+        elif scan_hash(path) != row["file_hash"]:
             faults.append(f"{path}: not the file of patient {row['patient_id']!r} that was used")
     checked = len(tables.cohort) - absent
     notes = [f"{checked} images have been compared by hash."]

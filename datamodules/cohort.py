@@ -12,17 +12,19 @@ from torch import Tensor
 from datamodules.checks.cohort_check import CohortCheck, check_cohort
 from datamodules.checks.cohort_problems import Expectations
 from datamodules.checks.leakage import Signature
-from datamodules.checks.scan_check import check_scans, file_hash
+from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans
 from datamodules.checks.seen_scans import SeenScans, describe_scans, find_seen
 from datamodules.fingerprint import (
+    Fingerprint,
+    cohort_fingerprint,
     default_budget,
     plan_preprocessing,
-    read_fingerprint,
     unknown_spacings,
     voxel_size_mm,
 )
 from datamodules.preprocessing import Preprocessing, Triplet
 from datamodules.reading.cohort_table import Columns, Scan, read_cohort_table
+from datamodules.reading.nifti import scan_hash
 from datamodules.volumes import Intensity, Volumes, fit_intensity, load_volumes
 from files.hashes import digest
 
@@ -73,7 +75,32 @@ class Cohort:
         expected = replace(expected, assume_orientation=self.preprocessing.assume_orientation)
         found = check_cohort(self.table, self.columns, expected, self.cache_dir)
         found.refuse_errors(self.table)
+        self.scans, self.scan_checks = found.scans, found.checks
         return found
+
+    @cached_property
+    def scan_checks(self) -> list[ScanCheck]:
+        """What the check of each scan found."""
+        paths = [scan.path for scan in self.scans]
+        return check_scans(paths, self.preprocessing.assume_orientation, self.cache_dir)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Geometry of all scans.
+
+        Raises:
+            ValueError: With one line per scan that cannot be used.
+        """
+        facts: list[ScanFacts] = []
+        faults = []
+        for scan, check in zip(self.scans, self.scan_checks, strict=True):
+            if check.facts is not None:
+                facts.append(check.facts)
+            elif check.fault is not None:
+                faults.append(f"{scan.path} {'. '.join(check.fault)}.")
+        if faults:
+            raise ValueError("\n  ".join(["Scans that cannot be used:", *faults]))
+        return cohort_fingerprint(facts)
 
     def describe_scans(self, patients: set[str]) -> dict[str, Tensor]:
         """By what the scans of these patients are recognised, also altered copies of them."""
@@ -102,20 +129,17 @@ class Cohort:
             )
 
     def _signatures(self, rows: Sequence[int]) -> list[Signature]:
-        paths = [self.scans[row].path for row in rows]
-        checks = check_scans(paths, self.preprocessing.assume_orientation, self.cache_dir)
-        return [check.signature for check in checks if check.signature is not None]
+        signatures = [self.scan_checks[row].signature for row in rows]
+        return [signature for signature in signatures if signature is not None]
 
     def plan(self) -> str:
         """Choose what the preprocessing leaves open, and say in words what is done to a scan."""
-        paths = [scan.path for scan in self.scans]
-        fingerprint = read_fingerprint(paths, self.preprocessing.assume_orientation)
         if self.preprocessing.spatial_shape is not None:
-            why = unknown_spacings(fingerprint, self.preprocessing)
+            why = unknown_spacings(self.fingerprint, self.preprocessing)
         else:
             budget = self.preprocessing.voxel_budget or default_budget()
             wanted = replace(self.preprocessing, voxel_budget=budget)
-            self.preprocessing, why = plan_preprocessing(fingerprint, wanted)
+            self.preprocessing, why = plan_preprocessing(self.fingerprint, wanted)
         return f"{self.preprocessing.describe()} {why}".rstrip()
 
     def much_clipped(self) -> str:
@@ -138,8 +162,7 @@ class Cohort:
         settings = self.preprocessing
         if settings.spacing_mm is not None and settings.fit != "resize":
             return settings.spacing_mm
-        paths = [scan.path for scan in self.scans]
-        return voxel_size_mm(read_fingerprint(paths, settings.assume_orientation), settings)
+        return voxel_size_mm(self.fingerprint, settings)
 
     @property
     def prepared(self) -> dict[str, Any]:
@@ -149,7 +172,7 @@ class Cohort:
     def content_hash(self) -> str:
         """Hash the table's rows and the content of every scan."""
         return digest(
-            [(scan.patient_id, scan.image, scan.label, file_hash(scan.path)) for scan in self.scans]
+            [(scan.patient_id, scan.image, scan.label, scan_hash(scan.path)) for scan in self.scans]
         )
 
     @cached_property

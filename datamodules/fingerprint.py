@@ -1,16 +1,14 @@
-"""Plan the preprocessing of an unknown cohort from its headers alone."""
+"""Plan the preprocessing of an unknown cohort from what its scans' check found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 
 from datamodules.batches.warp import rotated_extent
+from datamodules.checks.scan_check import ScanFacts
 from datamodules.preprocessing import Preprocessing, Triplet
-from datamodules.reading.nifti import ScanError, read_geometry
 
 # Voxels of a planned shape: 25 trainings of 140 scans take 9 minutes on two CPU cores, and 1,500
 # volumes of 64³ a second go through an H200 (docs/benchmarks.md).
@@ -35,31 +33,15 @@ class Fingerprint:
     spacing_doubtful: np.ndarray
 
 
-def read_fingerprint(paths: Sequence[Path], assume_orientation: str | None = None) -> Fingerprint:
-    """Read every header.
-
-    Args:
-        paths: The scans.
-        assume_orientation: Where the axes point to if a header does not say.
-
-    Raises:
-        ValueError: With one line per file that is unreadable or not one 3D volume.
-    """
-    shapes, spacings, known, doubtful, faults = [], [], [], [], []
-    for path in paths:
-        try:
-            geometry = read_geometry(path, assume_orientation)
-        except ScanError as fault:
-            faults.append(f"{path} {fault}")
-            continue
-        order = np.argsort(nib.orientations.io_orientation(geometry.affine)[:, 0])
-        shapes.append(np.asarray(geometry.shape)[order])
-        spacings.append(np.asarray(geometry.spacing_mm)[order])
-        known.append(geometry.spacing_known)
-        doubtful.append(geometry.spacing_doubtful)
-    if faults:
-        raise ValueError("\n  ".join(["Scans that cannot be used:", *faults]))
-    return Fingerprint(np.array(shapes), np.array(spacings), np.array(known), np.array(doubtful))
+def cohort_fingerprint(scans: Sequence[ScanFacts]) -> Fingerprint:
+    """Put what is known of each scan into the order R, A, S."""
+    order = [np.argsort(["RLAPSI".index(axis) for axis in scan.orientation]) for scan in scans]
+    return Fingerprint(
+        np.array([np.take(scan.shape, axes) for scan, axes in zip(scans, order, strict=True)]),
+        np.array([np.take(scan.spacing_mm, axes) for scan, axes in zip(scans, order, strict=True)]),
+        np.array([scan.spacing_known for scan in scans]),
+        np.array([scan.spacing_doubtful for scan in scans]),
+    )
 
 
 def default_budget(accelerator: str = "auto") -> int:

@@ -1,6 +1,7 @@
 """Random 3D patches of a cohort, cut straight out of the cached volumes."""
 
 import logging
+from copy import copy
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, TypedDict
@@ -85,6 +86,13 @@ class PatchDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.intensity: Intensity | None = None
+
+    def with_fold(self, repeat: int, fold: int) -> "PatchDataModule":
+        """Serve patches for another fold of the same cohort; nothing is read or checked again."""
+        other = copy(self)
+        other.repeat, other.fold, other.trainer, other.intensity = repeat, fold, None, None
+        vars(other).pop("training_scans", None)
+        return other
 
     def fold_runs(self) -> list[tuple[int, int]]:
         """The (repeat, fold) pairs to pretrain for: all of the splits, or just one."""

@@ -109,11 +109,17 @@ class Preprocessed(NamedTuple):
         volume: Float16 of shape (1, W, H, D).
         spacing_mm: Its voxel size along R, A, S.
         clipped: Share of its foreground that lies above the window, 0 without a window.
+        orientation: Where the axes of its file point to, such as 'LPS'.
+        file_spacing_mm: Voxel size of its file along R, A, S.
+        file_sd: Standard deviation of the intensities of its file.
     """
 
     volume: np.ndarray
     spacing_mm: Triplet
     clipped: float
+    orientation: str
+    file_spacing_mm: Triplet
+    file_sd: float
 
 
 def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
@@ -129,8 +135,18 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
     """
     wanted = preprocessing
     assert wanted.spatial_shape is not None, "plan the preprocessing before using it"
-    voxels, spacing = _read(path, wanted)
-    clipped = 0.0
+    try:
+        scan = read_volume(path, wanted.assume_orientation)
+    except ScanError as fault:
+        raise ValueError(f"Scan {path} {fault}") from fault
+    geometry = scan.geometry
+    image = tio.ScalarImage(tensor=scan.voxels[np.newaxis], affine=geometry.affine)
+    image = tio.ToCanonical()(image)
+    assumed = wanted.assume_spacing_mm
+    spacing = np.array(image.spacing if geometry.spacing_known or assumed is None else assumed)
+    file_spacing, file_sd = spacing, float(scan.voxels.std())
+    voxels, clipped = image.data[0].numpy(), 0.0
+    del scan, image  # their memory is needed below
     if wanted.spacing_mm is not None:
         steps = np.array(wanted.spacing_mm) / spacing
         shape = np.maximum(np.floor(voxels.shape / steps + ROUNDING), 1).astype(int)
@@ -161,19 +177,16 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
             f"Scan {path} reaches {np.abs(voxels).max():g}, beyond the cache's float16. "
             "Set --data.preprocessing.window_percentiles."
         )
-    right, front, up = spacing.tolist()
-    return Preprocessed(voxels[np.newaxis].astype(np.float16), (right, front, up), clipped)
+    return Preprocessed(
+        voxels[np.newaxis].astype(np.float16),
+        _triplet(spacing),
+        clipped,
+        geometry.orientation,
+        _triplet(file_spacing),
+        file_sd,
+    )
 
 
-def _read(path: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
-    """Read a scan's voxels along R, A, S, (W, H, D), and their size in mm, (3,)."""
-    try:
-        volume = read_volume(path, preprocessing.assume_orientation)
-    except ScanError as fault:
-        raise ValueError(f"Scan {path} {fault}") from fault
-    geometry = volume.geometry
-    image = tio.ScalarImage(tensor=volume.voxels[np.newaxis], affine=geometry.affine)
-    image = tio.ToCanonical()(image)
-    assumed = preprocessing.assume_spacing_mm
-    spacing = image.spacing if geometry.spacing_known or assumed is None else assumed
-    return image.data[0].numpy(), np.array(spacing)
+def _triplet(sizes: np.ndarray) -> Triplet:
+    right, front, up = sizes.tolist()
+    return right, front, up

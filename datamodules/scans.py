@@ -1,6 +1,7 @@
 """Whole volumes with their labels, divided by patient, augmented while training."""
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -32,6 +33,9 @@ PLAIN_BATCH = 32  # training scans that are looked at together, without augmenta
 
 class ScanDataModule(LightningDataModule):
     """Serve one fold of a labelled cohort.
+
+    One object serves a whole run: `with_fold` gives a copy for another fold, which shares the
+    checked cohort, its cached volumes and the splits with the first.
 
     Args:
         table: Path of the cohort table.
@@ -82,6 +86,13 @@ class ScanDataModule(LightningDataModule):
         self.sampling = sampling
         self.labels_per = labels_per
         self.intensity: Intensity | None = None
+
+    def with_fold(self, repeat: int, fold: int) -> "ScanDataModule":
+        """Serve another fold of the same cohort; nothing is read, checked or divided again."""
+        other = copy(self)
+        other.repeat, other.fold, other.trainer, other.intensity = repeat, fold, None, None
+        vars(other).pop("training_scans", None)
+        return other
 
     @cached_property
     def class_names(self) -> list[str]:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from datamodules.batches.workers import usable_cores
 from datamodules.cache.row_cache import Facts, cached_rows
-from datamodules.checks.scan_check import file_hash
 from datamodules.preprocessing import Preprocessing, preprocess
 from datamodules.reading.cohort_table import Scan
+from datamodules.reading.nifti import scan_hash
 from files.hashes import digest
 from kernels.compiled import call, compiled
 
-VERSION = 2  # of what is done to a scan; raise it when the same settings give other voxels
+VERSION = 3  # of what is done to a scan; raise it when the same settings give other rows
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Volumes:
         minima: Smallest voxel of each volume, (N,).
         maxima: Largest voxel of each volume, (N,).
         clipped: Share of each scan's foreground that its window clips, (N,).
+        orientations: Where the axes of each scan's file point to, (N,).
+        file_spacings_mm: Voxel sizes before preprocessing, (N, 3) along R, A, S.
+        file_sds: Standard deviation of each scan before preprocessing, (N,).
         recipe: Hash of everything that was done to the scans.
     """
 
@@ -46,6 +49,9 @@ class Volumes:
     minima: np.ndarray
     maxima: np.ndarray
     clipped: np.ndarray
+    orientations: list[str]
+    file_spacings_mm: np.ndarray
+    file_sds: np.ndarray
     recipe: str
 
 
@@ -79,7 +85,7 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
     """
     assert preprocessing.spatial_shape is not None
     width, height, depth = preprocessing.spatial_shape
-    keys = [file_hash(scan.path) for scan in scans]
+    keys = [scan_hash(scan.path) for scan in scans]
     settings = asdict(preprocessing) | {"voxel_budget": None, "divide_by": None}
     recipe = digest("volumes", VERSION, settings, tio.__version__)
 
@@ -100,6 +106,9 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
         minima=np.array([fact["min"] for fact in facts]),
         maxima=np.array([fact["max"] for fact in facts]),
         clipped=np.array([fact["clipped"] for fact in facts]),
+        orientations=[fact["orientation"] for fact in facts],
+        file_spacings_mm=np.array([fact["file_spacing_mm"] for fact in facts]),
+        file_sds=np.array([fact["file_sd"] for fact in facts]),
         recipe=recipe,
     )
 
@@ -107,15 +116,18 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
 def _build_row(
     paths: Sequence[Path], preprocessing: Preprocessing, position: int
 ) -> tuple[np.ndarray, Facts]:
-    volume, spacing, clipped = preprocess(paths[position], preprocessing)
-    voxels = volume.astype(np.float64)
-    return np.moveaxis(volume, -1, 1), {
-        "spacing_mm": [float(size) for size in spacing],
+    scan = preprocess(paths[position], preprocessing)
+    voxels = scan.volume.astype(np.float64)
+    return np.moveaxis(scan.volume, -1, 1), {
+        "spacing_mm": scan.spacing_mm,
         "mean": float(voxels.mean()),
         "mean_square": float(np.square(voxels).mean()),
         "min": float(voxels.min()),
         "max": float(voxels.max()),
-        "clipped": clipped,
+        "clipped": scan.clipped,
+        "orientation": scan.orientation,
+        "file_spacing_mm": scan.file_spacing_mm,
+        "file_sd": scan.file_sd,
     }
 
 

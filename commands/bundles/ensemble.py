@@ -143,7 +143,7 @@ def training_reference(
         )
         for part in (rows["train"], np.union1d(rows["val"], rows["test"]))
     )
-    facts = read_facts(data.cohort.scans, volumes)
+    facts = read_facts(volumes)
     return describe([facts[row] for row in rows["train"]], features, held_out)
 
 

@@ -2,14 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from datamodules.reading.cohort_table import Scan
 from datamodules.volumes import Volumes
 
 Range = list[float]  # lowest and highest, as JSON has it
@@ -64,13 +59,12 @@ class Reference:
     largest_distance: float
 
 
-def read_facts(scans: Sequence[Scan], volumes: Volumes) -> list[ScanFacts]:
+def read_facts(volumes: Volumes) -> list[ScanFacts]:
     """Describe scans and their preprocessed volumes, row by row."""
     sds = np.sqrt(np.maximum(volumes.mean_squares - volumes.means**2, 0))
-    return [
-        ScanFacts(*_raw_facts(scan.path, key), float(mean), float(sd))
-        for scan, key, mean, sd in zip(scans, volumes.keys, volumes.means, sds, strict=True)
-    ]
+    spacings, raw_sds = map(tuple, volumes.file_spacings_mm.tolist()), volumes.file_sds.tolist()
+    columns = volumes.orientations, spacings, raw_sds, volumes.means.tolist(), sds.tolist()
+    return [ScanFacts(*row) for row in zip(*columns, strict=True)]
 
 
 def describe(facts: Sequence[ScanFacts], features: np.ndarray, held_out: np.ndarray) -> Reference:
@@ -134,17 +128,6 @@ def differences(facts: ScanFacts, references: Sequence[Reference]) -> list[str]:
         if not low - slack <= value <= high + slack:
             found.append(f"{name} intensity {value:.3g}, trained on {_words(low, high)}")
     return found
-
-
-@cache
-def _raw_facts(path: Path, _key: str) -> tuple[str, tuple[float, float, float], float]:
-    """Orientation, spacing along R, A, S, and sd of a file, read once per process and content."""
-    image: Any = nib.load(path)
-    axes = nib.orientations.io_orientation(image.affine)[:, 0]
-    zooms = np.array(image.header.get_zooms()[:3], dtype=float)[np.argsort(axes)]
-    orientation = "".join(nib.aff2axcodes(image.affine))
-    voxels = np.asarray(image.dataobj, dtype=np.float32)
-    return orientation, tuple(zooms.tolist()), float(voxels.std())
 
 
 def _distances(features: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ import pandas as pd
 from commands.reporting.learning_curves import learning_curves
 from commands.runs.main_process import say
 from commands.runs.run_folder import FoldRun, fold_folder, plain, read_json, write_json, write_text
-from datamodules.checks.scan_check import file_hash
 from datamodules.cohort import Cohort
 from datamodules.reading.cohort_table import read_other_columns
+from datamodules.reading.nifti import scan_hash
 from datamodules.splits import fold_runs, protocol_of, read_splits
 from evaluation.calibration import calibrate
 from evaluation.confidence import suspected_labels
@@ -19,6 +19,7 @@ from evaluation.report import pictures
 from evaluation.report.markdown import write_report
 from evaluation.report.tables import DESCRIBING
 from evaluation.summary import RunTables, summarise_run
+from files.hashes import hash_file
 
 HASHED = ("predictions.csv", "validation.csv", "splits.csv", "cohort.csv", "config.yaml")
 
@@ -30,7 +31,7 @@ def write_cohort(cohort: Cohort, folder: Path) -> None:
             "patient_id": cohort.patients,
             "image": [scan.image for scan in cohort.scans],
             "label": cohort.labels,
-            "file_hash": [file_hash(scan.path) for scan in cohort.scans],
+            "file_hash": [scan_hash(scan.path) for scan in cohort.scans],
             "site": [scan.site for scan in cohort.scans],
         }
     )
@@ -126,4 +127,4 @@ def write_results(
 
 def hash_files(folder: Path) -> dict[str, str]:
     """Hash the tables that all figures come from."""
-    return {name: file_hash(folder / name) for name in HASHED if (folder / name).is_file()}
+    return {name: hash_file(folder / name) for name in HASHED if (folder / name).is_file()}

@@ -19,10 +19,10 @@ from datamodules.checks.cohort_problems import (
     twin_names,
 )
 from datamodules.checks.leakage import Leak, find_leaks
-from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans, file_hash
+from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans
 from datamodules.reading.cohort_table import Columns, RowFault, Scan, read_other_columns, read_rows
 from datamodules.reading.geometry import refuse_other_orientation
-from datamodules.reading.nifti import read_volume
+from datamodules.reading.nifti import read_volume, scan_hash
 from files.hashes import digest
 from files.whole_file import write_whole
 
@@ -171,7 +171,7 @@ def _find_leaks(
     cache_dir: Path,
 ) -> list[Leak]:
     usable = [row for row, check in enumerate(checks) if check.signature is not None]
-    keys = [(file_hash(scans[row].path), sides[row]) for row in usable]
+    keys = [(scan_hash(scans[row].path), sides[row]) for row in usable]
     file = cache_dir / "leaks" / f"{digest(keys, assume_orientation)}.json"
     try:
         found = [Leak(**each) for each in json.loads(file.read_text())]

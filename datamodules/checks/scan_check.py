@@ -16,12 +16,12 @@ from tqdm import tqdm
 from datamodules.batches.workers import in_order, usable_cores
 from datamodules.checks.leakage import Signature, shrink, sign
 from datamodules.checks.likeness import KeptPicture, Picture
-from datamodules.reading.nifti import Volume, read_volume
-from datamodules.reading.nifti_bytes import MAX_BYTES, ScanError, header_file, suffix_of, voxel_file
-from files.hashes import digest, hash_bytes
+from datamodules.reading.nifti import ScanFile, Volume, scan_files, scan_hash
+from datamodules.reading.nifti_bytes import MAX_BYTES, ScanError, suffix_of
+from files.hashes import FileKey, digest, file_key, known_hashes
 from files.whole_file import whole_file
 
-VERSION = 1  # of what is found; raise it when checks change
+VERSION = 2  # of what is found; raise it when checks change
 SLICE_SIZE = 96
 
 
@@ -35,6 +35,8 @@ class ScanFacts:
         orientation: Where the axes point to, such as 'RAS'.
         dtype: Type of the stored numbers.
         percentiles: 0th, 1st, 50th, 99th and 100th percentile of the intensities.
+        spacing_known: Whether the header says the voxel size.
+        spacing_doubtful: Whether it says 1 × 1 × 1 without a unit.
     """
 
     shape: tuple[int, int, int]
@@ -42,6 +44,8 @@ class ScanFacts:
     orientation: str
     dtype: str
     percentiles: tuple[float, float, float, float, float]
+    spacing_known: bool
+    spacing_doubtful: bool
 
 
 @dataclass(frozen=True)
@@ -78,30 +82,51 @@ def check_scans(
     Returns:
         One check per scan.
     """
-    files = [_cache_file(path, assume_orientation, cache_dir) for path in paths]
-    found = {index: _load(file) for index, file in enumerate(files) if file is not None}
-    todo = [index for index in range(len(paths)) if found.get(index) is None]
-    found_now = in_order(partial(_check_at, paths, assume_orientation), todo, usable_cores())
+    known = {
+        place: check
+        for place, path in enumerate(paths)
+        if all(map(_is_hashed, scan_files(path)))
+        and (check := _load(_kept_file(path, scan_hash(path), assume_orientation, cache_dir)))
+    }
+    todo = [place for place in range(len(paths)) if place not in known]
+    check_at = partial(_check_at, paths, assume_orientation, cache_dir)
+    found = in_order(check_at, todo, usable_cores())
     pause = 0.5 if sys.stderr.isatty() else 30  # in a log file, a line now and then
     bar = tqdm(total=len(todo), desc="Checking scans", disable=len(todo) < 10, mininterval=pause)
     with bar, threadpool_limits(1):  # threads would wait for each other over few numbers
-        for index, check in zip(todo, found_now, strict=True):
-            found[index] = check
-            file = files[index]
-            if file is not None:
-                _save(check, file)
-                found[index] = _load(file) or check
+        for place, (check, hashes) in zip(todo, found, strict=True):
+            known[place] = check
+            known_hashes.update(hashes)  # a worker's are not in this process
             bar.update()
-    checks = [found[index] for index in range(len(paths))]
-    return [check for check in checks if check is not None]
+    return [known[place] for place in range(len(paths))]
 
 
-def check_scan(path: Path, assume_orientation: str | None) -> ScanCheck:
-    """Read and check one scan; never raises for what a file may hold."""
+def check_scan(path: Path, assume_orientation: str | None, cache_dir: Path) -> ScanCheck:
+    """Check one scan, opened once; never raises for what a file may hold.
+
+    The check of the same bytes is taken from the cache, or kept there.
+    """
     try:
-        volume = read_volume(path, assume_orientation)
+        with ScanFile(path) as file:
+            if file.size > MAX_BYTES:
+                return _examine(file, assume_orientation)
+            kept = _kept_file(path, file.content_hash(), assume_orientation, cache_dir)
+            if (check := _load(kept)) is None:
+                check = _examine(file, assume_orientation)
+                _save(check, kept)
+                check = _load(kept) or check
+            return check
     except ScanError as fault:
-        return ScanCheck((fault.what, fault.mend), [])
+        return ScanCheck((fault.what, fault.fix), [])
+    except OSError as error:
+        return ScanCheck((f"cannot be read ({error.strerror})", "Copy it again"), [])
+
+
+def _examine(file: ScanFile, assume_orientation: str | None) -> ScanCheck:
+    try:
+        volume = file.read(assume_orientation)
+    except ScanError as fault:
+        return ScanCheck((fault.what, fault.fix), [])
     except MemoryError:
         return ScanCheck(("does not fit into memory", "Crop or resample it"), [])
     sample = volume.voxels.ravel(order="K")[:: 1 + volume.voxels.size // 2**20]
@@ -114,24 +139,26 @@ def check_scan(path: Path, assume_orientation: str | None) -> ScanCheck:
         geometry.orientation,
         volume.dtype,
         (ends[0], low, median, high, ends[1]),
+        geometry.spacing_known,
+        geometry.spacing_doubtful,
     )
     return ScanCheck(None, geometry.warnings, facts, sign(volume), _middle_slices(volume))
 
 
-def file_hash(path: Path) -> str:
-    """Hash a scan's bytes, once per process as long as their size and time stay the same.
-
-    Of a .hdr and .img pair both files count.
-    """
-    hashes = []
-    for file in sorted({header_file(path), voxel_file(path)}):
-        status = file.stat()
-        hashes.append(hash_bytes(file, status.st_size, status.st_mtime_ns))
-    return hashes[0] if len(hashes) == 1 else digest(hashes)
+def _check_at(
+    paths: Sequence[Path], assume_orientation: str | None, cache_dir: Path, place: int
+) -> tuple[ScanCheck, dict[FileKey, str]]:
+    """The check of one of the scans, and the hashes of its files."""
+    check = check_scan(paths[place], assume_orientation, cache_dir)
+    keys = [file_key(file) for file in scan_files(paths[place]) if _is_hashed(file)]
+    return check, {key: known_hashes[key] for key in keys}
 
 
-def _check_at(paths: Sequence[Path], assume_orientation: str | None, position: int) -> ScanCheck:
-    return check_scan(paths[position], assume_orientation)
+def _is_hashed(file: Path) -> bool:
+    try:
+        return file_key(file) in known_hashes
+    except OSError:
+        return False
 
 
 def _middle_slices(volume: Volume) -> tuple[np.ndarray, ...]:
@@ -151,22 +178,10 @@ def _middle_slices(volume: Volume) -> tuple[np.ndarray, ...]:
     return tuple(slices)
 
 
-def _cache_file(path: Path, assume_orientation: str | None, cache_dir: Path) -> Path | None:
-    """Where the check of these bytes is kept; None where they are too many or cannot be read."""
-    try:
-        if _size(path) > MAX_BYTES:
-            return None
-        key = digest(VERSION, file_hash(path), suffix_of(path).lower(), assume_orientation)
-    except OSError:
-        return None
+def _kept_file(path: Path, hashed: str, assume_orientation: str | None, cache_dir: Path) -> Path:
+    """Where the check of these bytes is kept."""
+    key = digest(VERSION, hashed, suffix_of(path).lower(), assume_orientation)
     return cache_dir / f"checks-{VERSION}" / f"{key}.npz"
-
-
-def _size(path: Path) -> int:
-    try:
-        return sum(file.stat().st_size for file in {header_file(path), voxel_file(path)})
-    except OSError:
-        return 0
 
 
 def _save(check: ScanCheck, file: Path) -> None:

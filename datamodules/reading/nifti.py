@@ -2,6 +2,7 @@
 
 import math
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from datamodules.reading.nifti_bytes import (
     parse_header,
     voxel_file,
 )
+from files.hashes import digest, hash_file
 
 NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}  # codes of whole and real numbers
 OTHER_KINDS = {
@@ -57,57 +59,84 @@ class Volume:
     dtype: str
 
 
-def read_geometry(path: Path, assume_orientation: str | None = None) -> Geometry:
-    """Read and check a scan's header alone.
+class ScanFile:
+    """A scan that is open for reading: its file, or both files of a .hdr and .img pair.
 
     Args:
         path: A NIfTI file, or either file of a pair.
-        assume_orientation: Where the axes point to if the header does not say.
 
     Raises:
-        ScanError: If the header cannot be used.
+        ScanError: If a file cannot be opened, or is not what its name says.
     """
-    main = header_file(path)
-    with ByteSource(main) as source:
-        header, _ = parse_header(source, single=voxel_file(path) == main)
-    _stored_type(header)
-    return geometry_of(header, assume_orientation)
+
+    def __init__(self, path: Path) -> None:
+        with ExitStack() as stack:
+            self.sources = [stack.enter_context(ByteSource(file)) for file in scan_files(path)]
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "ScanFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return sum(source.size for source in self.sources)
+
+    def content_hash(self) -> str:
+        """Hash the bytes as they are stored; to be asked for before anything else is read."""
+        return _joint_hash([hash_file(each.path, each.file) for each in self.sources])
+
+    def read(self, assume_orientation: str | None = None) -> Volume:
+        """Read and check the scan, once.
+
+        Args:
+            assume_orientation: Where the axes point to if the header does not say.
+
+        Raises:
+            ScanError: If the file or its header lies or is damaged, or its voxels cannot be used.
+        """
+        main, other = self.sources[0], self.sources[-1]
+        single = main is other
+        header, start = parse_header(main, single=single)
+        dtype = _stored_type(header)
+        geometry = geometry_of(header, assume_orientation)
+        offset, length = _places(header, geometry.shape, dtype, len(start), single=single)
+        _refuse_wrong_size(other, offset, length)
+        if single:
+            extensions = bytes(main.take(offset - len(start)))
+        else:
+            extensions = bytes(main.take(MAX_EXTENSION_BYTES))
+            other.take(offset)
+        stored = other.take(length)
+        _refuse_short(stored, length)
+        other.refuse_more(offset + length)
+        geometry.warnings.extend(_text_warnings(header, extensions))
+        array = np.frombuffer(stored, dtype).reshape(geometry.shape, order="F")
+        slope, intercept = _scaling(header, geometry.warnings)
+        return Volume(geometry, _scaled(array, slope, intercept), slope, intercept, dtype.name)
 
 
 def read_volume(path: Path, assume_orientation: str | None = None) -> Volume:
-    """Read and check a scan.
+    """Open, read and check a scan, see `ScanFile`."""
+    with ScanFile(path) as file:
+        return file.read(assume_orientation)
 
-    Args:
-        path: A NIfTI file, or either file of a pair.
-        assume_orientation: Where the axes point to if the header does not say.
 
-    Raises:
-        ScanError: If the file or its header lies or is damaged, or its voxels cannot be used.
-    """
-    main, other = header_file(path), voxel_file(path)
-    with ByteSource(main) as source:
-        header, start = parse_header(source, single=main == other)
-        dtype = _stored_type(header)
-        geometry = geometry_of(header, assume_orientation)
-        offset, length = _places(header, geometry.shape, dtype, len(start), single=main == other)
-        if main == other:
-            _refuse_wrong_size(source, offset, length)
-            extensions = bytes(source.take(offset - len(start)))
-            stored = source.take(length)
-            _refuse_short(stored, length)
-            source.refuse_more(offset + length)
-        else:
-            extensions = bytes(source.take(MAX_EXTENSION_BYTES))
-            with ByteSource(other) as voxel_source:
-                _refuse_wrong_size(voxel_source, offset, length)
-                voxel_source.take(offset)
-                stored = voxel_source.take(length)
-                _refuse_short(stored, length)
-                voxel_source.refuse_more(offset + length)
-    geometry.warnings.extend(_text_warnings(header, extensions))
-    array = np.frombuffer(stored, dtype).reshape(geometry.shape, order="F")
-    slope, intercept = _scaling(header, geometry.warnings)
-    return Volume(geometry, _scaled(array, slope, intercept), slope, intercept, dtype.name)
+def scan_hash(path: Path) -> str:
+    """Hash a scan's bytes as `ScanFile.content_hash` does; opens what was not hashed before."""
+    return _joint_hash([hash_file(name) for name in scan_files(path)])
+
+
+def scan_files(path: Path) -> list[Path]:
+    """The files of a scan: one, or the .hdr and the .img of a pair."""
+    return list(dict.fromkeys((header_file(path), voxel_file(path))))
+
+
+def _joint_hash(hashes: list[str]) -> str:
+    return hashes[0] if len(hashes) == 1 else digest(hashes)
 
 
 def _stored_type(header: Any) -> np.dtype:

@@ -7,8 +7,9 @@ gzip data are inflated no further than the header promises, and their checksum i
 import stat
 import struct
 import zlib
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel as nib
 
@@ -45,10 +46,10 @@ OTHER_TYPES = {
 class ScanError(ValueError):
     """What is wrong with a scan, as a predicate without its subject, and how to mend it."""
 
-    def __init__(self, what: str, mend: str) -> None:
-        super().__init__(f"{what}. {mend}.")
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(f"{what}. {fix}.")
         self.what = what
-        self.mend = mend
+        self.fix = fix
 
 
 def printable(text: object) -> str:
@@ -92,7 +93,7 @@ class ByteSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file: BinaryIO = _open(path)
+        self.file: BufferedReader = _open(path)
         start = self.file.read(132)
         self.file.seek(0)
         self.size = path.stat().st_size
@@ -219,7 +220,7 @@ def _describe(start: bytes | bytearray) -> str:
     return f"it begins with {bytes(start[:4]).hex(' ')}"
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> BufferedReader:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

@@ -4,14 +4,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from datamodules.checks.scan_check import check_scan
 from datamodules.cohort import Cohort
 from datamodules.fingerprint import (
     CPU_BUDGET,
     GPU_BUDGET,
     Fingerprint,
+    cohort_fingerprint,
     default_budget,
     plan_preprocessing,
-    read_fingerprint,
 )
 from datamodules.preprocessing import Preprocessing, preprocess
 from datamodules.reading.cohort_table import Columns
@@ -26,11 +27,17 @@ def _fingerprint(shapes, spacings=(1, 1, 1), known=True, doubtful=False):
     return Fingerprint(shapes, spacings, known, doubtful)
 
 
-def test_headers_are_read_in_ras_order(write_scan):
+def _read(path, cache_dir, orientation=None):
+    facts = check_scan(path, orientation, cache_dir).facts
+    assert facts is not None
+    return cohort_fingerprint([facts])
+
+
+def test_headers_are_read_in_ras_order(write_scan, tmp_path):
     affine = np.zeros((4, 4))
     affine[1, 0], affine[2, 1], affine[0, 2], affine[3, 3] = -2, -3, 4, 1  # axes P, I, R
     path = write_scan(affine=affine, shape=(5, 6, 7))
-    fingerprint = read_fingerprint([path])
+    fingerprint = _read(path, tmp_path)
     assert fingerprint.shapes.tolist() == [[7, 5, 6]]
     assert fingerprint.spacings_mm.tolist() == [[4, 2, 3]]
     assert fingerprint.spacing_known.tolist() == [True]
@@ -59,17 +66,19 @@ def test_a_voxel_size_is_known_unless_nothing_in_the_header_says_it(
     if unit:
         image.header.set_xyzt_units(unit)
     nib.save(image, tmp_path / "scan.nii")
-    fingerprint = read_fingerprint([tmp_path / "scan.nii"], "RAS")
+    fingerprint = _read(tmp_path / "scan.nii", tmp_path, "RAS")
     assert fingerprint.spacing_known.tolist() == [known]
     assert fingerprint.spacing_doubtful.tolist() == [doubtful]
     assert fingerprint.spacings_mm.tolist() == [list(zooms)]
 
 
 def test_all_unreadable_scans_are_named_at_once(write_scan, tmp_path):
-    (tmp_path / "torn.nii").write_bytes(b"no")
-    four_d = write_scan("four.nii", np.zeros((4, 4, 4, 3), dtype=np.float32))
-    with pytest.raises(ValueError, match=r"(?s)torn\.nii.*four\.nii has the shape"):
-        read_fingerprint([tmp_path / "torn.nii", four_d])
+    (tmp_path / "short.nii").write_bytes(b"no")
+    write_scan("four.nii", np.zeros((4, 4, 4, 3), dtype=np.float32))
+    (tmp_path / "table.csv").write_text("patient_id,image\na,short.nii\nb,four.nii\n")
+    cohort = Cohort(str(tmp_path / "table.csv"), Columns(), Preprocessing(), str(tmp_path))
+    with pytest.raises(ValueError, match=r"(?s)short\.nii.*four\.nii has the shape"):
+        cohort.plan()
 
 
 def test_small_scans_keep_their_median_spacing_and_extent():
@@ -165,7 +174,7 @@ def test_a_pinned_shape_still_counts_the_scans_of_unknown_spacing(tmp_path, writ
     nib.save(nib.Nifti1Image(np.random.default_rng(0).random((9, 9, 9)), None), tmp_path / "un.nii")
     (tmp_path / "table.csv").write_text("patient_id,image\na,said.nii\nb,un.nii\n")
     settings = Preprocessing(spatial_shape=(8, 8, 8), assume_orientation="RAS")
-    cohort = Cohort(str(tmp_path / "table.csv"), Columns(), settings, "unused")
+    cohort = Cohort(str(tmp_path / "table.csv"), Columns(), settings, str(tmp_path))
     assert "1 of 2 scans do not say their voxel size" in cohort.plan()
 
 

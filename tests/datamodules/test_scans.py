@@ -212,3 +212,19 @@ def test_a_checkpoint_of_other_preprocessing_or_classes_is_refused(data):
 def test_without_a_table_the_user_is_told_how_to_give_one():
     with pytest.raises(ValueError, match="Say DATA="):
         ScanDataModule()
+
+
+def test_another_fold_of_a_module_shares_its_cohort_and_equals_a_new_module(data):
+    module, new = data(), data(fold=1)
+    first_rows, first_scans = module.rows, module.training_scans
+    other = module.with_fold(0, 1)
+    other.setup("fit")
+    assert other.cohort is module.cohort
+    assert other.intensity == new.intensity != module.intensity
+    for part, rows in new.rows.items():
+        np.testing.assert_array_equal(other.rows[part], rows)
+    assert other.training_patients == new.training_patients
+    for name, values in new.training_scans.items():
+        torch.testing.assert_close(other.training_scans[name], values)
+    assert module.rows is first_rows
+    assert module.training_scans is first_scans

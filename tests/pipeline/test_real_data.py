@@ -40,9 +40,11 @@ pytestmark = pytest.mark.real_data
         ("ms_two_visits", 4, 2),
     ],
 )
-def test_every_cohort_gets_a_plan_within_its_budget(shared_data, name, num_scans, num_patients):
+def test_every_cohort_gets_a_plan_within_its_budget(
+    shared_data, tmp_path, name, num_scans, num_patients
+):
     table = shared_data / f"{name}.csv"
-    cohort = Cohort(str(table), Columns(), Preprocessing(voxel_budget=40**3), "unused")
+    cohort = Cohort(str(table), Columns(), Preprocessing(voxel_budget=40**3), str(tmp_path))
     words = cohort.plan()
     assert len(cohort.scans) == num_scans
     assert len(scans_by_patient(cohort.scans)) == num_patients

@@ -73,7 +73,7 @@ def test_facts_are_those_of_the_file_and_of_the_preprocessed_volume(write_scan, 
     path = write_scan(voxels=voxels, affine=affine)
     scans = [Scan("p", path.name, path)]
     volumes = load_volumes(scans, Preprocessing(spatial_shape=(8, 8, 8)), tmp_path)
-    (facts,) = read_facts(scans, volumes)
+    (facts,) = read_facts(volumes)
     assert facts.orientation == "AIL"
     assert facts.spacing_mm == (3.0, 2.0, 1.5)
     assert facts.raw_sd == pytest.approx(voxels.std())

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import main
-from datamodules.fingerprint import read_fingerprint
+from datamodules.checks.scan_check import check_scans
 from datamodules.importing.medmnist import write_medmnist_cohort
 from datamodules.reading.cohort_table import read_cohort_table
 from datamodules.splits import fold_runs, patients_of, read_splits
@@ -47,8 +47,8 @@ def test_every_volume_becomes_a_scan_with_its_voxels_and_label(write_npz, tmp_pa
     np.testing.assert_array_equal(stored, np.concatenate(parts))
     labels = np.concatenate([arrays[f"{part}_labels"].ravel() for part in NUMBERS])
     assert [scan.label for scan in scans] == [str(label) for label in labels]
-    fingerprint = read_fingerprint([scan.path for scan in scans])
-    assert fingerprint.spacing_doubtful.all()
+    checks = check_scans([scan.path for scan in scans], None, tmp_path / "cache")
+    assert all(check.facts.spacing_doubtful for check in checks)
 
 
 def test_the_official_split_is_one_fold_of_one_repeat(write_npz, tmp_path):
