@@ -8,7 +8,7 @@
 #   SWEEP        sweep file, or the id of a W&B sweep; WORKERS: processes on this machine
 #   TASKS        tasks that share the folds on a cluster: as many as folds × repeats, or fewer
 #   SLURM_ARGS   partition, account, time, GPUs: options of sbatch, as they are
-#   OUT          folder for results (predict, export, convert-medmnist)
+#   OUT          folder for results (predict, export, import-dicom, import-bids)
 #   ARGS         more settings, as they are
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +23,7 @@ pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLI
 finetune = $(PY) main.py finetune $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
 TASKS ?= 25
 
-.PHONY: help setup demo check-data pretrain finetune grid sweep agent slurm-pretrain slurm-finetune baseline classical report sanity verify compare predict export convert-medmnist import-dicom import-bids bench bench-gpu test test-fast check lock clean-cache
+.PHONY: help setup demo check-data pretrain finetune grid sweep agent slurm-pretrain slurm-finetune baseline classical report sanity verify compare predict export import-dicom import-bids bench test check
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -77,8 +77,8 @@ slurm-finetune: $(READY) ## Submit `make finetune` to SLURM: an array of TASKS, 
 	array=$$(sbatch --parsable --array=0-$$(($(TASKS) - 1)) $(SLURM_ARGS) configs/cluster/array.sbatch $(finetune) --only=train --num_tasks=$(TASKS) --task=%a) && echo "Submitted array job $$array" && \
 	sbatch --dependency=afterany:$${array%;*} $(SLURM_ARGS) configs/cluster/gather.sbatch $(finetune) --only=gather
 
-report: $(READY) ## Write report.html of RUN anew; BESIDE="a b" shows other runs
-	$(PY) main.py report --run="$(RUN)" $(if $(BESIDE),--beside="$(BESIDE)") $(ARGS)
+report: $(READY) ## Write report.html of RUN again; OTHERS="a b" shows other runs next to it
+	$(PY) main.py report --run="$(RUN)" $(if $(OTHERS),--others="$(OTHERS)") $(ARGS)
 
 sanity: $(READY) ## Check RUN: random labels at chance? label in the headers? site in the features?
 	$(PY) main.py sanity --run="$(RUN)" $(ARGS)
@@ -95,35 +95,20 @@ predict: $(READY) ## Predict the scans of DATA with all folds of RUN; ranked by 
 export: $(READY) ## Write RUN as a bundle into OUT: safetensors, ONNX and a model card
 	$(PY) main.py export --run="$(RUN)" $(if $(OUT),--out="$(OUT)") $(ARGS)
 
-convert-medmnist: $(READY) ## Make a cohort in OUT from the MedMNIST-3D file NPZ; CLASSES=a,b names the labels
-	$(PY) main.py convert_medmnist --npz="$(NPZ)" --out="$(OUT)" $(if $(CLASSES),--classes="$(CLASSES)") $(ARGS)
-
 import-dicom: $(READY) ## Import the DICOM series under SRC into OUT; SERIES=pattern, MAPPING=who.csv, KEY=file
 	$(PY) main.py import_dicom --src="$(SRC)" --out="$(OUT)" $(if $(SERIES),--series="$(SERIES)") $(if $(MAPPING),--mapping="$(MAPPING)") $(if $(KEY),--key="$(KEY)") $(ARGS)
 
 import-bids: $(READY) ## Make the cohort table OUT of the BIDS tree SRC; SUFFIX=T1w, LABEL=column
 	$(PY) main.py import_bids --src="$(SRC)" --out="$(OUT)" $(if $(SUFFIX),--suffix="$(SUFFIX)") $(if $(LABEL),--label="$(LABEL)") $(ARGS)
 
-bench: $(READY) ## Measure this machine next to TorchIO and MONAI within BUDGET=8 minutes; writes docs/benchmarks.md
-	$(PY) -m benchmarks $(if $(BUDGET),--budget="$(BUDGET)") $(ARGS)
+bench: $(READY) ## Measure this machine within BUDGET=8 minutes, or training on its GPU=1; writes docs/benchmarks.md
+	$(PY) -m benchmarks $(if $(GPU),--gpu) $(if $(BUDGET),--budget="$(BUDGET)") $(ARGS)
 
-bench-gpu: $(READY) ## Measure training on the GPU; writes docs/benchmarks.md
-	$(PY) -m benchmarks --gpu $(ARGS)
-
-test: $(READY) ## Run every test that this machine can run
-	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
-
-test-fast: $(READY) ## Run the tests that take less than a minute together
-	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not real_data" $(ARGS)
+test: $(READY) ## Run every test that this machine can run; FAST=1 those that take less than a minute together
+	$(PY) -m pytest -n 2 --dist worksteal $(if $(FAST),-m "not slow and not real_data") $(ARGS)
 
 check: $(READY) ## Format, lint, check types and run the fast tests
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 	$(PY) -m mypy
 	$(PY) -m pytest -n 2 --dist worksteal -m "not slow and not real_data" $(ARGS)
-
-lock: $(READY) ## Write requirements.lock anew from pyproject.toml
-	$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
-
-clean-cache: ## Delete the cache of preprocessed volumes
-	rm -rf cache

@@ -73,10 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.gpu:
         chosen = {"Training on a GPU": partial(gpu.measure, device="cuda")}
 
+    machine = hardware()
+
     def write(lines: list[str]) -> None:
         minutes = (time.monotonic() - started) / 60
-        text = [hardware(), "", *lines, f"{minutes:.1f} of {options.budget:g} minutes."]
-        write_section(options.page, "make bench-gpu" if options.gpu else "make bench", text)
+        text = [machine, "", *lines, f"{minutes:.1f} of {options.budget:g} minutes."]
+        write_section(options.page, "make bench GPU=1" if options.gpu else "make bench", text)
 
     with TemporaryDirectory() as folder:
         until = started + 60 * options.budget

@@ -11,12 +11,12 @@ def report(args: list[str]) -> None:
     auto_cli(_report, args=args, prog="main.py report")
 
 
-def _report(run: str = "", beside: str = "", anonymous: bool = False, maps: Maps = "auto") -> None:
+def _report(run: str = "", others: str = "", anonymous: bool = False, maps: Maps = "auto") -> None:
     """Write report.html into the folder of a finished run.
 
     Args:
         run: Name of the run, kept in runs/<name>, or a folder.
-        beside: Names or folders of other runs to show beside it, with spaces between them; those
+        others: Names or folders of other runs to show next to it, with spaces between them; those
             on the same folds are compared patient by patient.
         anonymous: Show numbers in the place of patient ids, file names and paths.
         maps: What speaks for the predicted class: 'gradcam', 'occlusion' (slow), 'none', or
@@ -24,5 +24,5 @@ def _report(run: str = "", beside: str = "", anonymous: bool = False, maps: Maps
     """
     if not run:
         raise ValueError("Say which run: RUN=name.")
-    path = write_page(run_path(run), beside=beside, anonymous=anonymous, maps=maps)
+    path = write_page(run_path(run), others=others, anonymous=anonymous, maps=maps)
     print(f"Report: {path} ({path.stat().st_size / 2**20:.1f} MB)")

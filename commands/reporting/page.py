@@ -31,17 +31,17 @@ Views = dict[tuple[str, str], tuple[str, str]]
 
 
 def write_page(
-    folder: Path, *, beside: str = "", anonymous: bool = False, maps: Maps = "auto"
+    folder: Path, *, others: str = "", anonymous: bool = False, maps: Maps = "auto"
 ) -> Path:
     """Write report.html.
 
     Args:
         folder: Folder of a finished run.
-        beside: Names of other runs.
+        others: Names of other runs.
         anonymous: Whether to hide names.
         maps: Which maps to draw.
     """
-    page = compose(folder, beside=beside, anonymous=anonymous)
+    page = compose(folder, others=others, anonymous=anonymous)
     views, note = _views(folder, page, maps)
     pictures = {
         name: data_uri((folder / name).read_bytes(), "image/png")
@@ -51,7 +51,7 @@ def write_page(
     }
     settings = vars(page) | {"views": views, "views_note": note, "pictures": pictures}
     path = folder / "report.html"
-    write_json({"beside": beside, "anonymous": anonymous}, folder / SETTINGS_NAME)
+    write_json({"others": others, "anonymous": anonymous}, folder / SETTINGS_NAME)
     write_text(render_report(Page(**settings)), path)
     return path
 
@@ -59,7 +59,7 @@ def write_page(
 def compose(
     folder: Path,
     *,
-    beside: str = "",
+    others: str = "",
     anonymous: bool = False,
     metrics: dict[str, Any] | None = None,
 ) -> Page:
@@ -67,7 +67,7 @@ def compose(
 
     Args:
         folder: Folder of a finished run.
-        beside: Names of other runs.
+        others: Names of other runs.
         anonymous: Whether to hide names.
         metrics: The run's figures; None takes those of metrics.json.
 
@@ -90,17 +90,17 @@ def compose(
         config=read_config(folder),
         ranking=ranking_table(tables.predictions),
         suspects=suspected_labels(tables.cases),
-        comparison=_comparison(folder, tables, beside) if beside else None,
+        comparison=_comparison(folder, tables, others) if others else None,
         checks=read_json(sanity)["checks"] if sanity.is_file() else None,
         anonymous=anonymous,
     )
 
 
-def _comparison(folder: Path, tables: RunTables, beside: str) -> dict[str, Any]:
+def _comparison(folder: Path, tables: RunTables, names: str) -> dict[str, Any]:
     """Other runs: their figures, and the paired difference where the folds are the same."""
     others = {
         name: result
-        for name, result in read_results(beside.split()).items()
+        for name, result in read_results(names.split()).items()
         if result.folder.resolve() != folder.resolve()
     }
     own = tables.splits.sort_values(list(tables.splits.columns), ignore_index=True)

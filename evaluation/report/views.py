@@ -1,4 +1,4 @@
-"""Small pictures of a scan: sagittal, coronal and axial slices, with a heat map beside them."""
+"""Small pictures of a scan: sagittal, coronal and axial slices, with a heat map next to them."""
 
 import base64
 import io

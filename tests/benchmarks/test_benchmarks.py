@@ -93,7 +93,7 @@ def test_a_section_replaces_itself_alone(tmp_path):
     page.write_text("# Benchmarks\n\n## By hand\n\nkept\n")
     for lines in (["one"], ["two", "three"]):
         write_section(page, "make bench", lines)
-        write_section(page, "make bench-gpu", ["gpu"])
+        write_section(page, "make bench GPU=1", ["gpu"])
     text = page.read_text()
     assert text.startswith("# Benchmarks\n\n## By hand\n\nkept\n\n<!-- make bench: begin -->")
     assert "one" not in text

@@ -49,7 +49,7 @@ def test_the_page_can_hide_names_and_paths(run):
 @pytest.mark.slow
 def test_another_run_on_the_same_folds_is_compared_patient_by_patient(run, tmp_path):
     other = Path(shutil.copytree(run, tmp_path / "other"))
-    words = report_text(write_page(run, beside=str(other)).read_text())["comparison"]
+    words = report_text(write_page(run, others=str(other)).read_text())["comparison"]
     assert "other cannot be told from run" in words
     assert "+0.000 (+0.000 – +0.000), p 1.000" in words
 
@@ -59,14 +59,14 @@ def test_a_run_on_other_folds_is_shown_without_a_difference(run, tmp_path):
     splits = pd.read_csv(other / "splits.csv", dtype=str)
     splits["fold"] = splits["fold"].map({"0": "1", "1": "0", "2": "2"})
     splits.to_csv(other / "splits.csv", index=False)
-    words = report_text(write_page(run, beside=str(other)).read_text())["comparison"]
+    words = report_text(write_page(run, others=str(other)).read_text())["comparison"]
     assert "other folds: no paired difference" in words
 
 
 @pytest.mark.slow
-def test_a_page_beside_others_hides_their_paths_and_can_be_verified(run, tmp_path):
+def test_a_page_with_others_hides_their_paths_and_can_be_verified(run, tmp_path):
     shutil.copytree(run, tmp_path / "other")
-    html = write_page(run, beside=str(tmp_path / "other"), anonymous=True).read_text()
+    html = write_page(run, others=str(tmp_path / "other"), anonymous=True).read_text()
     assert str(tmp_path) not in html
     assert main.main(["verify", f"--run={run}"]) == 0
 

@@ -1,0 +1,73 @@
+"""Documents: links lead somewhere, targets and settings that they name exist."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+TARGET = re.compile(r"^([a-z-]+):", re.MULTILINE)
+FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+
+
+def _anchors(page):
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+def _broken_links(page, text):
+    for groups in LINK.findall(FENCED.sub("", text)):
+        link = unquote(next(filter(None, groups)))
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            yield f"{page.relative_to(ROOT)}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file_and_a_heading(page):
+    assert [*_broken_links(page, page.read_text(encoding="utf-8"))] == []
+
+
+def test_a_link_that_leads_nowhere_is_found():
+    page = ROOT / "README.md"
+    text = "[a](docs/none.md) [b](LICENSE) [c](#none) ![d](docs/none.png) [e](https://none.org)"
+    broken = [*_broken_links(page, text)]
+    assert broken == [f"README.md: {name}" for name in ("docs/none.md", "#none", "docs/none.png")]
+
+
+def test_every_page_of_docs_is_in_the_readmes_index():
+    index = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in ROOT.glob("docs/*.md") if f"docs/{page.name}" not in index] == []
+
+
+def test_every_make_target_in_a_document_exists():
+    targets = set(TARGET.findall((ROOT / "Makefile").read_text(encoding="utf-8")))
+    pages = [page for page in PAGES if page.name != "CHANGELOG.md"]
+    configs = [*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("configs/**/*.sbatch")]
+    unknown = {
+        f"{file.relative_to(ROOT)}: make {name}"
+        for file in [*pages, *configs]
+        for name in re.findall(r"(?:^|`|# )make ([a-z-]+)", file.read_text(encoding="utf-8"), re.M)
+        if name not in targets
+    }
+    assert unknown == set()
+
+
+def test_every_file_that_a_document_names_in_configs_exists():
+    names = {
+        (page.name, name)
+        for page in PAGES
+        if page.name != "CHANGELOG.md"
+        for name in re.findall(r"configs/[\w/]+\.(?:yaml|sbatch)", page.read_text(encoding="utf-8"))
+    }
+    own = {"configs/knees.yaml", "configs/two.yaml"}  # files that a reader writes
+    gone = {"configs/lgg/finetune.yaml"}  # a measurement of an earlier commit
+    assert {name for _, name in names if not (ROOT / name).is_file()} <= own | gone
