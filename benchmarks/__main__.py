@@ -34,7 +34,7 @@ def sections(quick: bool) -> dict[str, Section]:
     cubes: dict[str, Any] = {"size": size, "num_scans": scans, "num_rounds": rounds}
     return {
         "A training step": partial(
-            training_step.measure, num_rounds=rounds, flops_a_turn=1e9 if quick else 3e10
+            training_step.measure, num_rounds=rounds, flops_a_turn=1e9 if quick else 1.5e10
         ),
         f"Volumes, {size}³": partial(data_path.volumes, **cubes),
         f"Patches out of {size}³": partial(data_path.patches, **cubes),
