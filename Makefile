@@ -83,7 +83,7 @@ report: $(READY) ## Write report.html of RUN again; OTHERS="a b" shows other run
 sanity: $(READY) ## Check RUN: random labels at chance? label in the headers? site in the features?
 	$(PY) main.py sanity --run="$(RUN)" $(ARGS)
 
-verify: $(READY) ## Recompute every figure of RUN from its tables and files
+verify: $(READY) ## Compare the files of RUN with their hashes, its tables and figures with each other
 	$(PY) main.py verify --run="$(RUN)" $(ARGS)
 
 compare: $(READY) ## Compare RUNS="a b c" with the first or REFERENCE=a; ENSEMBLE="a b" adds votes

@@ -26,7 +26,7 @@ VERBS = {
     "classical": "Cross-validate classical methods on the same folds.",
     "report": "Write a run's report.html anew, beside other runs if asked.",
     "sanity": "Check what should not work in a run: random labels, headers alone, the site.",
-    "verify": "Recompute every figure of a run from its tables and files.",
+    "verify": "Compare a run's files with their hashes, its tables and figures with each other.",
     "compare": "Compare finished runs on identical folds, with paired tests.",
     "predict": "Predict new scans with all folds of a finished run.",
     "export": "Write a finished run as a bundle: safetensors, ONNX and a model card.",

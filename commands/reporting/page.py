@@ -11,7 +11,7 @@ from lightning import LightningDataModule
 from commands.bundles.ensemble import CPU, Ensemble, fold_model, open_ensemble, volume_batches
 from commands.reporting.finished_runs import read_results
 from commands.reporting.results import read_tables
-from commands.runs.run_folder import fold_folder, read_config, read_json, write_json, write_text
+from commands.runs.run_folder import fold_folder, read_config, read_json, write_text
 from datamodules.cohort import Cohort
 from evaluation.comparison import compare_runs
 from evaluation.confidence import suspected_labels
@@ -24,7 +24,6 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.deployment import FoldModel
 from lightning_modules.saliency import MapKind, class_map
 
-SETTINGS_NAME = "report.json"  # how the page was asked for: it names what the page may hide
 MAX_VIEWS = 150  # scans with pictures: keeps the page below 5 MB
 Maps = Literal["auto", "gradcam", "occlusion", "none"]
 Views = dict[tuple[str, str], tuple[str, str]]
@@ -41,7 +40,7 @@ def write_page(
         anonymous: Whether to hide names.
         maps: Which maps to draw.
     """
-    page = compose(folder, others=others, anonymous=anonymous)
+    page = _page(folder, others, anonymous)
     views, note = _views(folder, page, maps)
     pictures = {
         name: data_uri((folder / name).read_bytes(), "image/png")
@@ -51,31 +50,13 @@ def write_page(
     }
     settings = vars(page) | {"views": views, "views_note": note, "pictures": pictures}
     path = folder / "report.html"
-    write_json({"others": others, "anonymous": anonymous}, folder / SETTINGS_NAME)
     write_text(render_report(Page(**settings)), path)
     return path
 
 
-def compose(
-    folder: Path,
-    *,
-    others: str = "",
-    anonymous: bool = False,
-    metrics: dict[str, Any] | None = None,
-) -> Page:
-    """Gather what a report says, without its pictures.
-
-    Args:
-        folder: Folder of a finished run.
-        others: Names of other runs.
-        anonymous: Whether to hide names.
-        metrics: The run's figures; None takes those of metrics.json.
-
-    Raises:
-        ValueError: If the run is not finished.
-    """
-    tables = read_tables(folder)
-    metrics = metrics or read_json(folder / "metrics.json")
+def _page(folder: Path, others: str, anonymous: bool) -> Page:
+    """Gather what a report says, without its pictures."""
+    tables, metrics = read_tables(folder), read_json(folder / "metrics.json")
     if "per_scan" not in metrics:
         raise ValueError(
             f"{folder / 'metrics.json'} is of an earlier version, whose figures count scans where "

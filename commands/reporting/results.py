@@ -21,7 +21,10 @@ from evaluation.report.tables import DESCRIBING
 from evaluation.summary import RunTables, summarise_run
 from files.hashes import hash_file
 
-HASHED = ("predictions.csv", "validation.csv", "splits.csv", "cohort.csv", "config.yaml")
+HASHED = (
+    *("predictions.csv", "validation.csv", "splits.csv", "cohort.csv", "config.yaml"),
+    *("ranking.csv", "suspected_labels.csv", "report.md"),
+)
 
 
 def write_cohort(cohort: Cohort, folder: Path) -> None:
@@ -106,15 +109,15 @@ def write_results(
     pictures.draw_accuracy_by_coverage(predictions, folder / "accuracy_by_coverage.png")
     scaled = None if validation is None else calibrate(predictions, validation)
     pictures.draw_reliability(predictions, scaled, folder / "reliability.png")
-    num_fold_runs = len(predictions[["repeat", "fold"]].drop_duplicates())
     run = read_json(folder / "run.json") | {
         **made,
-        "num_fold_runs": num_fold_runs,
-        "file_hashes": hash_files(folder),
+        "num_fold_runs": len(predictions[["repeat", "fold"]].drop_duplicates()),
     }
-    write_json(run, folder / "run.json")
     text = write_report(metrics, ranking, run, tables.cohort, has_curves=tables.curves is not None)
     write_text(text, folder / "report.md")
+    paths = [path for name in HASHED if (path := folder / name).is_file()]
+    run["file_hashes"] = {path.name: hash_file(path) for path in paths}
+    write_json(run, folder / "run.json")
     write_json(metrics, folder / "metrics.json")
     mean, (low, high) = metrics["mean"], metrics["interval_95"]["auroc"]
     optimistic = " (optimistic: protocol paper)" if metrics["protocol"] == "paper" else ""
@@ -123,8 +126,3 @@ def write_results(
         f"{mean['balanced_accuracy']:.3f}{optimistic}. Report: {folder / 'report.md'}"
     )
     return metrics
-
-
-def hash_files(folder: Path) -> dict[str, str]:
-    """Hash the tables that all figures come from."""
-    return {name: hash_file(folder / name) for name in HASHED if (folder / name).is_file()}

@@ -261,7 +261,7 @@ def _provenance(page: Page) -> list[tuple[str, str]]:
         ("Device, time", f"{run['device']}, {run['wall_time_s']:.0f} s"),
         ("Seed", str(run["seed"])),
         ("Hash of the data", run["data_hash"]),
-        ("Hashes of the tables", hashes),
+        ("Hashes of the files", hashes),
     ]
 
 

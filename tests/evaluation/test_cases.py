@@ -137,7 +137,7 @@ def test_everything_measured_is_of_the_same_cases():
     by_patient = as_run(as_cases(table), pd.concat([as_cases(one), as_cases(two)]))
     alone = summarise_run(by_patient, "nested")
     own = ("num_scans", "per_scan")
-    faults = figure_faults(metrics, alone)
+    faults = list(figure_faults(metrics, alone))
     assert {line.split()[1].partition(".")[0] for line in faults} == set(own)
     pd.testing.assert_frame_equal(
         calibrate(table, validation), calibrate(as_cases(table), validation)

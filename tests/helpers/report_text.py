@@ -1,4 +1,4 @@
-"""What a report.html says, read back: verify compares it with what it should say."""
+"""What a report.html says, read back."""
 
 from html.parser import HTMLParser
 
