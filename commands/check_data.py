@@ -28,7 +28,7 @@ def check_data(args: list[str]) -> None:
     tables = [table for table in (data.table, options.a, options.b) if table]
     if len(tables) != (1 if data.table else 2):
         raise ValueError(
-            "Say which cohort to check, DATA=table.csv, or two, A=one.csv B=other.csv."
+            "Give one cohort to check, DATA=table.csv, or two, A=one.csv B=other.csv."
         )
     expected = Expectations(
         labels_per=data.labels_per,

@@ -21,7 +21,7 @@ def _convert(npz: str = "", out: str = "", classes: str = "") -> None:
         classes: Names of the labels 0, 1, … with commas between them; none keeps the numbers.
     """
     if not npz or not out:
-        raise ValueError("Say which file to convert, and where to: NPZ=file.npz OUT=folder.")
+        raise ValueError("Give the file to convert and a folder: NPZ=file.npz OUT=folder.")
     names = [name.strip() for name in classes.split(",")] if classes else []
     table = write_medmnist_cohort(Path(npz).expanduser(), Path(out).expanduser(), names)
     print(f"MedMNIST cohort: {table}. Official split: SPLITS={table.with_name('splits.csv')}.")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from jsonargparse import auto_cli
 from safetensors.torch import save
 from torch import Tensor
@@ -20,8 +19,8 @@ from commands.bundles.ensemble import (
     open_ensemble,
     volume_batches,
 )
-from commands.bundles.model_card import bundle_inference, bundle_metadata, model_card
-from commands.runs.run_folder import read_json, run_path, write_json, write_text
+from commands.bundles.model_card import bundle_inference, bundle_metadata, bundle_readme
+from commands.runs.run_folder import read_config, read_json, run_path, write_json, write_text
 from datamodules.cohort import Cohort
 from datamodules.reading.cohort_table import Columns
 from lightning_modules.deployment import onnx_difference, write_onnx
@@ -46,15 +45,16 @@ def _export(run: str = "", out: str | None = None, cache_dir: str = "cache") -> 
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
     """
     if not run:
-        raise ValueError("Say which run to export: RUN=.")
+        raise ValueError("No run is given to export: set RUN=name.")
     source = run_path(run)
     folder = source / "bundle" if out is None else Path(out).expanduser()
     if folder.exists():
         raise ValueError(f"The folder {folder} exists already. Choose another OUT, or delete it.")
     ensemble = open_ensemble(source)
     if not (source / "metrics.json").is_file():
-        raise ValueError(f"Run {source} has no metrics.json: give its command again.")
-    metrics, facts = read_json(source / "metrics.json"), read_json(source / "run.json")
+        raise ValueError(f"Run {source} has no metrics.json: run its command again.")
+    metrics = read_json(source / "metrics.json")
+    facts = read_json(source / "run.json") | {"num_fold_runs": len(ensemble.members)}
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "models").mkdir(parents=True)
@@ -63,7 +63,8 @@ def _export(run: str = "", out: str | None = None, cache_dir: str = "cache") -> 
     metadata = bundle_metadata(ensemble, metrics, facts, checked)
     write_json(metadata, unfinished / "configs/metadata.json")
     write_json(bundle_inference(), unfinished / "configs/inference.json")
-    write_text(model_card(ensemble, metrics, facts, checked), unfinished / "docs/README.md")
+    readme = bundle_readme(metrics, facts, read_config(source), checked)
+    write_text(readme, unfinished / "docs/README.md")
     unfinished.rename(folder)
     print(f"{checked} Bundle: {folder}")
 
@@ -91,15 +92,15 @@ def _write_models(ensemble: Ensemble, source: Path, folder: Path, cache_dir: str
 
 def _volumes_to_try(ensemble: Ensemble, source: Path, cache_dir: str) -> tuple[Tensor, str]:
     """Some of the run's own scans where they are at hand, otherwise random volumes."""
-    table = yaml.safe_load((source / "config.yaml").read_text())["data"]["init_args"]["table"]
+    table = read_config(source)["data"]["init_args"]["table"]
     cohort = Cohort(table, Columns(**ensemble.columns), ensemble.preprocessing, cache_dir)
     try:
         del cohort.scans[NUM_CHECKED:]
         rows = np.arange(len(cohort.scans))
         volumes = torch.cat(list(volume_batches(cohort.volumes, rows))).float()
         return volumes, f"{len(volumes)} scans of the run's cohort"
-    except ValueError:  # the table or a scan is not there any more
+    except ValueError:  # the table or a scan is missing
         assert ensemble.preprocessing.spatial_shape is not None
         generator = torch.Generator().manual_seed(0)
         shape = (NUM_CHECKED, 1, *ensemble.preprocessing.spatial_shape)
-        return torch.rand(shape, generator=generator), "random volumes (the run's scans are away)"
+        return torch.rand(shape, generator=generator), "random volumes (the run's scans are missing)"

@@ -23,7 +23,7 @@ def _import(src: str = "", out: str = "", suffix: str = "T1w", label: str = "") 
     """
     if not src or not out:
         raise ValueError(
-            "Say which tree to import, and where to: SRC=tree OUT=folder or table.csv."
+            "Give the tree to import and where to: SRC=tree OUT=folder or table.csv."
         )
     tree, target = Path(src).expanduser(), Path(out).expanduser()
     cohort = import_bids_tree(tree, target, suffix, label)

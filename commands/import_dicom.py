@@ -26,7 +26,7 @@ def _import(
         series: Pattern of the SeriesDescription, such as '*mprage*'; case does not count.
     """
     if not src or not out:
-        raise ValueError("Say which folder to import, and where to: SRC=folder OUT=folder.")
+        raise ValueError("Give the folder to import and where to: SRC=folder OUT=folder.")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes headers
     source, folder = Path(src).expanduser(), Path(out).expanduser()
     key_path = Path(key).expanduser() if key else Path(f"{folder.resolve()}.key")

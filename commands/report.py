@@ -23,6 +23,6 @@ def _report(run: str = "", others: str = "", anonymous: bool = False, maps: Maps
             'auto', gradcam where the network is a 3D convolutional one and none elsewhere.
     """
     if not run:
-        raise ValueError("Say which run: RUN=name.")
+        raise ValueError("No run is given: set RUN=name.")
     path = write_page(run_path(run), others=others, anonymous=anonymous, maps=maps)
     print(f"Report: {path} ({path.stat().st_size / 2**20:.1f} MB)")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.predictions import PROB, with_decision
+from evaluation.predictions import PROB, class_names_of, with_decision
 from evaluation.summary import RunTables
 
 TOLERANCE = 1e-9
@@ -17,7 +17,7 @@ def table_faults(run: RunTables) -> list[str]:
     """List what is inconsistent between predictions, splits and cohort."""
     predictions = run.predictions
     decided = with_decision(predictions)
-    outputs = predictions[[name for name in predictions if name.startswith(PROB)]]
+    outputs = predictions[[PROB + name for name in class_names_of(predictions)]]
     scans = list(zip(predictions["patient_id"], predictions["image"], strict=True))
     labels = run.cohort.set_index(["patient_id", "image"])["label"].to_dict()
     known = np.array([scan in labels for scan in scans])

@@ -86,7 +86,7 @@ def open_ensemble(folder: Path) -> Ensemble:
     if (folder / SPEC).is_file():
         return _open_bundle(folder)
     if not (folder / "config.yaml").is_file():
-        raise ValueError(f"There is no run in {folder}. Say RUN= a run of `make finetune`.")
+        raise ValueError(f"There is no run in {folder}. Set RUN= to a run of `make finetune`.")
     return _open_run(folder)
 
 
@@ -158,9 +158,9 @@ def volume_batches(
 def _open_run(folder: Path) -> Ensemble:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     if "model" not in config or "method" in config:
-        raise ValueError(f"Run {folder} has no network. Say RUN= a run of `make finetune`.")
+        raise ValueError(f"Run {folder} has no network. Set RUN= to a run of `make finetune`.")
     if not (folder / "splits.csv").is_file():
-        raise ValueError(f"Run {folder} has no folds. Say RUN= a run of `make finetune`.")
+        raise ValueError(f"Run {folder} has no folds. Set RUN= to a run of `make finetune`.")
     pairs = fold_runs(read_splits(folder))
     folds = [FoldRun(repeat, fold, fold_folder(folder, repeat, fold)) for repeat, fold in pairs]
     if missing := [fold.folder.name for fold in folds if not fold.finished]:

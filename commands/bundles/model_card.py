@@ -1,15 +1,13 @@
-"""What a bundle says of itself: metadata in MONAI's fields, and a model card for people."""
+"""What a bundle says of itself: metadata in MONAI's fields, and the run's model card."""
 
 from importlib.metadata import version
 from typing import Any
 
 from commands.bundles.ensemble import Ensemble
+from evaluation.report.markdown import measures_table
+from evaluation.report.model_card import INTENDED_USE, model_card
 
 PACKAGES = ("lightning", "torchio", "nibabel", "onnxruntime", "safetensors")
-INTENDED_USE = (
-    "Research: to rank scans for reading and to study how well a small network can tell the "
-    "classes apart. Not a medical device; not for diagnosis, nor for deciding about a patient."
-)
 BUNDLE_VERSION = "0.1.0"
 
 
@@ -41,7 +39,8 @@ def bundle_metadata(
         f"calibration. {checked}",
         "authors": "Whoever trained the run; not stated.",
         "copyright": "Not stated.",
-        "data_source": f"{_cohort(metrics)}; not part of the bundle.",
+        "data_source": f"{metrics['num_scans']} scans of {metrics['num_patients']} patients; "
+        "not part of the bundle.",
         "data_type": "nifti",
         "image_classes": preprocessing.describe(),
         "label_classes": classes,
@@ -92,61 +91,37 @@ def bundle_inference() -> dict[str, Any]:
     }
 
 
-def model_card(
-    ensemble: Ensemble, metrics: dict[str, Any], run: dict[str, Any], checked: str
+def bundle_readme(
+    metrics: dict[str, Any], run: dict[str, Any], config: dict[str, Any], checked: str
 ) -> str:
-    """Compose the model card.
+    """Compose the bundle's README: the run's model card, its files, and how to use them.
 
     Args:
-        ensemble: What is exported.
         metrics: The run's metrics.json.
         run: The run's run.json.
+        config: The run's config.yaml.
         checked: A sentence on how the ONNX graphs were checked.
     """
-    start = "started" if run.get("init") else "not started"
+    if run["init"]:
+        run = run | {"init": "another run"}  # its name may be a path
     sections = [
         f"# {run['name']}",
-        f"{len(ensemble.members)} networks that classify 3D MRI as "
-        f"{' or '.join(ensemble.classes)}; their probabilities are averaged.",
-        f"## Intended use\n\n{INTENDED_USE}",
-        f"## Data\n\n{_cohort(metrics)}. {ensemble.preprocessing.describe()} {_seen(ensemble)}",
-        f"## Training\n\nPatient-level cross-validation, repeats: {metrics['num_repeats']}, folds "
-        f"in all: {len(ensemble.members)}, protocol: {metrics['protocol']}; {start} from another "
-        f"run's encoder. Commit {run['commit'] or 'unknown'}, seed {run['seed']}.",
-        "## Performance\n\nOut-of-fold: each scan predicted by networks that were not trained on "
-        "its patient, one for each repeat, before calibration. The mean of all networks, which "
-        "this bundle is, was not measured: no patient of the cohort is new to all of them.",
-        _measures(metrics),
-        *(
-            [
-                "**Optimistic:** the test patients chose the checkpoints, and no patients were "
-                "left to calibrate on."
-            ]
-            if metrics["protocol"] == "paper"
-            else []
-        ),
-        "## Calibration\n\n"
-        + (
-            "The new score is the softmax of slope · log(score) + intercept of the class; "
-            f"{fitted}, fitted on each fold's validation part."
-            if (fitted := calibration_words(ensemble))
-            else "None: the run has no validation predictions."
-        ),
-        "## Limits\n\nScanners, sequences and people unlike the training cohort; "
-        "`make predict` warns where spacing, orientation, intensity or the encoder's features are "
-        "unlike it, and cannot notice every difference. Figures from small cohorts are uncertain; "
-        "see the intervals. The bundle names no patients, so it cannot tell whether a new scan is "
-        "of a patient that it was trained on.",
+        *(f"## {heading}\n\n{words}" for heading, words in model_card(metrics, run, config)),
+        "## Measures\n\nOut-of-fold: each scan predicted by networks that were not trained on its "
+        "patient, one for each repeat, before calibration. The mean of all networks, which this "
+        "bundle is, was not measured: no patient of the cohort is new to all of them.",
+        measures_table(metrics),
         "## Files\n\n"
         "- `models/*.safetensors`: weights of each network; `models/*.onnx`: the same with "
         "intensity scale and calibration, from `volume` (B, 1, R, A, S) to `prob` (B, classes).\n"
         "- `configs/ensemble.json`: classes, preprocessing, settings, intensity scales, "
         "calibrations, what the training scans were like.\n"
-        "- `configs/metadata.json`, `configs/inference.json`: in MONAI's fields.",
-        checked,
+        "- `configs/metadata.json`, `configs/inference.json`: in MONAI's fields.\n\n"
+        f"{checked} The bundle names no patients, so it cannot tell whether a new scan is of a "
+        "patient that it was trained on.",
         "## How to use it\n\n"
-        "`make predict RUN=./BUNDLE DATA=cohort.csv OUT=folder` in the project that wrote it, or "
-        "there in Python:\n\n"
+        "`make predict RUN=./BUNDLE DATA=cohort.csv OUT=folder` in the project that wrote it; it "
+        "warns of scans that are unlike the training scans. Or there in Python:\n\n"
         "```python\n"
         "from monai.bundle import ConfigParser\n\n"
         "parser = ConfigParser()\n"
@@ -169,30 +144,3 @@ def calibration_words(ensemble: Ensemble) -> str:
     slopes = [each.slope for each in found]
     largest = max(max(map(abs, each.intercepts)) for each in found)
     return f"slopes {min(slopes):.2f} to {max(slopes):.2f}, intercepts within ±{largest:.2f}"
-
-
-def _cohort(metrics: dict[str, Any]) -> str:
-    return f"{metrics['num_scans']} scans of {metrics['num_patients']} patients"
-
-
-def _seen(ensemble: Ensemble) -> str:
-    if not ensemble.references:
-        return "What the files were like was not written down."
-    orientations = sorted({name for each in ensemble.references for name in each.orientations})
-    low = [min(each.spacing_mm[axis][0] for each in ensemble.references) for axis in range(3)]
-    high = [max(each.spacing_mm[axis][1] for each in ensemble.references) for axis in range(3)]
-    sizes = " × ".join(
-        f"{a:.3g}" if a == b else f"{a:.3g}–{b:.3g}" for a, b in zip(low, high, strict=True)
-    )
-    seen = ", ".join(orientations)
-    return f"The files had voxels of {sizes} mm (R × A × S) and orientation {seen}."
-
-
-def _measures(metrics: dict[str, Any]) -> str:
-    lines = ["| measure | mean over repeats | 95 % interval |", "|---|---|---|"]
-    for name, value in metrics["mean"].items():
-        low, high = metrics["interval_95"].get(name) or (None, None)
-        interval = "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-        figure = "–" if value is None else f"{value:.3f}"
-        lines.append(f"| {name.replace('_', ' ')} | {figure} | {interval} |")
-    return "\n".join(lines)

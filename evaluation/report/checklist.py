@@ -1,11 +1,10 @@
-"""Items of TRIPOD+AI (2024) and CLAIM (2024) that a run can fill in, and a model card."""
+"""Items of TRIPOD+AI (2024) and CLAIM (2024) that a run can fill in."""
 
 from typing import Any
 
+from evaluation.report.model_card import Items, model_name
 from evaluation.report.sentences import calibration_sentence, start_sentence, verdict
 from evaluation.summary import RunTables
-
-Items = list[tuple[str, str]]
 
 
 def checklist(
@@ -54,7 +53,7 @@ def checklist(
             "Missing data",
             "Empty cells: " + "; ".join(missing) + "." if missing else "No empty cells.",
         ),
-        ("Model", f"{_model(config)}. {start_sentence(run)}"),
+        ("Model", f"{model_name(config)}. {start_sentence(run)}"),
         ("Partition of the data", divided + f"; protocol {metrics['protocol']}."),
         ("Hyperparameters and their choice", "All in config.yaml; how they were chosen: authors."),
         (
@@ -86,47 +85,3 @@ def checklist(
             "checkpoints, folds and predictions are in the run's folder.",
         ),
     ]
-
-
-def model_card(metrics: dict[str, Any], run: dict[str, Any], config: dict[str, Any]) -> Items:
-    """Say what the model is, for whom, how good, and where it ends.
-
-    Args:
-        metrics: The content of metrics.json.
-        run: The content of run.json.
-        config: The content of config.yaml.
-    """
-    positive = metrics["positive_class"]
-    return [
-        ("Model", f"{_model(config)}; one per fold. {start_sentence(run)}"),
-        (
-            "Intended use",
-            "Research: to estimate how well these classes can be told apart in scans like these, "
-            "and to order cases for reading.",
-        ),
-        ("Not intended", "Diagnosis, or any decision about a patient. Not a medical device."),
-        (
-            "Classes",
-            ", ".join(metrics["classes"]) + (f"; {positive} is positive." if positive else "."),
-        ),
-        ("Input", run["preprocessing"]),
-        ("Performance", verdict(metrics)),
-        (
-            "Limits",
-            "Scans of other scanners, sequences, populations or orientations were not tested. "
-            + metrics["sample"]["sentence"],
-        ),
-    ]
-
-
-def _model(config: dict[str, Any]) -> str:
-    if "method" in config:
-        return f"{config['method']} on {config['features']}"
-    name = config["model"]["class_path"].rpartition(".")[2]
-    settings = config["model"]["init_args"]
-    if settings.get("backbone", "mctl") != "mctl":
-        return f"{name} with backbone {settings['backbone']}"
-    return (
-        f"{name}: {settings.get('depth')} convolutions of {settings.get('filters')} filters, "
-        f"{settings.get('nodes')} nodes"
-    )

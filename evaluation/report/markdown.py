@@ -71,7 +71,7 @@ def write_report(
     by_class = class_table(metrics)
     sections += [
         "## Performance",
-        _measures_table(metrics),
+        measures_table(metrics),
         f"{interval_sentence(metrics)} {headline_sentence(metrics)}",
         case_sentence(metrics),
         *([_markdown(by_class)] if by_class else []),
@@ -100,7 +100,8 @@ def write_report(
     return "\n\n".join(sections) + "\n"
 
 
-def _measures_table(metrics: dict[str, Any]) -> str:
+def measures_table(metrics: dict[str, Any]) -> str:
+    """Write the measures with their intervals and spread as a Markdown table."""
     lines = [
         "| measure | mean | 95 % interval | sd over repeats | min | max |",
         "|---|---|---|---|---|---|",

@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from evaluation.predictions import PROB
-from evaluation.report.checklist import checklist, model_card
+from evaluation.report.checklist import checklist
 from evaluation.report.markdown import LABELS
+from evaluation.report.model_card import model_card
 from evaluation.report.sentences import (
     calibration_sentence,
     case_sentence,

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.bundle.properties import MetaProperties
 from people import write_people
+from report_text import report_text
 
 import main
 from commands.bundles.ensemble import SPEC, as_spec, open_ensemble, volume_batches
@@ -109,9 +111,13 @@ def test_a_bundle_loads_back_and_predicts_the_same(finished_run, tmp_path, capsy
     }
     card = (moved / "docs/README.md").read_text()
     metrics = json.loads((finished_run / "metrics.json").read_text())
-    assert f"| auroc | {metrics['mean']['auroc']:.3f} |" in card
+    assert f"| AUROC | {metrics['mean']['auroc']:.3f} |" in card
     for words in ("Intended use", "Not a medical device", "12 scans of 12 patients", "Limits"):
         assert words in card
+    report = report_text((finished_run / "report.html").read_text())["card"]
+    for heading in re.findall("^## (.*)$", card, re.MULTILINE)[:9]:  # the rest is on the files
+        words = card.partition(f"## {heading}\n\n")[2].partition("\n")[0]
+        assert f"{heading} {words}".replace("`", "") in report
     for path in moved.rglob("*.json"):
         assert "person" not in path.read_text()
 
