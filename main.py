@@ -24,7 +24,7 @@ VERBS = {
     "trial": "Cross-validate one setting of a sweep.",
     "worker": "Train what is free in a folder of settings; grid and sweep start workers.",
     "classical": "Cross-validate classical methods on the same folds.",
-    "report": "Write a run's report.html anew, beside other runs if asked.",
+    "report": "Write a run's report.html again, with other runs to compare.",
     "sanity": "Check what should not work in a run: random labels, headers alone, the site.",
     "verify": "Compare a run's files with their hashes, its tables and figures with each other.",
     "compare": "Compare finished runs on identical folds, with paired tests.",

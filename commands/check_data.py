@@ -1,13 +1,12 @@
 """`check_data`: everything that is wrong with a cohort, one line each, before any training."""
 
-import argparse
-import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import auto_cli
 
 from commands.runs.run_path import run_path
 from datamodules.checks.cohort_check import CohortCheck, check_cohort, compare_cohorts
@@ -17,37 +16,100 @@ from datamodules.reading.cohort_table import Columns
 from datamodules.reading.nifti_bytes import printable
 
 
+@dataclass(frozen=True)
+class CheckedSplits:
+    """What a check has to know of the folds."""
+
+    num_folds: int | None = None
+
+
+@dataclass(frozen=True)
+class CheckedPreprocessing:
+    """What a check has to know of the preprocessing."""
+
+    assume_orientation: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """What concerns the table among the settings of a training.
+
+    Args:
+        table: The cohort table.
+        columns: Names of its columns.
+        labels_per: 'scan' if a patient's scans may have different labels.
+        classes: Names of the classes.
+        splits: The folds.
+        preprocessing: The preprocessing.
+        cache_dir: Folder for what is kept of each scan.
+    """
+
+    table: str | None = None
+    columns: Columns = field(default_factory=Columns)
+    labels_per: Literal["patient", "scan"] = "patient"
+    classes: list[str] | None = None
+    splits: CheckedSplits = CheckedSplits()
+    preprocessing: CheckedPreprocessing = CheckedPreprocessing()
+    cache_dir: str = "cache"
+
+
 def check_data(args: list[str]) -> None:
+    """Check what the command line names; `-c` takes the YAML files of a training."""
+    configs, flags, rest = [], [], iter(args)
+    for argument in rest:
+        if argument in ("-c", "--config"):
+            configs.append(next(rest, ""))
+        elif argument.startswith(("-c", "--config=")):
+            configs.append(argument.removeprefix("-c").removeprefix("--config="))
+        else:
+            flags.append(argument)
+    settings = [_flat(_read_yaml(Path(config)).get("data"), "data") for config in configs]
+    known = _flat(asdict(CheckedData()), "data").keys()
+    given = {key: value for each in settings for key, value in each.items() if key in known}
+    auto_cli(
+        _check_data, args=flags, prog="main.py check_data", set_defaults=given, exit_on_error=False
+    )
+
+
+def _check_data(
+    data: CheckedData = CheckedData(),
+    a: str | None = None,
+    b: str | None = None,
+    run: str = "check-data",
+    json: bool = False,
+) -> None:
     """Check one cohort, or two and what they share.
 
+    Args:
+        data: The cohort.
+        a: A table to compare with B's.
+        b: A table to compare with A's.
+        run: Folder of the contact sheet.
+        json: Print JSON instead of a table.
+
     Raises:
-        ValueError: If there are errors to mend.
+        ValueError: If there are errors to fix.
     """
-    options = _parse(args)
-    data = options.data
-    tables = [table for table in (data.table, options.a, options.b) if table]
+    tables = [table for table in (data.table, a, b) if table]
     if len(tables) != (1 if data.table else 2):
-        raise ValueError(
-            "Give one cohort to check, DATA=table.csv, or two, A=one.csv B=other.csv."
-        )
+        raise ValueError("Give one cohort to check, DATA=table.csv, or two, A=one.csv B=other.csv.")
     expected = Expectations(
         labels_per=data.labels_per,
         classes=data.classes,
         num_folds=data.splits.num_folds,
         assume_orientation=data.preprocessing.assume_orientation,
     )
-    columns = Columns(**vars(data.columns))
     cache_dir = Path(data.cache_dir)
-    cohorts = {table: _check(table, columns, expected, cache_dir) for table in tables}
+    cohorts = {table: _check(table, data.columns, expected, cache_dir) for table in tables}
     shared: list[Problem] = []
     if len(tables) == 2:
         one, other = (cohorts[table] for table in tables)
         shared = compare_cohorts(one, other, expected.assume_orientation, cache_dir)
-    page = run_path(options.run) / "contact_sheet.html"
+    page = run_path(run) / "contact_sheet.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(contact_sheet(list(cohorts.values())), encoding="utf-8")
-    if options.json:
-        print(json.dumps(_as_json(cohorts, shared), indent=2))
+    if json:
+        print(dumps(_as_json(cohorts, shared), indent=2))
     else:
         for table, cohort in cohorts.items():
             print(_as_text(table, cohort))
@@ -57,7 +119,7 @@ def check_data(args: list[str]) -> None:
     problems = [*shared, *(problem for cohort in cohorts.values() for problem in cohort.problems)]
     if num_errors := sum(problem.severity == "error" for problem in problems):
         raise ValueError(
-            f"{num_errors} error{'s' * (num_errors > 1)} to mend in {', '.join(tables)}."
+            f"{num_errors} error{'s' * (num_errors > 1)} to fix in {', '.join(tables)}."
         )
 
 
@@ -65,33 +127,8 @@ def _check(table: str, columns: Columns, expected: Expectations, cache_dir: Path
     try:
         return check_cohort(table, columns, expected, cache_dir)
     except ValueError as error:
-        what, _, mend = str(error).rstrip(".").partition(". ")
-        return CohortCheck([], [], [Problem("error", "", "", what, mend or "Mend the table")])
-
-
-def _parse(args: list[str]) -> Any:
-    """Take from the settings of a training what concerns its table, and leave the rest."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("-c", "--config", action="append", default=[])
-    configs = early.parse_known_args(args)[0].config
-    parser = ArgumentParser(prog="main.py check_data", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("-c", "--config", type=str, action="append", help="YAML of a training")
-    parser.add_argument("--data.table", type=str | None, help="the cohort table")
-    parser.add_argument("--a", type=str | None, help="a table to compare with B's")
-    parser.add_argument("--b", type=str | None, help="a table to compare with A's")
-    parser.add_class_arguments(Columns, "data.columns")
-    parser.add_argument("--data.labels_per", type=Literal["patient", "scan"], default="patient")
-    parser.add_argument("--data.classes", type=list[str] | None)
-    parser.add_argument("--data.splits.num_folds", type=int | None)
-    parser.add_argument("--data.preprocessing.assume_orientation", type=str | None)
-    parser.add_argument("--data.cache_dir", type=str, default="cache")
-    parser.add_argument("--run", type=str, default="check-data", help="folder of the contact sheet")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    known = {action.dest for action in parser._actions}
-    for config in configs:
-        settings = _flat(_read_yaml(Path(config)).get("data"), "data")
-        parser.set_defaults({key: value for key, value in settings.items() if key in known})
-    return parser.parse_args(args)
+        what, _, fix = str(error).rstrip(".").partition(". ")
+        return CohortCheck([], [], [Problem("error", "", "", what, fix or "Fix the table")])
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -103,4 +103,6 @@ def _volumes_to_try(ensemble: Ensemble, source: Path, cache_dir: str) -> tuple[T
         assert ensemble.preprocessing.spatial_shape is not None
         generator = torch.Generator().manual_seed(0)
         shape = (NUM_CHECKED, 1, *ensemble.preprocessing.spatial_shape)
-        return torch.rand(shape, generator=generator), "random volumes (the run's scans are missing)"
+        return torch.rand(
+            shape, generator=generator
+        ), "random volumes (the run's scans are missing)"

@@ -22,9 +22,7 @@ def _import(src: str = "", out: str = "", suffix: str = "T1w", label: str = "") 
         label: Column of participants.tsv that becomes the label.
     """
     if not src or not out:
-        raise ValueError(
-            "Give the tree to import and where to: SRC=tree OUT=folder or table.csv."
-        )
+        raise ValueError("Give the tree to import and where to: SRC=tree OUT=folder or table.csv.")
     tree, target = Path(src).expanduser(), Path(out).expanduser()
     cohort = import_bids_tree(tree, target, suffix, label)
     for line in cohort.remarks:

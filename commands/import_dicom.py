@@ -16,12 +16,12 @@ def import_dicom(args: list[str]) -> None:
 def _import(
     src: str = "", out: str = "", key: str = "", mapping: str = "", series: str = "*"
 ) -> None:
-    """Write one NIfTI file per sound series, and cohort.csv; name every series that is not.
+    """Write one NIfTI file per whole series, and cohort.csv; name every series that is not.
 
     Args:
         src: Folder or tree of DICOM files.
         out: Folder for cohort.csv and scans/; it holds no names, dates or texts.
-        key: Key of the patient ids, made if it is missing; beside OUT, as OUT.key, if not given.
+        key: Key of the patient ids, made if it is missing; next to OUT, as OUT.key, if not given.
         mapping: Where to write a private table from the new ids to PatientID, to join labels.
         series: Pattern of the SeriesDescription, such as '*mprage*'; case does not count.
     """

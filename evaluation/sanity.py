@@ -38,16 +38,16 @@ def sanity_row(question: str, predictions: pd.DataFrame, warning: str) -> dict[s
 
 
 def false_alarms(num_questions: int) -> str:
-    """Say how often questions sound an alarm where nothing is wrong."""
+    """Say how often checks warn where nothing is wrong."""
     share = (1 - CONFIDENCE) / 2
     words = (
-        f"Each question sounds a false alarm in about {share:.1%} of sound runs: its 95 % interval "
-        "then lies above 0.5 by chance"
+        f"Each check gives a false alarm in about {share:.1%} of runs without a fault: its 95 % "
+        "interval then lies above 0.5 by chance"
     )
     if num_questions == 1:
         return f"{words}."
     several = 1 - (1 - share) ** num_questions
-    return f"{words}. Of {num_questions} questions, at least one does in up to {several:.0%}."
+    return f"{words}. Of {num_questions} checks, at least one does in up to {several:.0%}."
 
 
 def shuffled_labels(patients: Sequence[str], labels: Sequence[str], seed: int) -> list[str]:

@@ -171,10 +171,10 @@ def test_a_changed_scan_or_a_torn_cache_is_checked_anew(write_cohort, write_scan
 def test_json_holds_the_problems_and_the_summary(write_cohort, tmp_path, check):
     table = write_cohort(6, scans_per_patient=2)
     (tmp_path / "cohort/p03_1.nii.gz").write_bytes(b"")
-    code, out, error = check(f"--data.table={table}", "--json")
+    code, out, error = check(f"--data.table={table}", "--json=true")
     content = json.loads(out)
     assert code == 2
-    assert error.endswith(f"error: 1 error to mend in {table}.\n")
+    assert error.endswith(f"error: 1 error to fix in {table}.\n")
     (problem,) = [each for each in content["problems"] if each["severity"] == "error"]
     assert (problem["patient_id"], problem["image"]) == ("p03", "cohort/p03_1.nii.gz")
     summary = content["summary"]

@@ -233,7 +233,7 @@ def test_links_out_of_the_folder_and_pipes_are_not_followed(importing, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Say which folder to import, and where to: SRC=folder OUT=folder."),
+        ([], "Give the folder to import and where to: SRC=folder OUT=folder."),
         (["--src={0}/none", "--out={0}/out"], "does not exist. Check the path in SRC=."),
         (["--src={0}/src/im000.dcm", "--out={0}/out"], "is a file. Give its folder in SRC=."),
         (["--src={0}/empty", "--out={0}/out"], "Nothing to import under"),

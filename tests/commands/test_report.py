@@ -63,7 +63,7 @@ def test_a_run_on_other_folds_is_shown_without_a_difference(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_page_beside_others_hides_their_paths(run, tmp_path):
+def test_a_page_with_others_hides_their_paths(run, tmp_path):
     shutil.copytree(run, tmp_path / "other")
     html = write_page(run, others=str(tmp_path / "other"), anonymous=True).read_text()
     assert str(tmp_path) not in html

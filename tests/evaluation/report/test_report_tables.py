@@ -136,7 +136,7 @@ def test_the_pooled_auroc_stands_next_to_that_inside_of_folds():
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(1, "2.5%"), (3, "Of 3 questions, at least one"), (3, "up to 7%")]
+    ("number", "words"), [(1, "2.5%"), (3, "Of 3 checks, at least one"), (3, "up to 7%")]
 )
 def test_the_chance_of_a_false_alarm_is_stated(number, words):
     assert words in false_alarms(number)
