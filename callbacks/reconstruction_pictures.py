@@ -46,7 +46,7 @@ class ReconstructionPictures(Callback):
         with torch.no_grad():
             copies = pl_module(self.patches)
         folder = Path(trainer.default_root_dir) / "reconstructions"
-        folder.mkdir(exist_ok=True)  # a lost folder of the run is not made anew
+        folder.mkdir(exist_ok=True)  # a lost folder of the run is not made again
         path = folder / f"epoch_{trainer.current_epoch:02d}.png"
         _draw(self.patches.float().cpu().numpy(), copies.float().cpu().numpy(), path)
         for logger in trainer.loggers:

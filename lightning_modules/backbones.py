@@ -172,4 +172,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = content.get("state_dict", content)  # type: ignore[assignment]
         return {name.removeprefix("module."): weight for name, weight in weights.items()}
     except Exception as error:
-        raise ValueError(f"Weights {path} cannot be read: no table of weights, or torn.") from error
+        raise ValueError(
+            f"Weights {path} cannot be read: no table of weights, or corrupt."
+        ) from error

@@ -79,7 +79,7 @@ def load_weights_2d(
         try:
             found = timm.models.load_state_dict(weights, use_ema=False, weights_only=True)
         except Exception as error:
-            raise ValueError(f"Weights {weights} cannot be read: torn or not safe.") from error
+            raise ValueError(f"Weights {weights} cannot be read: corrupt or not safe.") from error
     for name, weight in wanted.items():
         if name not in found or found[name].shape != weight.shape:
             there = tuple(found[name].shape) if name in found else "absent"

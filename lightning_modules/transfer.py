@@ -145,7 +145,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ValueError(f"Checkpoint {path} does not exist.") from error
     except Exception as error:
-        raise ValueError(f"Checkpoint {path} cannot be read: it is torn or not safe.") from error
+        raise ValueError(f"Checkpoint {path} cannot be read: it is corrupt or not safe.") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "ledger"} <= checkpoint.keys():
         raise ValueError(f"Checkpoint {path} has no weights with the patients that they have seen.")
     return checkpoint

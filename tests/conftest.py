@@ -120,7 +120,7 @@ def shared_data():
     """Folder of the real cohorts."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the real cohorts are not beside this checkout")
+        pytest.skip("the real cohorts are not next to this checkout")
     return folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MOST_FILES = 20  # beside __init__.py
+MOST_FILES = 20  # next to __init__.py
 ROW = re.compile(r"^\| `([\w./]+?)/?` \| .+ \| (.+) \|$", re.MULTILINE)
 ROOMS = dict(ROW.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))  # top first
 ORDER = list(ROOMS)

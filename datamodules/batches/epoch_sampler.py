@@ -173,7 +173,7 @@ def _place(trainer: Trainer) -> tuple[int, int]:
 class _Loader(DataLoader):
     """Its workers outlive a signal to all processes of a job, from their first moment on.
 
-    They must serve until the training has saved; signals wait while they are born.
+    They must serve until the training has saved; signals wait while they start.
     """
 
     @override

@@ -4,7 +4,7 @@ A folder holds the rows of one recipe. `<name>.npy` has the rows of one list of 
 `<name>.json` its index; the index is written last, so that a file without one does not count.
 Files never change once they are there: another list of keys makes another file, and takes over
 whatever rows its folder already has. So does a build that follows one that was killed: each
-process writes into a `.tmp` of its own, and every few seconds notes in a `.rows` beside it which
+process writes into a `.tmp` of its own, and every few seconds notes in a `.rows` next to it which
 rows are there.
 """
 
@@ -70,7 +70,7 @@ def _open(array_path: Path) -> np.memmap:
         return np.load(array_path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"Cache file {array_path} cannot be read: it is torn or not safe. Delete it."
+            f"Cache file {array_path} cannot be read: it is corrupt or not safe. Delete it."
         ) from error
 
 
@@ -165,7 +165,9 @@ def _noted_rows(folder: Path, row_shape: tuple[int, ...]) -> dict[str, KnownRow]
     known = {}
     for notes in sorted(folder.glob("*.rows")):
         array_path = notes.with_suffix(".tmp")
-        with contextlib.suppress(OSError, ValueError, EOFError):  # it may just finish, or be torn
+        with contextlib.suppress(
+            OSError, ValueError, EOFError
+        ):  # it may just finish, or be corrupt
             rows = np.load(array_path, mmap_mode="r", allow_pickle=False)
             if rows.shape[1:] != row_shape:
                 continue

@@ -44,13 +44,13 @@ class CohortCheck:
 
     @property
     def errors(self) -> list[Problem]:
-        """What must be mended before training."""
+        """What must be fixed before training."""
         return [problem for problem in self.problems if problem.severity == "error"]
 
     def refuse_errors(self, table: str) -> None:
         """Raise with one line per error."""
         if self.errors:
-            heading = f"Cohort table {table}: {count(len(self.errors), 'error')} to mend."
+            heading = f"Cohort table {table}: {count(len(self.errors), 'error')} to fix."
             raise ValueError("\n  ".join([heading, *map(str, self.errors)]))
 
     def warnings_in_brief(self) -> str:
@@ -191,7 +191,7 @@ def _find_leaks(
 
 def _row_problem(fault: RowFault) -> Problem:
     what = f"row {fault.line}: {fault.what}"
-    return Problem("error", fault.patient_id, fault.image, what, fault.mend)
+    return Problem("error", fault.patient_id, fault.image, what, fault.fix)
 
 
 def _outliers(scans: Sequence[Scan], checks: Sequence[ScanCheck]) -> Iterator[Problem]:

@@ -16,17 +16,17 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend; patient and image are '' where the whole table is meant."""
+    """One thing to fix; patient and image are '' where the whole table is meant."""
 
     severity: Severity
     patient_id: str
     image: str
     what: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
         """One line, whatever the table holds."""
-        cells = (self.severity, self.patient_id, self.image, f"{self.what}. {self.mend}.")
+        cells = (self.severity, self.patient_id, self.image, f"{self.what}. {self.fix}.")
         return "  ".join(printable(cell) for cell in cells if cell)
 
 
@@ -56,18 +56,18 @@ def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Pr
         labelled = any(scan.label for scan in scans)
     if not labelled:
         return
-    mend = "Fill the label column, or name it with --data.columns.label"
+    fix = "Fill the label column, or name it with --data.columns.label"
     if not any(scan.label for scan in scans):
-        yield Problem("error", "", "", "no scan has a label", mend)
+        yield Problem("error", "", "", "no scan has a label", fix)
         return
     for scan in scans:
         if not scan.label:
-            yield Problem("error", scan.patient_id, scan.image, "label is empty", mend)
+            yield Problem("error", scan.patient_id, scan.image, "label is empty", fix)
     if expected.labels_per == "patient":
         for patient, labels in conflicting_labels(scans).items():
             what = f"has the labels {' and '.join(map(repr, labels))}"
-            mend = "Mend the table, or set --data.labels_per=scan if a patient's scans may differ"
-            yield Problem("error", patient, "", what, mend)
+            fix = "Fix the table, or set --data.labels_per=scan if a patient's scans may differ"
+            yield Problem("error", patient, "", what, fix)
     members: dict[str, set[str]] = defaultdict(set)
     for scan in scans:
         if scan.label:
@@ -78,19 +78,19 @@ def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Pr
             close = [name for name in expected.classes if _is_near(label, name)]
             hint = f"; did you mean {close[0]!r}?" if close else ""
             what = f"label {label!r} is not among the classes {list(expected.classes)}{hint}"
-            yield Problem("error", "", "", what, "Mend the table or --data.classes")
+            yield Problem("error", "", "", what, "Fix the table or --data.classes")
     else:
         for label, meant in _misspelt(sizes):
             what = f"label {label!r} ({count(sizes[label], 'patient')}) looks like {meant!r}"
-            mend = f"Write {meant!r}, or list all classes in --data.classes"
-            yield Problem("error", "", "", what, mend)
+            fix = f"Write {meant!r}, or list all classes in --data.classes"
+            yield Problem("error", "", "", what, fix)
     told = expected.num_folds is not None
     num_folds = expected.num_folds or 5
     for label, size in sorted(sizes.items()):
         if expected.labelled is None and size < num_folds:
             what = f"class {label!r} has {count(size, 'patient')}, too few for {num_folds} folds"
-            mend = f"Lower --data.splits.num_folds to {max(size, 2)} or merge classes"
-            yield Problem("error" if told else "warning", "", "", what, mend)
+            fix = f"Lower --data.splits.num_folds to {max(size, 2)} or merge classes"
+            yield Problem("error" if told else "warning", "", "", what, fix)
 
 
 def _misspelt(sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
@@ -129,8 +129,8 @@ def twin_names(scans: Sequence[Scan]) -> Iterator[Problem]:
         for name in others:
             same = _visible(name) == _visible(first)
             what = f"may be patient {first!r} by another spelling"
-            mend = "Write both alike if they are one person, else rename one"
-            yield Problem("error" if same else "warning", name, "", what, mend)
+            fix = "Write both alike if they are one person, else rename one"
+            yield Problem("error" if same else "warning", name, "", what, fix)
 
 
 def near_columns(

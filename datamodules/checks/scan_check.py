@@ -53,8 +53,8 @@ class ScanCheck:
     """What the check of a scan found.
 
     Args:
-        fault: Why the scan cannot be used and how to mend it; None if it can be.
-        warnings: What is odd about it, and how to mend that.
+        fault: Why the scan cannot be used and how to fix it; None if it can be.
+        warnings: What is odd about it, and how to fix that.
         facts: What it is, if it can be used.
         signature: By what it is found again, if it can be used.
         slices: Its middle sagittal, coronal and axial slice for the eye, uint8.
@@ -204,7 +204,7 @@ def _load(file: Path) -> ScanCheck | None:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             facts = json.loads(str(arrays["facts"]))
             fault = tuple(facts["fault"]) if facts["fault"] else None
-            warnings = [(what, mend) for what, mend in facts["warnings"]]
+            warnings = [(what, fix) for what, fix in facts["warnings"]]
             if "facts" not in facts:
                 return ScanCheck(fault, warnings)
             signature = Signature(
@@ -216,7 +216,7 @@ def _load(file: Path) -> ScanCheck | None:
                 tuple(facts["thumbnail_mm"]),
             )
             slices = tuple(KeptPicture(file, f"slice{axis}") for axis in range(3))
-    except Exception:  # whatever a damaged file may cause: the scan is checked anew
+    except Exception:  # whatever a damaged file may cause: the scan is checked again
         return None
     lists: dict[str, Any] = facts["facts"]
     kept: dict[str, Any] = {

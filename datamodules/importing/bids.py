@@ -157,7 +157,7 @@ def read_participants(tree: Path, label: str) -> tuple[dict[str, dict[str, str]]
         if len(line) != len(header):
             raise ValueError(
                 f"{str(path)!r}: the row of {line[0]!r} has {len(line)} cells where the header has "
-                f"{len(header)}. Mend it."
+                f"{len(header)}. Fix it."
             )
         cells = {
             name: "" if cell.lower() == MISSING else cell

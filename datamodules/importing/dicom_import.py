@@ -105,7 +105,7 @@ def _stacks(done: Import, source: Path, wanted: str) -> dict[str, Stack]:
 
 
 def _series(done: Import, source: Path) -> dict[str, list[Picture]]:
-    """Pictures by series, without the series that a broken file beside them belongs to."""
+    """Pictures by series, without the series that a broken file next to them belongs to."""
     series: dict[str, list[Picture]] = defaultdict(list)
     in_folder: dict[Path, set[str]] = defaultdict(set)
     for picture in done.found.pictures:
@@ -116,11 +116,11 @@ def _series(done: Import, source: Path) -> dict[str, list[Picture]]:
         alike[path.parent, re.sub(r"\d+", "", reason)].append(path)
     for (folder, _), (path, *others) in alike.items():
         reason = done.found.broken[path]
-        more = f" (and {len(others)} beside it)" if others else ""
+        more = f" (and {len(others)} next to it)" if others else ""
         line = f"File {str(path.relative_to(source))!r}{more} {reason}. Copy it again, or delete it"
         if len(in_folder[folder]) == 1:
             series.pop(next(iter(in_folder[folder])), None)
-            line += "; the series beside it may lack this slice and is held back"
+            line += "; the series next to it may lack this slice and is held back"
         done.refused.append(f"{line}.")
     return series
 

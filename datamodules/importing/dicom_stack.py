@@ -49,11 +49,11 @@ def refuse_mixture(pictures: Sequence[Picture]) -> None:
         persons = zip(first.person, other.person, strict=True)
         if other.patient_id != first.patient_id or any(a != b for a, b in persons if a and b):
             raise ValueError(
-                f"two patients are in it ({_names(first, other)}). Export each of them anew"
+                f"two patients are in it ({_names(first, other)}). Export each of them again"
             )
         if other.study_uid != first.study_uid:
             raise ValueError(
-                f"two studies are in it ({_names(first, other)}). Export each of them anew"
+                f"two studies are in it ({_names(first, other)}). Export each of them again"
             )
     if not first.patient_id:
         raise ValueError("it has no PatientID. Write one into its files (dcmodify -i PatientID=…)")
@@ -102,14 +102,14 @@ def stack(pictures: Sequence[Picture]) -> Stack:
 def _check_picture(picture: Picture) -> None:
     name = repr(picture.path.name)
     if not picture.colour:
-        raise ValueError(f"PhotometricInterpretation is missing in {name}. Export it anew")
+        raise ValueError(f"PhotometricInterpretation is missing in {name}. Export it again")
     if not picture.colour.startswith("MONOCHROME"):
         raise ValueError(
             f"colour pictures ({picture.colour[:16]!r} in {name}), no scan. Leave the series out"
         )
     if picture.colour != "MONOCHROME2":
         raise ValueError(
-            f"inverted grey values ({picture.colour[:16]!r} in {name}). Export it anew"
+            f"inverted grey values ({picture.colour[:16]!r} in {name}). Export it again"
         )
     if "MOSAIC" in picture.image_type:
         raise ValueError(f"many slices in one picture (mosaic, {name}). Convert it with dcm2niix")
@@ -119,20 +119,20 @@ def _check_picture(picture: Picture) -> None:
         ("spacing", "PixelSpacing"),
     ):
         if getattr(picture, what) is None:
-            raise ValueError(f"{keyword} is missing or not a number in {name}. Export it anew")
+            raise ValueError(f"{keyword} is missing or not a number in {name}. Export it again")
     assert picture.position is not None
     assert picture.orientation is not None
     assert picture.spacing is not None
     axes = np.array(picture.orientation).reshape(2, 3)
     if not np.allclose(axes @ axes.T, np.eye(2), atol=1e-3):
-        raise ValueError(f"rows and columns are not at right angles in {name}. Export it anew")
+        raise ValueError(f"rows and columns are not at right angles in {name}. Export it again")
     if not all(MIN_SPACING_MM <= size <= MAX_SPACING_MM for size in picture.spacing):
         sizes = "absurd ({:g} × {:g} mm)".format(*picture.spacing)
-        raise ValueError(f"PixelSpacing in {name} is {sizes}. Export it anew")
+        raise ValueError(f"PixelSpacing in {name} is {sizes}. Export it again")
     if np.abs(picture.position).max() > MAX_DISTANCE_MM:
-        raise ValueError(f"ImagePositionPatient in {name} is absurd. Export it anew")
+        raise ValueError(f"ImagePositionPatient in {name} is absurd. Export it again")
     if min(picture.size) < 1 or max(picture.size) > MAX_SIZE:
-        raise ValueError(f"the picture {name} is {_by(picture.size)}. Export it anew")
+        raise ValueError(f"the picture {name} is {_by(picture.size)}. Export it again")
     if not np.isfinite([picture.slope, picture.intercept]).all() or picture.slope == 0:
         raise ValueError(f"RescaleSlope or RescaleIntercept in {name} is 0 or not a number")
 
@@ -148,7 +148,7 @@ def _check_steps(ordered: Sequence[Picture], heights: np.ndarray) -> None:
             "Delete the one that is too many"
         )
     if usual > MAX_SPACING_MM:
-        raise ValueError(f"slices {usual:g} mm apart ({_names(*ordered[:2])}). Export it anew")
+        raise ValueError(f"slices {usual:g} mm apart ({_names(*ordered[:2])}). Export it again")
     tolerance = max(MIN_TOLERANCE_MM, STEP_TOLERANCE * usual)
     for index, step in enumerate(steps):
         if abs(step - usual) <= tolerance:
@@ -159,7 +159,7 @@ def _check_steps(ordered: Sequence[Picture], heights: np.ndarray) -> None:
         missing = round(step / usual) - 1
         if missing > 0 and abs(step - (missing + 1) * usual) <= 2 * tolerance:
             raise ValueError(
-                f"{missing} slice{'s' * (missing > 1)} missing in between {where}. Export it anew"
+                f"{missing} slice{'s' * (missing > 1)} missing in between {where}. Export it again"
             )
         raise ValueError(f"unevenly spaced slices {where}. Resample it with a tool made for it")
 
@@ -195,7 +195,7 @@ def _check_line(
     if away.max() > max(0.05, 0.1 * float(np.linalg.norm(step))):
         worst = ordered[int(away.argmax())]
         raise ValueError(
-            f"{worst.path.name!r} lies {away.max():.3g} mm beside the others. Export it anew"
+            f"{worst.path.name!r} lies {away.max():.3g} mm off the others. Export it again"
         )
 
 

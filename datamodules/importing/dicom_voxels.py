@@ -74,19 +74,21 @@ def _decode(picture: Picture, fenced: ProcessPoolExecutor) -> tuple[np.ndarray, 
             if syntax in OF_PYDICOM:
                 frames = dataset.pixel_array.reshape(-1, *picture.size)
                 spare = 0 if syntax == RLELossless else len(stored) - frames.nbytes
-    except Exception as error:  # pydicom raises whatever a torn file makes it stumble over
-        raise ValueError(f"the voxels of {name} are cut off or torn. Copy it again") from error
+    except Exception as error:  # pydicom raises whatever a corrupt file makes it stumble over
+        raise ValueError(f"the voxels of {name} are cut off or corrupt. Copy it again") from error
     if syntax in OF_PYDICOM:
         if spare >= frames[0, 0].nbytes:
-            raise ValueError(f"{name} holds {spare} bytes more than Rows × Columns. Export it anew")
+            raise ValueError(
+                f"{name} holds {spare} bytes more than Rows × Columns. Export it again"
+            )
         return _used_bits(frames, dataset), False
     if not stored.rstrip(b"\0").endswith(b"\xff\xd9"):  # the end mark of all kinds of JPEG
-        raise ValueError(f"the voxels of {name} are cut off or torn. Copy it again")
+        raise ValueError(f"the voxels of {name} are cut off or corrupt. Copy it again")
     try:
         frames = fenced.submit(_unpack, picture.path).result()
     except (RuntimeError, MemoryError) as error:  # or the process broke down
         raise ValueError(
-            f"{name} is torn, or packed ({syntax.name[:60]!r}) as nothing here unpacks. Install "
+            f"{name} is corrupt, or packed ({syntax.name[:60]!r}) as nothing here unpacks. Install "
             "dcmtk or gdcm and unpack the series first: dcmdjpeg IN OUT, or gdcmconv --raw IN OUT"
         ) from error
     if frames.shape != (1, *picture.size):
@@ -95,7 +97,7 @@ def _decode(picture: Picture, fenced: ProcessPoolExecutor) -> tuple[np.ndarray, 
 
 
 def _fence_in() -> None:
-    """Let no torn JPEG take the memory, fill the terminal, or (in a process apart) end the run."""
+    """Let no corrupt JPEG take the memory, fill the terminal or (apart) end the run."""
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_UNPACKING_BYTES, MAX_UNPACKING_BYTES))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
@@ -111,7 +113,7 @@ def _fits_int16(plane: np.ndarray) -> bool:
 
 
 def _used_bits(frames: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Cut off the bits beside those that are in use: overlays of old scanners lie there."""
+    """Cut off the bits next to those that are in use: overlays of old scanners lie there."""
     allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
     high = int(dataset.get("HighBit", used - 1))
     if frames.dtype.kind == "f" or allocated != 8 * frames.dtype.itemsize or used > high + 1:

@@ -27,7 +27,7 @@ def write_medmnist_cohort(npz: Path, folder: Path, class_names: Sequence[str] = 
 
     Args:
         npz: A MedMNIST-3D file: images (N, W, H, D) uint8, labels (N, 1) or (N,) whole numbers.
-        folder: Folder of the tables; the scans go into a folder beside them.
+        folder: Folder of the tables; the scans go into a folder next to them.
         class_names: Names of the labels 0, 1, …; none keeps the numbers.
 
     Returns:
@@ -63,7 +63,7 @@ def _read(npz: Path) -> dict[str, Part]:
             arrays = {name: file[name] for name in wanted if name in file}
     except Exception as error:
         raise ValueError(
-            f"Cannot read {npz}: it is torn, or no .npz. Download it again."
+            f"Cannot read {npz}: it is corrupt, or no .npz. Download it again."
         ) from error
     if missing := [name for name in wanted if name not in arrays]:
         raise ValueError(

@@ -48,18 +48,18 @@ class Scan:
 
 @dataclass(frozen=True)
 class RowFault:
-    """A row that cannot be used: its line, patient and image as far as known, what and mend."""
+    """A row that cannot be used: its line, patient and image as far as known, what and fix."""
 
     line: int
     patient_id: str
     image: str
     what: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
         who = f"patient {self.patient_id!r}: " if self.patient_id else ""
         which = f"image {self.image!r} " if self.patient_id and self.image else ""
-        return f"row {self.line}: {who}{which}{self.what}. {self.mend}."
+        return f"row {self.line}: {who}{which}{self.what}. {self.fix}."
 
 
 def read_cohort_table(table: str | Path, columns: Columns = Columns()) -> list[Scan]:
@@ -78,7 +78,7 @@ def read_cohort_table(table: str | Path, columns: Columns = Columns()) -> list[S
     """
     scans, faults = read_rows(table, columns)
     if faults:
-        heading = f"Cohort table {table}: {len(faults)} row{'s' * (len(faults) > 1)} to mend."
+        heading = f"Cohort table {table}: {len(faults)} row{'s' * (len(faults) > 1)} to fix."
         raise ValueError("\n  ".join([heading, *map(str, faults)]))
     return scans
 
@@ -116,7 +116,7 @@ def read_rows(table: str | Path, columns: Columns = Columns()) -> tuple[list[Sca
                 )
         except _RowError as fault:
             who = row["patient_id"], row["image"]
-            faults.append(RowFault(line_number, *who, fault.what, fault.mend))
+            faults.append(RowFault(line_number, *who, fault.what, fault.fix))
         else:
             scans.append(Scan(path=path, **row))
     return scans, faults
@@ -167,7 +167,7 @@ def class_names(
         patient, labels = next(iter(conflicts.items()))
         raise ValueError(
             f"{len(conflicts)} patients have two labels (first: {patient!r}, {' and '.join(labels)}"
-            "). Mend the table, or set --data.labels_per=scan if a patient's scans may differ."
+            "). Fix the table, or set --data.labels_per=scan if a patient's scans may differ."
         )
     found = sorted({scan.label for scan in scans})
     if len(found) < 2:
@@ -178,7 +178,7 @@ def class_names(
         if label not in order:
             raise ValueError(
                 f"Label {label!r} is not among the classes {list(order)}"
-                f"{_suggestion(label, order)}. Mend the table or --data.classes."
+                f"{_suggestion(label, order)}. Fix the table or --data.classes."
             )
     if absent := sorted(set(order) - set(found)):
         raise ValueError(f"No scan has the label {absent[0]!r} that --data.classes names.")
@@ -232,10 +232,10 @@ def _column_positions(table: Path, header: list[str], columns: Columns) -> dict[
 
 
 class _RowError(Exception):
-    def __init__(self, what: str, mend: str) -> None:
+    def __init__(self, what: str, fix: str) -> None:
         super().__init__(what)
         self.what = what
-        self.mend = mend
+        self.fix = fix
 
 
 def _find_image(folder: Path, patient_id: str, image: str) -> Path:
@@ -254,8 +254,8 @@ def _find_image(folder: Path, patient_id: str, image: str) -> Path:
         if not path.is_file():
             raise _RowError("is not a file", "Name a file")
     except (FileNotFoundError, NotADirectoryError) as error:
-        mend = "Write / instead of \\" if "\\" in image else "Correct its path"
-        raise _RowError(f"does not exist (looked for {folder / image})", mend) from error
+        fix = "Write / instead of \\" if "\\" in image else "Correct its path"
+        raise _RowError(f"does not exist (looked for {folder / image})", fix) from error
     except (RuntimeError, OSError, ValueError) as error:  # a loop of links, too long, a zero byte
         reason = "is a link that leads back to itself" if _loops(error) else f"has no path: {error}"
         raise _RowError(reason, "Name a file") from error

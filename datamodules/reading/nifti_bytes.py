@@ -44,7 +44,7 @@ OTHER_TYPES = {
 
 
 class ScanError(ValueError):
-    """What is wrong with a scan, as a predicate without its subject, and how to mend it."""
+    """What is wrong with a scan, as a predicate without its subject, and how to fix it."""
 
     def __init__(self, what: str, fix: str) -> None:
         super().__init__(f"{what}. {fix}.")

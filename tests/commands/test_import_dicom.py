@@ -80,7 +80,7 @@ def test_one_patient_id_with_two_birth_dates_is_remarked_on(importing, tmp_path)
 
 def test_an_output_folder_below_the_source_is_not_read(importing, tmp_path):
     write_series(tmp_path / "src")
-    for num_others in (0, 1):  # the key lies beside the output
+    for num_others in (0, 1):  # the key lies next to the output
         assert importing(f"--out={tmp_path / 'src/out'}") == (0, [])
         assert ("1 files that are not DICOM" in importing.out) == (num_others == 1)
         assert "2 files that are not DICOM" not in importing.out

@@ -197,7 +197,7 @@ def test_scans_that_lose_an_axis_are_counted():
     assert "1 of 5 scans lose more than 5 % of an axis" in why
 
 
-def test_a_wanted_spacing_that_breaks_the_budget_names_the_mend():
+def test_a_wanted_spacing_that_breaks_the_budget_names_the_fix():
     with pytest.raises(ValueError, match=r"voxel_budget 1000\. Raise one of them"):
         plan_preprocessing(
             _fingerprint([[50, 50, 50]], [[1, 1, 1]]),

@@ -185,7 +185,7 @@ def test_an_unreadable_file_is_refused_by_name(tmp_path):
         preprocess(path, SETTINGS[0])
 
 
-def test_raw_intensities_beyond_float16_name_the_mend(write_scan):
+def test_raw_intensities_beyond_float16_name_the_fix(write_scan):
     path = write_scan(voxels=np.linspace(0, 1e6, 512).reshape(8, 8, 8).astype(np.float32))
     with pytest.raises(ValueError, match="window_percentiles"):
         preprocess(path, Preprocessing(spatial_shape=(8, 8, 8), window_percentiles=None))

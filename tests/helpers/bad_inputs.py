@@ -327,7 +327,7 @@ SCAN_CASES = [
 
 @dataclass(frozen=True)
 class TableCase:
-    """A table beside the scans a.nii to f.nii; `words` are in the line that refuses or warns."""
+    """A table next to the scans a.nii to f.nii; `words` are in the line that refuses or warns."""
 
     name: str
     content: bytes
@@ -446,7 +446,7 @@ TABLE_CASES = [
 
 
 def write_table_corpus(folder: Path) -> None:
-    """Write the scans that the tables name, and the traps beside them."""
+    """Write the scans that the tables name, and the traps next to them."""
     for seed, name in enumerate("abcdef"):
         data = np.random.default_rng(seed).integers(0, 100, size=SHAPE).astype(np.int16)
         (folder / f"{name}.nii").write_bytes(nifti_bytes(data))

@@ -120,7 +120,7 @@ def test_weights_that_are_missing_torn_or_of_another_backbone_are_refused(tmp_pa
     torn.write_bytes(b"PK\x03\x04 no weights")
     for weights, words in (
         (other, "Give weights of this very backbone"),
-        (torn, "torn or not safe"),
+        (torn, "corrupt or not safe"),
         (tmp_path / "absent.pth", "There is no weights file"),
     ):
         with pytest.raises(ValueError, match=words):

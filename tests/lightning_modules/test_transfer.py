@@ -57,7 +57,7 @@ def test_missing_torn_and_foreign_checkpoints_are_told_apart(tmp_path, save):
         load_encoder(Encoder(1, 4), tmp_path / "none.ckpt")
     path = save(Autoencoder(filters=4))
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ValueError, match="torn or not safe"):
+    with pytest.raises(ValueError, match="corrupt or not safe"):
         load_encoder(Encoder(1, 4), path)
     torch.save({"weights": 1}, path)
     with pytest.raises(ValueError, match="no weights with the patients"):

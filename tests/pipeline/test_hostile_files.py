@@ -51,7 +51,7 @@ def test_the_trap_works(save_hostile, mark, tmp_path):
 
 
 def test_a_hostile_checkpoint_is_refused_on_transfer(save_hostile, mark, tmp_path):
-    with pytest.raises(ValueError, match=r"evil\.ckpt cannot be read: it is torn or not safe"):
+    with pytest.raises(ValueError, match=r"evil\.ckpt cannot be read: it is corrupt or not safe"):
         read_checkpoint(save_hostile(tmp_path / "evil.ckpt"))
     assert not mark.exists()
 
@@ -64,7 +64,7 @@ def test_a_hostile_checkpoint_is_not_continued_from(
     save_hostile(tmp_path / "fine/repeat0_fold0/last.ckpt")
     assert run_verb("finetune", table, "fine", "--fold=0", epochs=1) == 0
     said = capsys.readouterr().out
-    assert "last.ckpt cannot be read: it is torn or not safe. It is skipped." in said
+    assert "last.ckpt cannot be read: it is corrupt or not safe. It is skipped." in said
     assert "continues from" not in said
     assert not mark.exists()
 
@@ -88,7 +88,7 @@ def test_a_hostile_array_in_the_cache_is_refused(mark, tmp_path):
     rows()
     (array,) = tmp_path.glob("*.npy")
     np.save(array, np.array([Hostile(mark)]), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"\.npy cannot be read: it is torn or not safe"):
+    with pytest.raises(ValueError, match=r"\.npy cannot be read: it is corrupt or not safe"):
         rows()
     assert not mark.exists()
     np.load(array, allow_pickle=True)

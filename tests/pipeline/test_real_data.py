@@ -1,4 +1,4 @@
-"""The real cohorts of ../shared/data, where they are beside this checkout."""
+"""The real cohorts of ../shared/data, where they are next to this checkout."""
 
 import json
 import math

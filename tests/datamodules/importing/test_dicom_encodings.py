@@ -169,12 +169,12 @@ def test_an_unknown_packing_is_named_with_what_to_install(importing, tmp_path):
     _unknown_packing(tmp_path / "src")
     code, (line,) = importing()
     assert code == 2
-    assert "'im000.dcm' is torn, or packed ('High-Throughput JPEG 2000" in line
+    assert "'im000.dcm' is corrupt, or packed ('High-Throughput JPEG 2000" in line
     assert "Install dcmtk or gdcm" in line
 
 
 @pytest.mark.slow
-def test_a_torn_jpeg_is_refused_even_if_its_decoder_breaks_down(importing, tmp_path):
+def test_a_corrupt_jpeg_is_refused_even_if_its_decoder_breaks_down(importing, tmp_path):
     _jpeg("JPEG")(tmp_path / "src")
     path = tmp_path / "src/1.dcm"
     content = bytearray(path.read_bytes())
@@ -183,4 +183,4 @@ def test_a_torn_jpeg_is_refused_even_if_its_decoder_breaks_down(importing, tmp_p
     path.write_bytes(content)
     code, lines = importing()
     assert (code, len(lines)) == (2, 1)
-    assert "'1.dcm' is torn, or packed ('JPEG Lossless" in lines[0]
+    assert "'1.dcm' is corrupt, or packed ('JPEG Lossless" in lines[0]

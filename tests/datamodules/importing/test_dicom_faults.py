@@ -157,7 +157,7 @@ FAULTS = {
         _edited(shift(y=lambda index: 0.3 * index)),
         "sheared stack, by 6.8° (tilted gantry)",
     ),
-    "sideways": (_edited(on_slice(2, shift(x=4.0))), "'im002.dcm' lies 4 mm beside the others"),
+    "sideways": (_edited(on_slice(2, shift(x=4.0))), "'im002.dcm' lies 4 mm off the others"),
     "colour": (_edited(_colour), "colour pictures ('3 samples' in 'im000.dcm')"),
     "palette": (
         _edited(set_to(PhotometricInterpretation="PALETTE COLOR")),
@@ -188,9 +188,9 @@ FAULTS = {
     "two_acquisitions": (_two_volumes("AcquisitionNumber", [1, 2]), "by AcquisitionNumber"),
     "no_voxels": (
         _edited(on_slice(1, drop("PixelData"))),
-        "the voxels of 'im001.dcm' are cut off or torn",
+        "the voxels of 'im001.dcm' are cut off or corrupt",
     ),
-    "cut_voxels": (_cut_file(2, 0.95), "the voxels of 'im002.dcm' are cut off or torn"),
+    "cut_voxels": (_cut_file(2, 0.95), "the voxels of 'im002.dcm' are cut off or corrupt"),
     "cut_header": (_cut_file(4, 0.35), "File 'im004.dcm' cannot be read"),
     "too_many_voxels": (
         _edited(set_to(Rows=4)),
@@ -266,14 +266,14 @@ def test_a_faulty_series_does_not_stop_the_others(importing, tmp_path):
     assert only_scan(tmp_path).shape == (8, 6, 5)
 
 
-def test_a_torn_file_holds_back_the_series_of_its_folder_alone(importing, tmp_path):
+def test_a_corrupt_file_holds_back_the_series_of_its_folder_alone(importing, tmp_path):
     write_series(tmp_path / "src/sound", series="1.2.1")
     _cut_file(4, 0.35)(tmp_path / "src/torn")
     code, lines = importing()
     assert code == 2
     assert len(lines) == 1
     assert "'torn/im004.dcm' cannot be read: its header is cut off" in lines[0]
-    assert "the series beside it may lack this slice and is held back" in lines[0]
+    assert "the series next to it may lack this slice and is held back" in lines[0]
     assert only_scan(tmp_path).shape == (8, 6, 5)
 
 
@@ -385,5 +385,5 @@ def test_bombs_are_refused_in_seconds_and_without_the_memory_they_ask_for(tmp_pa
     assert gibibytes < 1
     lines = shown.stderr.splitlines()
     assert len(lines) == 4
-    for name in ("'deflate.dcm'", "'rle/im000.dcm' (and 4 beside it)", "'plain/im000.dcm' (and 4"):
+    for name in ("'deflate.dcm'", "'rle/im000.dcm' (and 4 next to it)", "'plain/im000.dcm' (and 4"):
         assert sum(name in line for line in lines) == 1

@@ -102,7 +102,7 @@ def test_class_names_must_fit_the_labels(names, write_npz, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "does not exist. Check the path in NPZ="), (b"PK torn", "torn, or no .npz")],
+    [(None, "does not exist. Check the path in NPZ="), (b"PK corrupt", "corrupt, or no .npz")],
 )
 def test_a_file_that_cannot_be_read_is_one_line(content, words, tmp_path, capsys):
     npz = tmp_path / "file.npz"

@@ -41,7 +41,7 @@ def test_every_bad_row_is_named_at_once(table, write_scan):
     write_scan("a.nii")
     write_scan("b.nii").rename(write_scan("b.nii").with_suffix(".mgz"))
     path = table("patient_id,image\n,a.nii\np2,\np3,none.nii\np4,b.mgz\np5,a.nii\np6\np7,./a.nii\n")
-    with pytest.raises(ValueError, match="6 rows to mend") as error:
+    with pytest.raises(ValueError, match="6 rows to fix") as error:
         read_cohort_table(path)
     message = str(error.value)
     for words in (
