@@ -176,16 +176,27 @@ class BestValidationCheckpoint(Checkpoint):
         if self.monitor is None:
             _refuse_nan({name: value for name, value in logged.items() if name.endswith("/loss")})
             return [float(epoch)]
-        scores = {self.monitor: 1 if self.mode == "max" else -1}
-        if self.tie_breaker is not None:
-            scores.setdefault(self.tie_breaker, -1)
-        if missing := [name for name in scores if name not in logged]:
+        self.refuse_missing(logged)
+        scores = self._signs()
+        _refuse_nan({name: logged[name] for name in scores})
+        return [sign * float(logged[name]) for name, sign in scores.items()]
+
+    def refuse_missing(self, logged: Mapping[str, Any]) -> None:
+        """Raise if a score that is asked for is not logged."""
+        if missing := [name for name in self._signs() if name not in logged]:
             raise ValueError(
                 f"The checkpoint's monitor {missing[0]!r} is not logged; "
                 f"choose from {sorted(logged)}."
             )
-        _refuse_nan({name: logged[name] for name in scores})
-        return [sign * float(logged[name]) for name, sign in scores.items()]
+
+    def _signs(self) -> dict[str, int]:
+        """The scores that decide, in their order: 1 where higher is better, else -1."""
+        if self.monitor is None:
+            return {}
+        signs = {self.monitor: 1 if self.mode == "max" else -1}
+        if self.tie_breaker is not None:
+            signs.setdefault(self.tie_breaker, -1)
+        return signs
 
     def _go_on_summing(self, trainer: Trainer) -> None:
         """Add to the means of the epoch what was summed before the checkpoint."""

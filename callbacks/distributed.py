@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class DistributedRun(Callback):
-    """Keep each scan on one rank, give every rank and step a seed, say what a step amounts to.
+    """Keep each scan on one rank, give every rank and step a seed, log what a step amounts to.
 
     Seeding every step makes noise and dropout a function of seed, epoch, batch and rank, so
     that a run continued from last.ckpt ends where an uninterrupted one would.

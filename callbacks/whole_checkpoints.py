@@ -16,18 +16,24 @@ PREVIOUS_NAME = "previous.ckpt"  # the one before last.ckpt
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Write beside the final name, force it to the disk, rename; keep the last.ckpt before.
+    """Write next to the final name, force it to the disk, rename; keep the last.ckpt before.
 
     Lightning writes into the temporary folder of the machine and moves the file from there, which
     is a copy where that is another file system.
+
+    Args:
+        facts: What is written into every checkpoint.
     """
+
+    def __init__(self, facts: dict[str, Any] | None = None) -> None:
+        self.facts = facts or {}
 
     @override
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         content = io.BytesIO()  # torch hides the cause when a disk is full
-        torch.save(checkpoint, content)
+        torch.save(checkpoint | self.facts, content)
         path = Path(path)
         keep = path.with_name(PREVIOUS_NAME) if path.name == LAST_NAME else None
         with whole_file(path, keep=keep) as unfinished:

@@ -22,8 +22,7 @@ from datamodules.reading.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table
 from lightning_modules.classical import METHODS, fit_method, predict_probs
-from lightning_modules.classifier import Classifier
-from lightning_modules.imagenet_baseline import ImageNetBaseline
+from lightning_modules.scan_classifier import ScanClassifier
 
 COVARIATE_NAMES = ("age", "sex", "gender", "volume")
 
@@ -111,13 +110,16 @@ def _cross_validate(
         checkpoint = str(init_checkpoint(init, repeat, fold)) if init else None
         trainer, model, data = cli.build(repeat, fold, checkpoint)
         assert isinstance(data, ScanDataModule)
-        assert isinstance(model, Classifier | ImageNetBaseline)
         data.setup("fit")
         if run.features == "covariates":
             features: Any = covariates
         elif run.features == "voxels":
             features = np.asarray(data.cohort.volumes.data, np.float32).reshape(len(covariates), -1)
         else:
+            if not isinstance(model, ScanClassifier):
+                raise ValueError(
+                    f"{type(model).__name__} is no ScanClassifier: no features to use."
+                )
             features = encoder_features(model, data, trainer.strategy.root_device)
         tables.append(_predict_fold(run, features, data))
     predictions = pd.concat(tables, ignore_index=True)

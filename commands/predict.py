@@ -105,7 +105,7 @@ def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataF
     facts = read_facts(volumes) if ensemble.references else []
     warnings = [
         [
-            *_ledger_warning(ensemble, scan.patient_id),
+            *_seen_warning(ensemble, scan.patient_id),
             *(differences(facts[row], ensemble.references) if facts else []),
             *_distance_warning(int(num_far[row]), len(ensemble.references)),
         ]
@@ -116,8 +116,8 @@ def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataF
     )
 
 
-def _ledger_warning(ensemble: Ensemble, patient_id: str) -> list[str]:
-    num_met = sum(patient_id in member.ledger for member in ensemble.members)
+def _seen_warning(ensemble: Ensemble, patient_id: str) -> list[str]:
+    num_met = sum(patient_id in member.seen_patients for member in ensemble.members)
     total = len(ensemble.members)
     return [f"patient known to {num_met} of {total} models: not out-of-fold"] if num_met else []
 
@@ -159,7 +159,7 @@ def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFr
         *([_table(warned.head(SHOWN_ROWS)[WARNING_COLUMNS])] if len(warned) else []),
         *(
             []
-            if any(member.ledger for member in ensemble.members)
+            if any(member.seen_patients for member in ensemble.members)
             else ["Whether a patient was in the training cohort is not known."]
         ),
         "Research software, not a medical device.",

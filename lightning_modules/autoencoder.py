@@ -1,6 +1,6 @@
 """Stage one of MCTL (§3.4): a convolutional autoencoder learns 3D patches of a larger cohort."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from lightning_modules.encoder import Encoder, Norm, warn_if_thin
 from lightning_modules.finetuning import fused_or_default
-from lightning_modules.transfer import Seen, add_seen
 
 # Axes: B = batch; C = 1 channel; F = filters; W, H, D = voxels along R, A, S.
 
@@ -88,13 +87,9 @@ class Autoencoder(LightningModule):
         fused = fused_or_default(self.trainer.gradient_clip_val)
         return torch.optim.Adam(self.parameters(), lr=self.lr, fused=fused)
 
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        add_seen(checkpoint, self.trainer.datamodule, Seen())  # type: ignore[attr-defined]
-
 
 class Decoder(nn.Module):
-    """The encoder's mirror image: each level enlarges to the size its twin had and convolves.
+    """The encoder's mirror image: each level enlarges to the size of its counterpart and convolves.
 
     Args:
         depth: Number of convolutions.

@@ -58,7 +58,7 @@ def load_weights_2d(
         if not timm.is_model_pretrained(backbone):
             raise ValueError(
                 f"timm has no ImageNet weights for {backbone}. Choose a backbone that has, give a "
-                "file, or say --model.weights=none to train without."
+                "file, or set --model.weights=none to train without."
             )
         try:
             found = build_backbone_2d(backbone, image_size, pretrained=True)[0].state_dict()
@@ -67,7 +67,7 @@ def load_weights_2d(
                 f"The ImageNet weights of {backbone} could not be obtained "
                 f"({type(error).__name__}). On a machine with a network, download "
                 f"model.safetensors of {_hub_name(backbone)} from the "
-                "Hugging Face Hub and say "
+                "Hugging Face Hub and set "
                 "--model.weights=FILE; --model.weights=none trains without them."
             ) from error
     else:

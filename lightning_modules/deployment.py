@@ -11,8 +11,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.classifier import Classifier
-from lightning_modules.imagenet_baseline import ImageNetBaseline
+from lightning_modules.scan_classifier import ScanClassifier
 
 # Axes: B = batch; K = classes; W, H, D = voxels along R, A, S.
 
@@ -60,15 +59,9 @@ class FoldModel(nn.Module):
         return (volume.float() - self.mean) / self.divisor
 
     def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
-        """Average the encoder's features over each octant of the volume, or over the slices.
-
-        A model of another kind has none, (B, 0).
-        """
-        if isinstance(self.model, ImageNetBaseline):
-            return self.model.features(self.scale(volume))
-        if isinstance(self.model, Classifier):
-            maps = self.model.encoder(self.scale(volume))
-            return F.adaptive_avg_pool3d(maps, 2).flatten(1) if maps.ndim == 5 else maps
+        """Compute what is compared between scans; a model of another kind has none, (B, 0)."""
+        if isinstance(self.model, ScanClassifier):
+            return self.model.summary(self.scale(volume))
         return torch.empty(len(volume), 0)
 
 

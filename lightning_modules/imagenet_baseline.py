@@ -4,24 +4,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from lightning_modules.backbones_2d import build_backbone_2d, load_weights_2d
-from lightning_modules.classifier import Prediction, ScanBatch
-from lightning_modules.finetuning import (
-    Finetuning,
-    configure_finetuning,
-    fused_or_default,
-    set_modes,
-)
-from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
-from lightning_modules.transfer import Seen, add_seen, load_encoder, refuse_seen
+from lightning_modules.scan_classifier import NOT_PLAIN, ScanClassifier
 
 # Axes: B = batch; C = channels; K = classes; S = slices; F = features; W, H, D = voxels along
 # R, A, S; H', W' = rows and columns of a slice.
@@ -30,7 +18,7 @@ PLANES = {"sagittal": 2, "coronal": 3, "axial": 4}  # axis of (B, C, W, H, D) th
 EPSILON = 1e-6
 
 
-class ImageNetBaseline(LightningModule):
+class ImageNetBaseline(ScanClassifier):
     """Classify scans by their slices with any backbone of timm.
 
     Args:
@@ -48,18 +36,10 @@ class ImageNetBaseline(LightningModule):
             or attention over their features, learned (Ilse et al. 2018).
         image_size: Height and width that slices are resized to; None is what the weights saw.
         dropout: Share of the head's inputs dropped while training.
-        init_ckpt: Checkpoint of this kind whose encoder is the starting point, after `weights`.
         freeze_encoder: Train the head alone.
-        finetuning: Which layers learn when, and how fast.
         encoder_lr_factor: Learning rate of the backbone, as a multiple of `lr`.
-        lr: Learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
-        loss: Binary cross-entropy of every output, or focal loss.
-        class_weights: 'balanced' weights a scan inversely to its class's share of the fold's
-            training scans.
-        focal_gamma: Exponent of the focal loss, at least 0.
-        label_smoothing: Share of the target spread evenly over the classes, in [0, 1).
-        mixup: MixUp of training batches: alpha of the Beta distribution; 0 is none.
+        training: What every classifier has, see ScanClassifier; `init_ckpt` must be of this kind
+            and counts after `weights`.
     """
 
     mean: Tensor
@@ -78,23 +58,16 @@ class ImageNetBaseline(LightningModule):
         aggregation: Literal["mean", "vote", "attention"] = "mean",
         image_size: int | None = None,
         dropout: float = 0.0,
-        init_ckpt: str | None = None,
         freeze_encoder: bool = False,
-        finetuning: Finetuning = Finetuning(),
         encoder_lr_factor: float = 0.1,
-        lr: float = 1e-3,
-        weight_decay: float = 0.01,
-        loss: LossName = "bce",
-        class_weights: ClassWeights = "none",
-        focal_gamma: float = 2.0,
-        label_smoothing: float = 0.0,
-        mixup: float = 0.0,
+        **training: Any,
     ) -> None:
-        super().__init__()
-        if num_classes is None or spatial_shape is None:
-            raise ValueError("A classifier needs num_classes and spatial_shape.")
-        self.save_hyperparameters(ignore="finetuning")  # a checkpoint holds plain values only
-        self.finetuning = finetuning
+        super().__init__(
+            num_classes, spatial_shape, encoder_lr_factor=encoder_lr_factor, **training
+        )
+        self.save_hyperparameters(ignore=NOT_PLAIN)
+        assert num_classes is not None
+        assert spatial_shape is not None
         self.slices = choose_slices(
             spatial_shape[PLANES[plane] - 2], num_slices, skip_first, skip_last
         )
@@ -109,14 +82,10 @@ class ImageNetBaseline(LightningModule):
         )
         self.attention.requires_grad_(aggregation == "attention")
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_classes))
-        self.loss = Objective(num_classes, loss, class_weights, focal_gamma, label_smoothing)
-        self.inherited = Seen()
-        self.val_loss = MeanMetric()
-        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.val_balanced_accuracy = MulticlassAccuracy(num_classes, average="macro")
 
     def images(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b s c h2 w2"]:
         """Cut slices and dress them as the weights expect: size, channels, normalisation."""
+        self.check_shape(volume)
         low, high = volume.amin((1, 2, 3, 4), True), volume.amax((1, 2, 3, 4), True)
         volume = (volume - low) / (high - low).clamp(min=EPSILON)
         axis = PLANES[self.hparams["plane"]]
@@ -132,8 +101,8 @@ class ImageNetBaseline(LightningModule):
         image = self.images(volume)
         return self.encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])
 
+    @override
     def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
-        """Average the backbone's features over the slices."""
         return self.slice_features(volume).mean(1)
 
     def slice_logits(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b s k"]:
@@ -154,77 +123,18 @@ class ImageNetBaseline(LightningModule):
             return logits[:, 0]
         return logits.sigmoid().mean(1).logit(EPSILON)
 
-    def load_start(self, data: Any) -> None:
-        """Load the weights that training starts from.
-
-        Args:
-            data: Datamodule of the training; its held-out patients must be new to the weights.
-
-        Raises:
-            ValueError: If they cannot be obtained, do not fit, or have met a patient that is held
-                out.
-        """
+    @override
+    def load_start(self) -> None:
         if self.hparams["weights"] != "none":
             names = ("backbone", "weights", "image_size")
             load_weights_2d(self.encoder, *(self.hparams[name] for name in names))
-        if init_ckpt := self.hparams["init_ckpt"]:
-            self.inherited = load_encoder(self.encoder, init_ckpt)
-            refuse_seen(self.inherited, data, init_ckpt)
+        super().load_start()
 
     @override
-    def setup(self, stage: str) -> None:
-        if stage != "fit":
-            return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.hparams["class_weights"] == "balanced":
-            self.loss.balance(data.training_label_counts)
-        self.load_start(data)
-
-    @override
-    def on_train_batch_start(self, batch: ScanBatch, batch_idx: int) -> None:
-        set_modes(self.encoder, self.trainer.optimizers[0])
-
-    @override
-    def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:
-        target = F.one_hot(batch["label"], self.hparams["num_classes"])
-        volume, target = mix_up(batch["volume"], target, self.hparams["mixup"])
+    def training_loss(self, volume: Tensor, target: Tensor) -> Tensor:
         logits = self.slice_logits(volume)  # every slice answers for its scan
         target = target[:, None].expand(logits.shape)
-        loss = self.loss(logits.flatten(0, 1), target.flatten(0, 1))
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(volume))
-        return loss
-
-    @override
-    def validation_step(self, batch: ScanBatch, batch_idx: int) -> None:
-        logits, label = self(batch["volume"]), batch["label"]
-        self.val_loss.update(self.loss(logits, label), weight=len(label))
-        self.val_accuracy.update(logits, label)
-        self.val_balanced_accuracy.update(logits, label)
-        self.log("val/loss", self.val_loss)
-        self.log("val/accuracy", self.val_accuracy)
-        self.log("val/balanced_accuracy", self.val_balanced_accuracy)
-
-    @override
-    def predict_step(self, batch: ScanBatch, batch_idx: int) -> Prediction:
-        return {"row": batch["row"], "prob": self(batch["volume"]).float().sigmoid()}
-
-    @override
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        return configure_finetuning(
-            [*self.head.parameters(), *self.attention.parameters()],
-            self.encoder,
-            self.finetuning,
-            lr=self.hparams["lr"],
-            encoder_lr_factor=self.hparams["encoder_lr_factor"],
-            weight_decay=self.hparams["weight_decay"],
-            max_epochs=self.trainer.max_epochs or 0,
-            num_steps=int(self.trainer.estimated_stepping_batches),
-            fused=fused_or_default(self.trainer.gradient_clip_val),
-        )
-
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        add_seen(checkpoint, self.trainer.datamodule, self.inherited)  # type: ignore[attr-defined]
+        return self.loss(logits.flatten(0, 1), target.flatten(0, 1))
 
 
 def choose_slices(num_voxels: int, num_slices: int, skip_first: int, skip_last: int) -> list[int]:

@@ -26,7 +26,7 @@ class Seen:
     scans: list[dict[str, Tensor]] = field(default_factory=list)
 
 
-def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> Seen:
+def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> None:
     """Copy the weights of a checkpoint's encoder into `encoder`, strictly.
 
     A checkpoint may have more convolutions than the encoder wants; the first ones are taken.
@@ -34,9 +34,6 @@ def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> Seen:
     Args:
         encoder: The module to fill; every one of its weights must be in the checkpoint.
         checkpoint_path: Checkpoint of any LightningModule that has an `encoder`.
-
-    Returns:
-        What the checkpoint's weights have seen.
 
     Raises:
         ValueError: If the file cannot be read, has no encoder or seen patients, lacks a weight, or
@@ -57,7 +54,6 @@ def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> Seen:
             "lacks. Give the model the norm that the encoder was pretrained with."
         )
     logger.info("Loaded %d encoder weights from %s", len(encoder.state_dict()), checkpoint_path)
-    return read_seen(checkpoint)
 
 
 def fill_encoder(encoder: nn.Module, found: dict[str, Tensor], path: str | Path) -> None:
@@ -96,32 +92,26 @@ def read_seen(checkpoint: Mapping[str, Any]) -> Seen:
     else:
         states = (state for state in checkpoint.values() if isinstance(state, Mapping))
         scans = [{"marks": state["scan_marks"]} for state in states if "scan_marks" in state]
-    return Seen(set(checkpoint["ledger"]), scans)
+    return Seen(set(checkpoint["seen_patients"]), scans)
 
 
-def add_seen(checkpoint: dict[str, Any], data: Any, inherited: Seen) -> None:
-    """Write into a checkpoint what its weights have seen: this training's and what it inherited.
+def check_start(init_ckpt: str | None, data: Any) -> Seen:
+    """Look up what the weights that a training starts from have seen.
 
     Args:
-        checkpoint: The checkpoint to be saved.
+        init_ckpt: Checkpoint that it starts from; None is random weights.
         data: Datamodule of the training.
-        inherited: What the weights that it started from had seen.
+
+    Raises:
+        ValueError: If they have met a patient or scan that they will be validated or tested on.
     """
-    checkpoint["ledger"] = sorted(data.training_patients | inherited.patients)
-    checkpoint["seen_scans"] = [data.training_scans, *inherited.scans]
-
-
-def refuse_seen(seen: Seen, data: Any, checkpoint_path: str | Path) -> None:
-    """Raise if an encoder has met a patient or scan that it will be validated or tested on.
-
-    Args:
-        seen: What the encoder has seen.
-        data: Datamodule of the training that would start from it.
-        checkpoint_path: Where the encoder was found.
-    """
-    refuse_overlap(seen.patients, data.held_out_patients, checkpoint_path)
+    if init_ckpt is None:
+        return Seen()
+    seen = read_seen(read_checkpoint(init_ckpt))
+    refuse_overlap(seen.patients, data.held_out_patients, init_ckpt)
     if seen.scans:
-        data.cohort.refuse_seen_scans(seen.scans, data.held_out_patients, str(checkpoint_path))
+        data.cohort.refuse_seen_scans(seen.scans, data.held_out_patients, init_ckpt)
+    return seen
 
 
 def refuse_overlap(seen: set[str], held_out: set[str], checkpoint_path: str | Path) -> None:
@@ -146,6 +136,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"Checkpoint {path} does not exist.") from error
     except Exception as error:
         raise ValueError(f"Checkpoint {path} cannot be read: it is corrupt or not safe.") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "ledger"} <= checkpoint.keys():
+    if isinstance(checkpoint, dict) and "ledger" in checkpoint:
+        checkpoint["seen_patients"] = checkpoint.pop("ledger")  # its name until 0.1
+    if not isinstance(checkpoint, dict) or not {"state_dict", "seen_patients"} <= checkpoint.keys():
         raise ValueError(f"Checkpoint {path} has no weights with the patients that they have seen.")
     return checkpoint

@@ -40,7 +40,7 @@ class Member:
         intensity: Brightness of its training scans.
         calibration: What makes probabilities of its scores; None if nothing was left to fit it on.
         reference: What its training scans were like; None if nobody has written it down.
-        ledger: Patients that its weights have seen; a bundle does not tell.
+        seen_patients: Patients that its weights have seen; a bundle does not tell.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Member:
     intensity: Intensity
     calibration: Calibration | None
     reference: Reference | None
-    ledger: tuple[str, ...] = ()
+    seen_patients: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _open_run(folder: Path) -> Ensemble:
                 intensity=Intensity(**checkpoint[name]["intensity"]),
                 calibration=_calibration(fold.folder / "validation.csv"),
                 reference=_read_reference(fold.folder / "reference.json"),
-                ledger=tuple(checkpoint["ledger"]),
+                seen_patients=tuple(checkpoint["seen_patients"]),
             )
         )
     return Ensemble(
@@ -213,7 +213,7 @@ def as_spec(ensemble: Ensemble) -> dict[str, Any]:
     """Turn an ensemble into what a bundle says of it: no patients, and no paths of this machine."""
     spec = asdict(ensemble)
     for member in spec["members"]:
-        del member["ledger"]
+        del member["seen_patients"]
         member["weights"] = f"models/{member['name']}.safetensors"
     settings = spec["model"]["init_args"]
     for name in ("init_ckpt", "weights_path"):

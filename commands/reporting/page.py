@@ -20,9 +20,9 @@ from evaluation.report.comparison import verdicts
 from evaluation.report.page import PICTURES, Page, render_report
 from evaluation.report.views import data_uri, view
 from evaluation.summary import RunTables
-from lightning_modules.classifier import Classifier
 from lightning_modules.deployment import FoldModel
 from lightning_modules.saliency import MapKind, class_map
+from lightning_modules.scan_classifier import ScanClassifier
 
 MAX_VIEWS = 150  # scans with pictures: keeps the page below 5 MB
 Maps = Literal["auto", "gradcam", "occlusion", "none"]
@@ -174,7 +174,7 @@ def _network(
     if maps != "auto":
         return ensemble, maps
     model = fold_model(ensemble, ensemble.members[0], folder).model
-    drawn = isinstance(model, Classifier) and model.hparams["backbone"] != "vit"
+    drawn = isinstance(model, ScanClassifier) and model.has_class_maps
     return (ensemble, "gradcam") if drawn else (None, None)
 
 

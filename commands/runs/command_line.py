@@ -12,9 +12,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf import OmegaConf
 from typing_extensions import override
 
+from callbacks.model_contract import refuse_incomplete
+from callbacks.required import required_callbacks
 from commands.runs.run_folder import planned_budget
 from commands.runs.run_path import run_path
 from datamodules.fingerprint import default_budget
+from lightning_modules.transfer import check_start
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 OmegaConf.clear_resolver("oc.env")  # else secrets of the environment end in config.yaml
@@ -128,12 +131,17 @@ class CommandLine(LightningCLI):
             if "init_ckpt" not in settings.model.init_args:
                 raise ValueError(f"{settings.model.class_path} cannot start from a run: drop INIT.")
             settings.model.init_args.init_ckpt = init_ckpt
+        init_ckpt = settings.model.init_args.get("init_ckpt")
         seed = fold_seed(settings.seed_everything, repeat, fold)
         lightning.seed_everything(seed, workers=True, verbose=False)
         objects = self.parser.instantiate(settings)
         configured: Mapping[str, Any] = vars(objects.trainer)
+        refuse_incomplete(objects.model, objects.data)
+        seen = check_start(init_ckpt, objects.data)
         callbacks = [*(configured["callbacks"] or []), *trainer_settings.pop("callbacks", [])]
-        trainer = Trainer(**{**configured, **trainer_settings, "callbacks": callbacks})
+        settings_of_trainer = {**configured, **trainer_settings}
+        settings_of_trainer["callbacks"] = required_callbacks(callbacks, seen)
+        trainer = Trainer(**settings_of_trainer)
         return trainer, objects.model, objects.data
 
 

@@ -12,13 +12,12 @@ from datamodules.cache.residence import volume_tensor
 from datamodules.cache.row_cache import cached_rows
 from datamodules.scans import ScanDataModule
 from files.hashes import digest
-from lightning_modules.classifier import Classifier
-from lightning_modules.imagenet_baseline import ImageNetBaseline
+from lightning_modules.scan_classifier import ScanClassifier
 
 
 @torch.no_grad()
 def encoder_features(
-    model: Classifier | ImageNetBaseline, data: ScanDataModule, device: torch.device
+    model: ScanClassifier, data: ScanDataModule, device: torch.device
 ) -> np.ndarray:
     """Encode every scan on the fold's intensity scale, or open what the cache holds, (N, F).
 
@@ -30,7 +29,7 @@ def encoder_features(
         data: The fold's data, set up for training.
         device: Where the encoder runs.
     """
-    model.load_start(data)
+    model.load_start()
     volumes, intensity = data.cohort.volumes, data.intensity
     assert intensity is not None
     source = Path(str(volumes.data.filename)).parent.name  # the recipe of the volumes

@@ -125,7 +125,7 @@ def train_cells(
             callbacks=[progress, *callbacks],
             enable_progress_bar=False,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
+            num_sanity_val_steps=1,
         )
         resume_ckpt = resume_point(cell.folder, say, tidy=is_main_process())
         trainer.fit(model, data, ckpt_path=resume_ckpt, weights_only=True)

@@ -33,7 +33,7 @@ def test_the_mean_of_folds_is_the_mean_of_their_probabilities():
 @pytest.mark.slow
 def test_a_bundle_tells_neither_patients_nor_paths(finished_run):
     text = json.dumps(as_spec(open_ensemble(finished_run)))
-    for private in ("person", "ledger", str(finished_run.parent), "cohort.csv", ".ckpt"):
+    for private in ("person", "seen_patients", str(finished_run.parent), "cohort.csv", ".ckpt"):
         assert private not in text
 
 

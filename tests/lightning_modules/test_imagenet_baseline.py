@@ -108,7 +108,7 @@ def test_weights_of_a_local_file_are_loaded_whole(tmp_path, suffix):
     save = save_file if suffix == ".safetensors" else torch.save
     save(whole.state_dict(), path)
     model = _baseline(weights=str(path))
-    model.load_start(set())
+    model.load_start()
     for name, weight in model.encoder.state_dict().items():
         torch.testing.assert_close(weight, whole.state_dict()[name])
 
@@ -124,7 +124,7 @@ def test_weights_that_are_missing_torn_or_of_another_backbone_are_refused(tmp_pa
         (tmp_path / "absent.pth", "There is no weights file"),
     ):
         with pytest.raises(ValueError, match=words):
-            _baseline(weights=str(weights)).load_start(set())
+            _baseline(weights=str(weights)).load_start()
 
 
 def test_without_a_network_the_error_says_how_to_obtain_weights(monkeypatch):

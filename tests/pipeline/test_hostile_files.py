@@ -39,7 +39,7 @@ def save_hostile(mark):
     def save(path):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-        torch.save({"state_dict": {}, "ledger": [], "evil": Hostile(mark)}, path)
+        torch.save({"state_dict": {}, "seen_patients": [], "evil": Hostile(mark)}, path)
         return path
 
     return save

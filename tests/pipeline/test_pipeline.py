@@ -72,8 +72,8 @@ def test_the_classifier_starts_from_the_pretrained_encoder(
         # an average of equal weights is equal but for rounding
         torch.testing.assert_close(target["state_dict"][name], source["state_dict"][name])
     splits = pd.read_csv(tmp_path / "fine/splits.csv").query("fold == 0 and part != 'test'")
-    assert set(target["ledger"]) == set(splits["patient_id"]) | set(source["ledger"])
-    assert all(patient.startswith("source-") for patient in source["ledger"])
+    assert set(target["seen_patients"]) == set(splits["patient_id"]) | set(source["seen_patients"])
+    assert all(patient.startswith("source-") for patient in source["seen_patients"])
 
 
 @pytest.mark.slow
@@ -97,9 +97,9 @@ def test_an_encoder_of_each_fold_meets_its_training_patients_alone(
     assert run_verb("finetune", table, "fine", f"--init={tmp_path / 'pre'}") == 0
     for fold in range(3):
         name = f"repeat0_fold{fold}"
-        ledger = torch.load(tmp_path / "pre" / name / "best.ckpt", weights_only=True)["ledger"]
+        seen = torch.load(tmp_path / "pre" / name / "best.ckpt", weights_only=True)["seen_patients"]
         table = pd.read_csv(tmp_path / "fine/splits.csv").query(f"fold == {fold}")
-        assert set(ledger) == set(table.query("part == 'train'")["patient_id"])
+        assert set(seen) == set(table.query("part == 'train'")["patient_id"])
     random = pd.read_csv(tmp_path / "random/splits.csv")
     assert random.equals(pd.read_csv(tmp_path / "fine/splits.csv"))
 

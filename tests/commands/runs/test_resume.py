@@ -20,7 +20,8 @@ def _checkpoint(path, epoch, best_epoch=None):
     callbacks = {} if best_epoch is None else {"Best": {"best_epoch": best_epoch}}
     weights = {"weight": torch.arange(100)}
     torch.save(
-        {"state_dict": weights, "ledger": ["p1"], "epoch": epoch, "callbacks": callbacks}, path
+        {"state_dict": weights, "seen_patients": ["p1"], "epoch": epoch, "callbacks": callbacks},
+        path,
     )
 
 

@@ -119,13 +119,13 @@ def test_a_scan_takes_three_kilobytes(signature):
 
 def test_checkpoints_of_older_versions_find_the_same_voxels(signature):
     marks = describe_scans([signature(nifti(head(0)))])["marks"]
-    old = {"ledger": ["p1"], "ScanDataModule": {"scan_marks": marks}, "state_dict": {}}
+    old = {"seen_patients": ["p1"], "ScanDataModule": {"scan_marks": marks}, "state_dict": {}}
     seen = read_seen(old)
     assert seen.patients == {"p1"}
     (scans,) = seen.scans
     copy, cropped = signature(nifti(head(0)[::-1])), signature(nifti(head(0)[1:]))
     assert find_seen(scans, [cropped, copy]) == [1]
-    assert read_seen({"ledger": []}).scans == []
+    assert read_seen({"seen_patients": []}).scans == []
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_what_an_encoder_has_seen_is_inherited_by_every_run_that_starts_from_it(
     assert run_verb("pretrain", copies, "a", epochs=1) == 0
     assert run_verb("finetune", between, "b", f"--init={tmp_path / 'a'}", epochs=1) == 0
     checkpoint = torch.load(tmp_path / "b/repeat0_fold0/best.ckpt", weights_only=True)
-    assert {f"stranger{n}" for n in range(6)} < set(checkpoint["ledger"])
+    assert {f"stranger{n}" for n in range(6)} < set(checkpoint["seen_patients"])
     assert [len(scans["marks"]) for scans in checkpoint["seen_scans"]] == [6, 6]
     assert run_verb("finetune", table, "c", f"--init={tmp_path / 'b'}", epochs=1) == 2
     assert "on altered copies of them, under other names: p0" in capsys.readouterr().err

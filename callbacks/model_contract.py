@@ -1,0 +1,93 @@
+"""What a run needs of a model, checked before its first step; any LightningModule may be one."""
+
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from typing_extensions import override
+
+from callbacks.best_checkpoint import BestValidationCheckpoint
+
+TOLERANCE = 1e-2  # of outputs in half precision
+FOR_TRAINING = {
+    "training_step": "return the loss, and log train/loss",
+    "validation_step": "log val/loss",
+    "configure_optimizers": "return an optimizer",
+}
+FOR_PREDICTION = {
+    "forward": "turn volumes (B, 1, W, H, D) into one logit for each class, (B, K)",
+    "predict_step": "return {'row': batch['row'], 'prob': the sigmoid of the logits, (B, K)}",
+}
+
+
+def refuse_incomplete(model: LightningModule, data: LightningDataModule) -> None:
+    """Refuse a model without the methods that a run calls.
+
+    Args:
+        model: The model.
+        data: Its data; only those with classes are predicted.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    needed = FOR_TRAINING | (FOR_PREDICTION if hasattr(data, "class_names") else {})
+    for method, what in needed.items():
+        if not is_overridden(method, model, LightningModule):
+            raise ValueError(f"{type(model).__name__} has no {method}: write one to {what}.")
+
+
+class ModelContract(Callback):
+    """Refuse a model that does not log or return what a run needs, on one validation batch."""
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        classes = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        if not trainer.sanity_checking or batch_idx or classes is None:
+            return
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            logits = pl_module(batch["volume"])
+            prediction = pl_module.predict_step(batch, 0)
+        name, shape = type(pl_module).__name__, (len(batch["label"]), len(classes))
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
+            found = _describe(logits)
+            raise ValueError(f"{name}.forward returns {found}: {FOR_PREDICTION['forward']}.")
+        if not isinstance(prediction, dict) or not {"row", "prob"} <= prediction.keys():
+            found = _describe(prediction)
+            raise ValueError(
+                f"{name}.predict_step returns {found}: {FOR_PREDICTION['predict_step']}."
+            )
+        prob, expected = prediction["prob"].float(), logits.float().sigmoid()
+        if prob.shape != expected.shape or (prob - expected).abs().max() > TOLERANCE:
+            raise ValueError(
+                f"{name}.predict_step: prob is not the sigmoid of what forward returns, by which "
+                "new scans are predicted. Return self(batch['volume']).sigmoid()."
+            )
+
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        logged = trainer.callback_metrics
+        if "val/loss" not in logged:
+            raise ValueError(
+                f"{type(pl_module).__name__}.validation_step logs {sorted(logged)}, not val/loss: "
+                "add self.log('val/loss', loss)."
+            )
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, BestValidationCheckpoint):
+                callback.refuse_missing(logged)
+
+
+def _describe(found: Any) -> str:
+    if isinstance(found, Tensor):
+        return f"a tensor of the shape {tuple(found.shape)}"
+    return f"the keys {sorted(found)}" if isinstance(found, dict) else type(found).__name__

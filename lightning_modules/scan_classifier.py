@@ -1,0 +1,190 @@
+"""What every classifier of scans does: its steps, its metrics, its optimizer, its start."""
+
+from typing import TypedDict
+
+from jaxtyping import Float
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override
+
+from lightning_modules.finetuning import (
+    Finetuning,
+    configure_finetuning,
+    fused_or_default,
+    set_modes,
+)
+from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
+from lightning_modules.transfer import load_encoder
+
+NOT_PLAIN = ("finetuning", "metrics")  # a checkpoint holds plain values only
+# Axes: B = batch; C = 1 channel; F = features; K = classes; W, H, D = voxels along R, A, S.
+
+
+class ScanBatch(TypedDict):
+    """What a step needs.
+
+    volume: (B, 1, W, H, D); label: class index (B,); row: position in the cohort table (B,).
+    """
+
+    volume: Tensor
+    label: Tensor
+    row: Tensor
+
+
+class Prediction(TypedDict):
+    """What a prediction step returns; row: (B,); prob: one output per class in [0, 1], (B, K)."""
+
+    row: Tensor
+    prob: Tensor
+
+
+class ScanClassifier(LightningModule):
+    """Classify volumes with one sigmoid output per class; the highest output is the class.
+
+    A subclass makes `encoder` and whatever follows it, and defines `forward` and `features`.
+
+    Args:
+        num_classes: Number of classes; the command line takes it from the cohort.
+        spatial_shape: Voxels of a volume along R, A, S; taken from the cohort as well.
+        init_ckpt: Checkpoint whose encoder is the starting point; None is random weights.
+        finetuning: Which layers learn when, and how fast.
+        encoder_lr_factor: Learning rate of the encoder, as a multiple of `lr`.
+        lr: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        loss: Binary cross-entropy of every output, as in the paper, or focal loss.
+        class_weights: 'balanced' weights a scan inversely to its class's share of the fold's
+            training scans; with --data.sampling=balanced it would correct twice.
+        focal_gamma: Exponent of the focal loss, at least 0.
+        label_smoothing: Share of the target spread evenly over the classes, in [0, 1).
+        mixup: MixUp of training batches: alpha of the Beta distribution; 0 is none.
+        metrics: More metrics of torchmetrics for the validation part, by name; each sees logits
+            (B, K) and class indices (B,), and is logged as val/<name>.
+
+    Raises:
+        ValueError: If the number of classes or the shape is not given.
+    """
+
+    encoder: nn.Module
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        spatial_shape: tuple[int, int, int] | None = None,
+        init_ckpt: str | None = None,
+        finetuning: Finetuning = Finetuning(),
+        encoder_lr_factor: float = 1.0,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        loss: LossName = "bce",
+        class_weights: ClassWeights = "none",
+        focal_gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        metrics: dict[str, Metric] | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes is None or spatial_shape is None:
+            raise ValueError("A classifier needs num_classes and spatial_shape.")
+        self.save_hyperparameters(ignore=NOT_PLAIN)
+        self.finetuning = finetuning
+        self.loss = Objective(num_classes, loss, class_weights, focal_gamma, label_smoothing)
+        self.val_loss = MeanMetric()
+        self.val_metrics = nn.ModuleDict(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "balanced_accuracy": MulticlassAccuracy(num_classes, average="macro"),
+                **(metrics or {}),
+            }
+        )
+
+    def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+        """Compute what the head sees: one row of the encoder's features for each scan."""
+        raise NotImplementedError
+
+    def summary(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+        """Compute the features by which new scans are compared with the training scans."""
+        return self.features(volume)
+
+    @property
+    def has_class_maps(self) -> bool:
+        """Whether maps of the last convolution show where the model looks."""
+        return False
+
+    def check_shape(self, volume: Tensor) -> None:
+        """Refuse volumes that the model was not built for.
+
+        Raises:
+            ValueError: If they have another number of channels or voxels.
+        """
+        built_for = (1, *self.hparams["spatial_shape"])
+        if tuple(volume.shape[1:]) != built_for:
+            raise ValueError(
+                f"The volume has the shape {tuple(volume.shape)}, but the model was built for "
+                f"(B, {', '.join(map(str, built_for))}): batch, channel, R, A, S. Preprocess the "
+                "scan as the training scans were, or build the model from data.facts()."
+            )
+
+    def load_start(self) -> None:
+        """Load the weights that training starts from.
+
+        Raises:
+            ValueError: If they cannot be obtained or do not fit.
+        """
+        if init_ckpt := self.hparams["init_ckpt"]:
+            load_encoder(self.encoder, init_ckpt)
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        if self.hparams["class_weights"] == "balanced":
+            self.loss.balance(self.trainer.datamodule.training_label_counts)  # type: ignore[attr-defined]
+        self.load_start()
+
+    @override
+    def on_train_batch_start(self, batch: ScanBatch, batch_idx: int) -> None:
+        set_modes(self.encoder, self.trainer.optimizers[0])
+
+    @override
+    def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:
+        target = F.one_hot(batch["label"], self.hparams["num_classes"])
+        volume, target = mix_up(batch["volume"], target, self.hparams["mixup"])
+        loss = self.training_loss(volume, target)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(volume))
+        return loss
+
+    def training_loss(self, volume: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of a batch; `target` is each scan's share in each class, (B, K)."""
+        return self.loss(self(volume), target)
+
+    @override
+    def validation_step(self, batch: ScanBatch, batch_idx: int) -> None:
+        logits, label = self(batch["volume"]), batch["label"]
+        self.val_loss.update(self.loss(logits, label), weight=len(label))
+        self.log("val/loss", self.val_loss)
+        for name, metric in self.val_metrics.items():
+            metric.update(logits, label)  # type: ignore[operator]
+            self.log(f"val/{name}", metric)  # type: ignore[arg-type]
+
+    @override
+    def predict_step(self, batch: ScanBatch, batch_idx: int) -> Prediction:
+        return {"row": batch["row"], "prob": self(batch["volume"]).float().sigmoid()}
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        encoder = {id(parameter) for parameter in self.encoder.parameters()}
+        return configure_finetuning(
+            [parameter for parameter in self.parameters() if id(parameter) not in encoder],
+            self.encoder,
+            self.finetuning,
+            lr=self.hparams["lr"],
+            encoder_lr_factor=self.hparams["encoder_lr_factor"],
+            weight_decay=self.hparams["weight_decay"],
+            max_epochs=self.trainer.max_epochs or 0,
+            num_steps=int(self.trainer.estimated_stepping_batches),
+            fused=fused_or_default(self.trainer.gradient_clip_val),
+        )
