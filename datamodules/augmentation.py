@@ -1,12 +1,14 @@
 """Label-preserving copies of a volume: TorchIO's transforms as a function of a seed."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torchio as tio
 from jaxtyping import Float
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
 # Axes: C = 1 channel; W, H, D = voxels along R, A, S.
@@ -28,6 +30,8 @@ class Augmentation:
         log_gamma: Largest exponent g of a gamma curve, intensity ** exp(±g).
         bias_field: Largest coefficient of a smooth bias field.
         elastic_mm: Largest displacement of an elastic deformation.
+        transforms: Any other transforms of TorchIO that keep the shape, done after the ones above:
+            a list of `class_path` and `init_args`.
     """
 
     mode: Literal["bank", "fresh", "none"] = "bank"
@@ -40,6 +44,7 @@ class Augmentation:
     log_gamma: float = 0.0
     bias_field: float = 0.0
     elastic_mm: float = 0.0
+    transforms: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.mode == "bank" and self.num_versions < 1:
@@ -49,11 +54,17 @@ class Augmentation:
             )
         if not set(self.flip_axes) <= {0, 1, 2}:
             raise ValueError(f"flip_axes {self.flip_axes} must be 0 (R), 1 (A) or 2 (S).")
+        _ = self.named  # what cannot be built is refused at once
+
+    @cached_property
+    def named(self) -> list[tio.Transform]:
+        """The transforms that are named by their class_path."""
+        return [_build(each) for each in self.transforms]
 
     @property
     def by_torchio(self) -> bool:
         """Whether something is switched on that only TorchIO does, scan by scan."""
-        return bool(self.elastic_mm or self.bias_field)
+        return bool(self.elastic_mm or self.bias_field or self.transforms)
 
     def draw_affine(self, generator: torch.Generator) -> tuple[float, np.ndarray, np.ndarray]:
         """Draw scale, degrees and shift in mm.
@@ -81,7 +92,7 @@ class Augmentation:
             steps.append(tio.RandomGamma(self.log_gamma))
         if self.noise_std:
             steps.append(tio.RandomNoise(std=(0, self.noise_std)))
-        return tio.Compose(steps)
+        return tio.Compose([*steps, *self.named])
 
 
 def augment(
@@ -98,7 +109,21 @@ def augment(
     image = tio.ScalarImage(tensor=volume, affine=np.diag([*spacing_mm, 1.0]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return augmentation.draw()(image).data
+        copy = augmentation.draw()(image).data
+    if copy.shape != volume.shape:
+        raise ValueError(
+            f"The transforms make volumes of {tuple(copy.shape[1:])} voxels out of "
+            f"{tuple(volume.shape[1:])}. Leave out of --data.augmentation.transforms those that "
+            "change the shape."
+        )
+    return copy
+
+
+def _build(transform: dict[str, Any]) -> tio.Transform:
+    """Build a transform from its class_path and init_args."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(tio.Transform, "transform", required=True)
+    return parser.instantiate(parser.parse_object({"transform": transform})).transform
 
 
 def draw_seed(*numbers: int) -> int:

@@ -133,6 +133,8 @@ class ScanDataModule(LightningDataModule):
 
     def facts(self) -> dict[str, Any]:
         """What a model may need to know of the cohort."""
+        if self.cohort.preprocessing.spatial_shape is None:
+            self.cohort.plan()
         return {
             "num_classes": len(self.class_names),
             "spatial_shape": self.cohort.preprocessing.spatial_shape,
