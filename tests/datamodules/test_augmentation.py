@@ -1,3 +1,5 @@
+from argparse import ArgumentError
+
 import numpy as np
 import pytest
 import torch
@@ -135,3 +137,59 @@ def test_the_bank_holds_augmented_copies_and_depends_on_content_not_order(write_
 def test_a_bank_without_copies_is_refused():
     with pytest.raises(ValueError, match=r"needs at least 1 copy.*mode=none"):
         Augmentation(num_versions=0)
+
+
+GAMMA = {"class_path": "torchio.RandomGamma", "init_args": {"log_gamma": [0.2, 0.5]}}
+
+
+def test_named_transforms_come_after_the_others_and_follow_the_seed():
+    volume = torch.rand(1, 9, 10, 11)
+    settings = Augmentation(degrees=0, translation_mm=0, transforms=[GAMMA])
+    copies = [augment(volume, SPACING, settings, seed) for seed in (1, 2, 1)]
+    assert torch.equal(copies[0], copies[2])
+    assert not torch.equal(copies[0], copies[1])
+    for copy in copies:
+        exponents = (copy.log() / volume.log()).flatten()
+        assert exponents.std() < 1e-3
+        assert np.exp(0.2) - 1e-3 < exponents.mean() < np.exp(0.5) + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("transform", "words"),
+    [
+        ({"class_path": "torchio.NoSuch"}, "no attribute 'NoSuch'"),
+        ({"class_path": "torchio.RandomGamma", "init_args": {"gama": 1}}, "'gama' is not accepted"),
+        ({"class_path": "torch.nn.Linear"}, "not correspond to a subclass of Transform"),
+    ],
+)
+def test_a_transform_that_cannot_be_built_is_refused_at_once(transform, words):
+    with pytest.raises(ArgumentError, match=words):
+        Augmentation(transforms=[transform])
+
+
+def test_a_transform_that_changes_the_shape_is_refused():
+    crop = {"class_path": "torchio.Crop", "init_args": {"cropping": 2}}
+    with pytest.raises(ValueError, match=r"volumes of \(4, 4, 4\) voxels out of \(8, 8, 8\)"):
+        augment(torch.rand(1, 8, 8, 8), SPACING, Augmentation(transforms=[crop]), 1)
+
+
+def test_named_transforms_are_in_the_copies_of_both_modes(write_cohort, tmp_path):
+    table = write_cohort(8)
+    served = {}
+    for mode in ("bank", "fresh"):
+        for transforms in ([], [GAMMA]):
+            data = ScanDataModule(
+                str(table),
+                preprocessing=Preprocessing(spatial_shape=(12, 12, 12)),
+                augmentation=Augmentation(
+                    mode, 2, degrees=0, translation_mm=0, transforms=transforms
+                ),
+                splits=Splits(num_repeats=1, num_folds=2),
+                cache_dir=str(tmp_path / "cache"),
+            )
+            data.setup("fit")
+            rows = data.rows["train"]
+            batches = [data.augmented[Batch(n, rows, np.zeros_like(rows))] for n in range(8)]
+            volumes = torch.cat([data.on_after_batch_transfer(b, 0)["volume"] for b in batches])
+            served[mode, bool(transforms)] = volumes.float().mean().item()
+        assert served[mode, True] < served[mode, False] - 0.005  # gamma above 1 darkens

@@ -2,7 +2,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
 from torch.nn import functional as F
+from torchmetrics.classification import MulticlassF1Score
 
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
@@ -149,6 +151,34 @@ def test_the_encoder_can_learn_more_slowly():
 def test_a_classifier_without_its_shape_is_refused():
     with pytest.raises(ValueError, match="num_classes and spatial_shape"):
         Classifier()
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 9, 10, 6), (2, 2, 9, 10, 5)])
+def test_a_volume_of_another_shape_is_named(shape):
+    model = _classifier(readout="mean")
+    channels = f"{shape[1:]}".strip("()")
+    with pytest.raises(
+        ValueError, match=rf"shape \(2, {channels}\), .* built for \(B, 1, 9, 10, 5\)"
+    ):
+        Classifier.check_shape(model, torch.rand(shape))
+
+
+def test_a_forward_pass_checks_the_shape():
+    with pytest.raises(ValueError, match="the model was built for"):
+        _classifier(readout="mean")(torch.rand(2, 1, 9, 10, 6))
+
+
+def test_more_metrics_are_logged_by_their_names(monkeypatch):
+    f1 = MulticlassF1Score(num_classes=2)
+    model = _classifier(metrics={"f1": f1}).eval()
+    logged = {}
+    monkeypatch.setattr(model, "log", lambda name, value: logged.update({name: value}))
+    batch = {"volume": torch.rand(4, 1, 9, 10, 5), "label": torch.tensor([0, 1, 1, 0])}
+    model.validation_step(batch, 0)
+    assert list(logged) == ["val/loss", "val/accuracy", "val/balanced_accuracy", "val/f1"]
+    expected = f1_score(batch["label"], model(batch["volume"]).argmax(1), average="macro")
+    assert logged["val/f1"].compute().item() == pytest.approx(expected)
+    assert "metrics" not in model.hparams
 
 
 THICK_AND_THIN = [(9, 9, 4), (9, 5, 9), (2, 3, 1), (4, 4, 4), (1, 1, 6), (12, 12, 8)]

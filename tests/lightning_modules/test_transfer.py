@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
 from lightning_modules.encoder import Encoder
-from lightning_modules.transfer import load_encoder, refuse_overlap
+from lightning_modules.transfer import check_start, load_encoder, read_checkpoint, refuse_overlap
 
 
 @pytest.fixture
@@ -79,3 +81,16 @@ def test_an_overlap_names_the_patients():
     refuse_overlap({"a", "b"}, {"c"}, "x.ckpt")
     with pytest.raises(ValueError, match=r"pretrained on 2 patients of this fold's .*: a, b\."):
         refuse_overlap({"a", "b", "c"}, {"a", "b", "d"}, "x.ckpt")
+
+
+def test_the_start_of_a_training_is_looked_up_and_refused(save):
+    path = str(save(Autoencoder(filters=4)))
+    assert check_start(path, SimpleNamespace(held_out_patients={"p3"})).patients == {"p1", "p2"}
+    with pytest.raises(ValueError, match=r"pretrained on 1 patients .*: p2\."):
+        check_start(path, SimpleNamespace(held_out_patients={"p2", "p3"}))
+    assert check_start(None, None).patients == set()
+
+
+def test_checkpoints_of_the_first_version_are_read(tmp_path):
+    torch.save({"state_dict": {}, "ledger": ["p1"]}, tmp_path / "old.ckpt")
+    assert read_checkpoint(tmp_path / "old.ckpt") == {"state_dict": {}, "seen_patients": ["p1"]}

@@ -76,6 +76,19 @@ def test_the_classifier_starts_from_the_pretrained_encoder(
     assert all(patient.startswith("source-") for patient in source["seen_patients"])
 
 
+def test_what_a_run_needs_is_there_whatever_callbacks_are_configured(
+    write_cohort, run_verb, tmp_path
+):
+    (tmp_path / "none.yaml").write_text("trainer: {callbacks: []}")
+    none = f"-c{tmp_path / 'none.yaml'}"
+    assert run_verb("finetune", write_cohort(12), "fine", none, "--fold=0", epochs=1) == 0
+    fold = tmp_path / "fine/repeat0_fold0"
+    assert len(read_predictions(fold / "predictions.csv")) == 4
+    splits = pd.read_csv(tmp_path / "fine/splits.csv").query("fold == 0 and part != 'test'")
+    checkpoint = torch.load(fold / "best.ckpt", weights_only=True)
+    assert checkpoint["seen_patients"] == sorted(splits["patient_id"])
+
+
 @pytest.mark.slow
 def test_an_encoder_that_has_met_the_patients_is_refused(write_cohort, run_verb, capsys, tmp_path):
     table = write_cohort(12)
