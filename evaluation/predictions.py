@@ -91,7 +91,7 @@ def with_decision(table: pd.DataFrame) -> pd.DataFrame:
 def scans_are_cases(predictions: pd.DataFrame) -> bool:
     """Whether each scan is a case of its own, and not each patient.
 
-    The column `case` says so. In tables without it (of one label per patient, of old runs, of
+    The column `case` names it. In tables without it (of one label per patient, of old runs, of
     sites) a patient whose scans have different labels does.
     """
     if CASE in predictions:

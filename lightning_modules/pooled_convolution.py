@@ -56,7 +56,7 @@ def pooled_convolution(
     """Convolve with zeros around the volume, take the maxima of 2 × 2 × 2 voxels, and the ReLU.
 
     Args:
-        volume: Where `can_pool_at_once` says so; odd sizes are rounded up, as with `ceil_mode`.
+        volume: Where `can_pool_at_once` is true; odd sizes are rounded up, as with `ceil_mode`.
         weight: The convolution's weights.
         bias: Its bias.
         relu: Whether to set negative maxima to 0.

@@ -121,15 +121,15 @@ def test_a_score_that_cannot_be_compared_is_an_error(tmp_path, callback, scores,
         _fit(tmp_path, scores, callback)
 
 
-def test_a_torn_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_write_that_is_cut_short_leaves_the_old_file(tmp_path, monkeypatch):
     _fit(tmp_path, [(0.5, 1.0)], BestValidationCheckpoint("val/accuracy"))
 
-    def torn(path, content):
+    def cut_short(path, content):
         with path.open("wb") as stream:
             stream.write(content[:100])
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", torn)
+    monkeypatch.setattr(Path, "write_bytes", cut_short)
     with pytest.raises(OSError, match="disk full"):
         _fit(tmp_path, [(0.9, 1.0)], BestValidationCheckpoint("val/accuracy"))
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 0

@@ -179,9 +179,9 @@ def test_a_scan_without_a_picture_is_refused_by_name(write_scan, voxels, words):
 
 
 def test_an_unreadable_file_is_refused_by_name(tmp_path):
-    path = tmp_path / "torn.nii.gz"
+    path = tmp_path / "cut.nii.gz"
     path.write_bytes(b"this is not a scan")
-    with pytest.raises(ValueError, match=r"Scan .*torn\.nii\.gz is no NIfTI file"):
+    with pytest.raises(ValueError, match=r"Scan .*cut\.nii\.gz is no NIfTI file"):
         preprocess(path, SETTINGS[0])
 
 

@@ -113,14 +113,14 @@ def test_weights_of_a_local_file_are_loaded_whole(tmp_path, suffix):
         torch.testing.assert_close(weight, whole.state_dict()[name])
 
 
-def test_weights_that_are_missing_torn_or_of_another_backbone_are_refused(tmp_path):
+def test_weights_that_are_missing_corrupt_or_of_another_backbone_are_refused(tmp_path):
     other = tmp_path / "other.safetensors"
     save_file(timm.create_model("mobilenetv3_small_075", pretrained=False).state_dict(), other)
-    torn = tmp_path / "torn.pth"
-    torn.write_bytes(b"PK\x03\x04 no weights")
+    corrupt = tmp_path / "corrupt.pth"
+    corrupt.write_bytes(b"PK\x03\x04 no weights")
     for weights, words in (
         (other, "Give weights of this very backbone"),
-        (torn, "corrupt or not safe"),
+        (corrupt, "corrupt or not safe"),
         (tmp_path / "absent.pth", "There is no weights file"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_named(save, encoder, words):
         load_encoder(encoder, save(Autoencoder(depth=2, filters=4)))
 
 
-def test_missing_torn_and_foreign_checkpoints_are_told_apart(tmp_path, save):
+def test_missing_corrupt_and_foreign_checkpoints_are_told_apart(tmp_path, save):
     with pytest.raises(ValueError, match="does not exist"):
         load_encoder(Encoder(1, 4), tmp_path / "none.ckpt")
     path = save(Autoencoder(filters=4))

@@ -105,7 +105,7 @@ def test_a_hostile_check_in_the_cache_is_made_anew(write_cohort, mark, tmp_path)
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("verb", ["finetune", "pretrain", "check_data", "fit"])
+@pytest.mark.parametrize("verb", ["finetune", "pretrain", "check_data"])
 def test_a_yaml_tag_runs_nothing(verb, mark, tmp_path, capsys):
     config = tmp_path / "evil.yaml"
     config.write_text(f"data: !!python/object/apply:os.system ['touch {mark}']\n")

@@ -82,7 +82,7 @@ def _ended(process, log, wait=None):
     return process.exitcode == 0
 
 
-def _assert_none_is_torn(run):
+def _assert_all_are_whole(run):
     for path in run.rglob("*.ckpt"):
         read_checkpoint(path)
 
@@ -123,7 +123,7 @@ def test_a_run_that_is_killed_at_any_instant_ends_like_one_that_was_not(
             process.kill()
             process.join()
             num_kills += 1
-            _assert_none_is_torn(run)
+            _assert_all_are_whole(run)
         if finished:
             assert_same_outcome(other_disk / "0", run, killed=True)
             assert not list(run.rglob("*.tmp"))

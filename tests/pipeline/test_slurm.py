@@ -111,7 +111,7 @@ def test_a_task_whose_time_is_nearly_up_is_requeued_and_goes_on_alone(
     array, gather = submit("slurm-finetune", table, "run", *FINETUNE, TASKS=2, **long)
     log = tmp_path / "run/repeat0_fold1/logs/version_0/metrics.csv"
     _wait_for_epoch(log, 3)
-    # SLURM sends the same to the same steps when --signal says so
+    # SLURM sends the same to the same steps when --signal asks for it
     cluster.run("scancel", "--signal=USR1", f"{array}_1")
     assert cluster.wait_for(gather) == "COMPLETED", logs(tmp_path)
     restarts = [cluster.fact(f"{array}_{task}", "Restarts") for task in range(2)]

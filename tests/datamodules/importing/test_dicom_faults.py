@@ -268,11 +268,11 @@ def test_a_faulty_series_does_not_stop_the_others(importing, tmp_path):
 
 def test_a_corrupt_file_holds_back_the_series_of_its_folder_alone(importing, tmp_path):
     write_series(tmp_path / "src/sound", series="1.2.1")
-    _cut_file(4, 0.35)(tmp_path / "src/torn")
+    _cut_file(4, 0.35)(tmp_path / "src/cut")
     code, lines = importing()
     assert code == 2
     assert len(lines) == 1
-    assert "'torn/im004.dcm' cannot be read: its header is cut off" in lines[0]
+    assert "'cut/im004.dcm' cannot be read: its header is cut off" in lines[0]
     assert "the series next to it may lack this slice and is held back" in lines[0]
     assert only_scan(tmp_path).shape == (8, 6, 5)
 
