@@ -12,7 +12,7 @@ both low, the two differ.
 
 **One case.** Where patients have one label each, a patient is a case: the outputs of its scans are
 averaged (`as_cases`). Where a patient's scans may have different labels (labels_per 'scan'), each
-scan is a case, and the table says so in a column `case` that names it.
+scan is a case, and the column `case` of the table names it.
 """
 
 from collections.abc import Sequence
