@@ -19,9 +19,9 @@ class Augmentation:
     """What may change in a training volume (MCTL §3.2, §4.2); 0 switches a change off.
 
     Args:
-        mode: 'bank' draws `num_versions` copies of every scan once, shared by all folds; 'fresh'
+        mode: 'copies' draws `num_versions` copies of every scan once, for all folds; 'fresh'
             draws a new copy each time a scan is used; 'none' uses the scans as they are.
-        num_versions: Copies of each scan in the bank; the first is the scan as it is.
+        num_versions: Copies of each scan in mode 'copies'; the first is the scan as it is.
         degrees: Largest rotation about each of the axes R, A, S, either way.
         translation_mm: Largest shift along each axis, either way.
         scale: Largest relative change of size, e.g. 0.1 for 90 to 110 %.
@@ -34,7 +34,7 @@ class Augmentation:
             a list of `class_path` and `init_args`.
     """
 
-    mode: Literal["bank", "fresh", "none"] = "bank"
+    mode: Literal["copies", "fresh", "none"] = "copies"
     num_versions: int = 32
     degrees: float = 10.0
     translation_mm: float = 5.0
@@ -47,9 +47,9 @@ class Augmentation:
     transforms: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.mode == "bank" and self.num_versions < 1:
+        if self.mode == "copies" and self.num_versions < 1:
             raise ValueError(
-                f"num_versions is {self.num_versions}: a bank needs at least 1 copy of each scan. "
+                f"num_versions is {self.num_versions}; mode 'copies' needs at least 1. "
                 "For no augmentation set --data.augmentation.mode=none."
             )
         if not set(self.flip_axes) <= {0, 1, 2}:

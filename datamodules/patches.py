@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from datamodules.augmentation import draw_seed
 from datamodules.batches.epoch_sampler import Batch, batch_loader
-from datamodules.cache.residence import Stored, settle, volume_tensor, windows
+from datamodules.cache.device_storage import Stored, device_storage, volume_tensor, windows
 from datamodules.checks.cohort_problems import Expectations
 from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing, Shape
@@ -165,7 +165,7 @@ class PatchDataModule(LightningDataModule):
         if stage == "fit":
             self.intensity = self.cohort.fit_intensity(train_rows)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        stored = settle(volumes.data, device, self.num_workers)
+        stored = device_storage(volumes.data, device, self.num_workers)
         self.train_patches = PatchBatches(stored, train_rows, patch_shape, seed)
         self.val_patches = PatchBatches(stored, val_rows, patch_shape, seed + 1)
 

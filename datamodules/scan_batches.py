@@ -1,4 +1,4 @@
-"""Batches of scans by epoch, rows and turns: plain, from the bank, or to be changed afresh."""
+"""Batches of scans by epoch, rows and turns: plain, augmented before, or to be augmented."""
 
 from typing import NotRequired, TypedDict
 
@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from datamodules.augmentation import Augmentation, draw_seed
 from datamodules.batches.epoch_sampler import Batch
-from datamodules.cache.residence import Stored, volume_tensor
+from datamodules.cache.device_storage import Stored, volume_tensor
 from datamodules.changes import Changes, draw_changes, make_copies
 
 
@@ -36,7 +36,7 @@ class ScanBatches(Dataset[ScanBatch]):
         labels: Class index of each row, (N,).
         augmentation: What may change.
         seed: Seed of the choice of copies.
-        bank: Augmented versions, (N, V, 1, D, W, H), for mode 'bank'.
+        copies: Augmented copies, (N, V, 1, D, W, H), for mode 'copies'.
     """
 
     def __init__(
@@ -46,20 +46,20 @@ class ScanBatches(Dataset[ScanBatch]):
         labels: np.ndarray,
         augmentation: Augmentation,
         seed: int,
-        bank: Stored | None = None,
+        copies: Stored | None = None,
     ) -> None:
         self.stored = stored
         self.spacings_mm = spacings_mm
         self.labels = torch.from_numpy(labels)
         self.augmentation = augmentation
         self.seed = seed
-        self.bank = bank
+        self.copies = copies
         self._versions = -1, np.empty(0, dtype=np.int64)  # first ones of the last epoch
 
     @property
     def on_device(self) -> bool:
         """Whether batches are made on a GPU and need no transfer."""
-        return isinstance(self.stored if self.bank is None else self.bank, Tensor)
+        return isinstance(self.stored if self.copies is None else self.copies, Tensor)
 
     @override
     def __getitem__(self, index: Batch) -> ScanBatch:
@@ -80,20 +80,20 @@ class ScanBatches(Dataset[ScanBatch]):
         return batch
 
     def versions(self, batch: Batch) -> np.ndarray:
-        """Which version of the bank each scan of a batch is served in, (B,).
+        """Which augmented copy of each scan a batch serves, (B,).
 
-        A scan that is served several times in an epoch comes in one version after the other.
+        A scan that is served several times in an epoch comes in one copy after the other.
         """
-        assert self.bank is not None
-        num_versions = self.bank.shape[1]
+        assert self.copies is not None
+        num_versions = self.copies.shape[1]
         if self._versions[0] != batch.epoch:
             generator = np.random.default_rng((self.seed, batch.epoch))
-            drawn = generator.integers(num_versions, size=len(self.bank))
+            drawn = generator.integers(num_versions, size=len(self.copies))
             self._versions = batch.epoch, drawn
         return (self._versions[1][batch.rows] + batch.turns) % num_versions
 
     def _volumes(self, batch: Batch) -> Tensor:
-        """The scans as they are, or a version of each out of the bank."""
-        if self.bank is None:
+        """The scans as they are, or an augmented copy of each."""
+        if self.copies is None:
             return volume_tensor(self.stored[batch.rows])
-        return volume_tensor(self.bank[batch.rows, self.versions(batch)])
+        return volume_tensor(self.copies[batch.rows, self.versions(batch)])

@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from datamodules.augmentation import Augmentation, draw_seed
-from datamodules.bank import load_bank
+from datamodules.augmented_copies import load_copies
 from datamodules.batches.epoch_sampler import Batch, batch_loader
-from datamodules.cache.residence import settle
+from datamodules.cache.device_storage import device_storage
 from datamodules.changes import apply_changes
-from datamodules.checks.cohort_problems import Expectations
+from datamodules.checks.cohort_problems import Expectations, class_names
 from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing
-from datamodules.reading.cohort_table import Columns, class_names
+from datamodules.reading.cohort_table import Columns
 from datamodules.scan_batches import ScanBatch, ScanBatches
 from datamodules.splits import Splits, fold_runs, make_splits, patients_of, read_splits
 from datamodules.splits_check import split_warnings
@@ -51,7 +51,7 @@ class ScanDataModule(LightningDataModule):
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
         sampling: 'natural' serves every training scan once an epoch; 'balanced' serves as many
             scans, equally many of each class: a rare class's several times, each in another
-            augmented version while there are versions left (by augmentation mode 'none' they are
+            augmented copy while there are copies left (by augmentation mode 'none' they are
             the same), a frequent class's not all in each epoch. Validation and test stay as they
             are.
         labels_per: 'scan' if a patient's scans may have different labels, as two halves of a brain
@@ -166,7 +166,7 @@ class ScanDataModule(LightningDataModule):
 
     @override
     def prepare_data(self) -> None:
-        self.open_bank()
+        self.open_copies()
 
     @override
     def setup(self, stage: str) -> None:
@@ -180,23 +180,24 @@ class ScanDataModule(LightningDataModule):
             self.intensity = self.cohort.fit_intensity(self.rows["train"])
         self.seed = draw_seed(self.splits.seed, self.repeat, self.fold)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        stored = settle(volumes.data, device, self.num_workers)
-        versions = self.open_bank() if stage == "fit" else None
-        bank = None if versions is None else settle(versions, device, self.num_workers)
+        stored = device_storage(volumes.data, device, self.num_workers)
+        copies = self.open_copies() if stage == "fit" else None
+        if copies is not None:
+            copies = device_storage(copies, device, self.num_workers)
         spacings_mm = volumes.spacings_mm
         self.plain = ScanBatches(
             stored, spacings_mm, self.labels, Augmentation(mode="none"), self.seed
         )
         self.augmented = ScanBatches(
-            stored, spacings_mm, self.labels, self.augmentation, self.seed, bank
+            stored, spacings_mm, self.labels, self.augmentation, self.seed, copies
         )
 
-    def open_bank(self) -> np.memmap | None:
-        """The augmented versions as they are stored; None in the other modes."""
+    def open_copies(self) -> np.memmap | None:
+        """The augmented copies as they are stored; None in the other modes."""
         volumes = self.cohort.volumes
-        if self.augmentation.mode != "bank":
+        if self.augmentation.mode != "copies":
             return None
-        return load_bank(volumes, self.augmentation, self.splits.seed, self.cohort.cache_dir)
+        return load_copies(volumes, self.augmentation, self.splits.seed, self.cohort.cache_dir)
 
     @override
     def train_dataloader(self) -> DataLoader:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 import torchio as tio
 from torch import Tensor
 
@@ -17,7 +16,6 @@ from datamodules.preprocessing import Preprocessing, preprocess
 from datamodules.reading.cohort_table import Scan
 from datamodules.reading.nifti import scan_hash
 from files.hashes import digest
-from kernels.compiled import call, compiled
 
 VERSION = 3  # of what is done to a scan; raise it when the same settings give other rows
 
@@ -63,16 +61,8 @@ class Intensity:
     divisor: float
 
     def scale(self, volume: Tensor) -> Tensor:
-        """Subtract the mean and divide, in float32; on a CPU in one pass over the memory."""
-        stored = volume.movedim(-1, 2)  # the last axis is stored first
-        name = {torch.float16: "scale_float16", torch.float32: "scale_float32"}.get(volume.dtype)
-        kernel = compiled("scale") if volume.device.type == "cpu" else None
-        if kernel is None or name is None or not stored.is_contiguous():
-            return volume.float().sub(self.mean).div_(self.divisor)
-        scaled = torch.empty(stored.shape)
-        numbers = float(self.mean), float(self.divisor), stored.numel(), torch.get_num_threads()
-        call(getattr(kernel, name), stored, scaled, *numbers)
-        return scaled.movedim(2, -1)
+        """Subtract the mean and divide, in float32."""
+        return volume.float().sub(self.mean).div_(self.divisor)
 
 
 def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir: Path) -> Volumes:

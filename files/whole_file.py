@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DAY_S = 86_400
@@ -50,14 +50,20 @@ def write_first(text: str, path: Path) -> None:
     draft.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what processes left that were killed while they wrote, on this machine or long ago."""
-    for leftover in folder.glob("*.tmp"):
-        writer = leftover.name.split(".")[-2]
-        is_ours = writer.isdigit() and leftover.name.endswith(f".{platform.node()}.{writer}.tmp")
-        is_old = time.time() - leftover.stat().st_mtime > DAY_S
-        if is_old or (is_ours and is_gone(int(writer))):
-            leftover.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, pattern: str = "*.tmp") -> None:
+    """Delete what processes left that were killed while they wrote, on this machine or long ago.
+
+    Args:
+        folder: Where they wrote.
+        pattern: Which files; their names end in machine, process and suffix.
+    """
+    for leftover in folder.glob(pattern):
+        with suppress(OSError, ValueError):  # another process deletes them as well
+            place, _, pid = leftover.stem.rpartition(".")
+            is_ours = place.endswith(f".{platform.node()}")
+            is_old = time.time() - leftover.stat().st_mtime > DAY_S
+            if is_old or (is_ours and is_gone(int(pid))):
+                leftover.unlink()
 
 
 def is_gone(process: int) -> bool:

@@ -1,1 +1,1 @@
-"""Loops in C: one file each, compiled when first needed; what torch has no fast equal of."""
+"""Loops in C: one file each, compiled when first needed; see docs/kernels.md."""

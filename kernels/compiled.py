@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,17 +16,22 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 
-@cache
 def compiled(name: str, **macros: int) -> ctypes.CDLL | None:
-    """Compile a file of this folder.
+    """Compile a file of this folder, once per process.
 
     Args:
         name: Its name without the ending.
         macros: Numbers that it is compiled for.
 
     Returns:
-        Its functions, for `call`; None where it cannot be compiled.
+        Its functions, for `call`; None where it cannot be compiled, or where the environment
+        variable `MCTL_KERNELS` is 0.
     """
+    return None if os.environ.get("MCTL_KERNELS") == "0" else _compile(name, **macros)
+
+
+@cache
+def _compile(name: str, **macros: int) -> ctypes.CDLL | None:
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     defined = [f"-D{macro}={number}" for macro, number in macros.items()]
     for flags in (["-march=native", "-fopenmp"], ["-march=native"], []):
@@ -41,12 +47,12 @@ def compiled(name: str, **macros: int) -> ctypes.CDLL | None:
                 return ctypes.CDLL(str(library))
             except (OSError, subprocess.CalledProcessError):
                 continue
-    _say_once()
+    _log_once()
     return None
 
 
 @cache
-def _say_once() -> None:
+def _log_once() -> None:
     logger.info("No C compiler works here: augmentation and training take several times as long.")
 
 

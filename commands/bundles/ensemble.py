@@ -15,7 +15,7 @@ from torch import Tensor
 
 from commands.bundles.reference import Reference, describe, read_facts
 from commands.runs.run_folder import FoldRun, fold_folder, read_json
-from datamodules.cache.residence import volume_tensor
+from datamodules.cache.device_storage import volume_tensor
 from datamodules.preprocessing import Preprocessing
 from datamodules.scans import ScanDataModule
 from datamodules.splits import fold_runs, read_splits

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from datamodules.cache.residence import volume_tensor
+from datamodules.cache.device_storage import volume_tensor
 from datamodules.cache.row_cache import cached_rows
 from datamodules.scans import ScanDataModule
 from files.hashes import digest

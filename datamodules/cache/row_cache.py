@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from datamodules.batches.workers import in_order
 from files.hashes import digest
+from files.whole_file import remove_leftovers
 
 Facts = dict[str, Any]
 BuildRow = Callable[[int], tuple[np.ndarray, Facts]]
@@ -88,8 +89,8 @@ def _build(
     known = _finished_rows(folder, row_shape) | _noted_rows(folder, row_shape)
     todo = [position for position, key in enumerate(keys) if key not in known]
     built = in_order(build_row, todo, num_workers)
-    mark = f"{array_path.stem}.{platform.node()}.{time.monotonic_ns()}.{os.getpid()}"
-    unfinished, notes = folder / f"{mark}.tmp", folder / f"{mark}.rows"
+    own = f"{array_path.stem}.{time.monotonic_ns()}.{platform.node()}.{os.getpid()}"
+    unfinished, notes = folder / f"{own}.tmp", folder / f"{own}.rows"
     rows = np.lib.format.open_memmap(
         unfinished, mode="w+", dtype=dtype, shape=(len(keys), *row_shape)
     )
@@ -133,7 +134,8 @@ def _build(
     unfinished.write_text(json.dumps({"keys": list(keys), "facts": facts}))
     os.replace(unfinished, index_path)
     notes.unlink(missing_ok=True)
-    _remove_leftovers(folder, array_path.stem)
+    remove_leftovers(folder)
+    remove_leftovers(folder, "*.rows")
 
 
 def _take_room(path: Path) -> None:
@@ -165,9 +167,7 @@ def _noted_rows(folder: Path, row_shape: tuple[int, ...]) -> dict[str, KnownRow]
     known = {}
     for notes in sorted(folder.glob("*.rows")):
         array_path = notes.with_suffix(".tmp")
-        with contextlib.suppress(
-            OSError, ValueError, EOFError
-        ):  # it may just finish, or be corrupt
+        with contextlib.suppress(OSError, ValueError, EOFError):  # just finished, or corrupt
             rows = np.load(array_path, mmap_mode="r", allow_pickle=False)
             if rows.shape[1:] != row_shape:
                 continue
@@ -175,24 +175,3 @@ def _noted_rows(folder: Path, row_shape: tuple[int, ...]) -> dict[str, KnownRow]
                 key, fact = json.loads(line)
                 known[key] = (rows, row, fact)
     return known
-
-
-def _remove_leftovers(folder: Path, name: str) -> None:
-    """Delete what killed builds of these rows have left, and whatever is older than a week."""
-    for leftover in [*folder.glob("*.tmp"), *folder.glob("*.rows")]:
-        with contextlib.suppress(OSError, ValueError):  # another process tidies up as well
-            here = leftover.name.startswith(f"{name}.{platform.node()}.")
-            pid = int(leftover.stem.rpartition(".")[2])
-            old = time.time() - leftover.stat().st_mtime > 7 * 86_400
-            if old or (here and (pid == os.getpid() or not _is_running(pid))):
-                leftover.unlink()
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

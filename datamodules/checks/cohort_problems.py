@@ -93,6 +93,34 @@ def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Pr
             yield Problem("error" if told else "warning", "", "", what, fix)
 
 
+def class_names(
+    scans: Sequence[Scan],
+    order: Sequence[str] | None = None,
+    labels_per: Literal["patient", "scan"] = "patient",
+) -> list[str]:
+    """List the classes of a labelled cohort; the last of two counts as positive.
+
+    Args:
+        scans: Scans that must all have a label.
+        order: Wanted order of the classes; alphabetical if None.
+        labels_per: Whether a patient's scans share their label.
+
+    Raises:
+        ValueError: With one line per fault of the labels, or if there are fewer than two classes.
+    """
+    expected = Expectations(labelled=True, labels_per=labels_per, classes=order)
+    problems = list(label_problems(scans, expected))
+    if problems:
+        heading = f"{count(len(problems), 'error')} in the labels."
+        raise ValueError("\n  ".join([heading, *map(str, problems)]))
+    found = sorted({scan.label for scan in scans})
+    if len(found) < 2:
+        raise ValueError(f"All scans have the label {found[0]!r}; a classifier needs two classes.")
+    if absent := sorted(set(order or ()) - set(found)):
+        raise ValueError(f"No scan has the label {absent[0]!r} that --data.classes names.")
+    return list(order or found)
+
+
 def _misspelt(sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
     """Pairs of a label and the commoner one that was probably meant."""
     for label in sorted(sizes, key=lambda name: (sizes[name], name)):

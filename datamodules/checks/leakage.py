@@ -110,36 +110,36 @@ def find_leaks(
     return [leaks[pair] for pair in sorted(leaks)]
 
 
-def scan_marks(signatures: Sequence[Signature]) -> np.ndarray:
+def voxel_fingerprints(signatures: Sequence[Signature]) -> np.ndarray:
     """Reduce signatures to what a checkpoint keeps of the scans that it has seen.
 
     Returns:
         Shape, in ascending order, and normalised block means of each scan, float32 (N, 515).
     """
-    marks = np.empty((len(signatures), 3 + NUM_BLOCKS**3), np.float32)
-    for mark, signature in zip(marks, signatures, strict=True):
-        mark[:3] = sorted(signature.shape)
-        mark[3:] = _normalise(signature.blocks).ravel()
-    return marks
+    rows = np.empty((len(signatures), 3 + NUM_BLOCKS**3), np.float32)
+    for row, signature in zip(rows, signatures, strict=True):
+        row[:3] = sorted(signature.shape)
+        row[3:] = _normalise(signature.blocks).ravel()
+    return rows
 
 
-def known_scans(marks: np.ndarray, signatures: Sequence[Signature]) -> list[tuple[int, int]]:
-    """Pair the marks of a checkpoint with the scans that have the same voxels.
+def known_scans(seen: np.ndarray, signatures: Sequence[Signature]) -> list[tuple[int, int]]:
+    """Pair the fingerprints in a checkpoint with the scans that have the same voxels.
 
     Args:
-        marks: Marks of the scans that a checkpoint has seen, (N, 515).
+        seen: Voxel fingerprints of the scans that a checkpoint has seen, (N, 515).
         signatures: Signature of each scan that it must not have seen.
 
     Returns:
-        Positions of the marks and of the scans.
+        Positions of the fingerprints and of the scans.
     """
     pairs = []
-    ordered = np.hstack([marks[:, :3], np.sort(marks[:, 3:], axis=1)])
-    for second, mark in enumerate(scan_marks(signatures)):
-        own = np.concatenate([mark[:3], np.sort(mark[3:])])
+    ordered = np.hstack([seen[:, :3], np.sort(seen[:, 3:], axis=1)])
+    for second, row in enumerate(voxel_fingerprints(signatures)):
+        own = np.concatenate([row[:3], np.sort(row[3:])])
         for first in np.flatnonzero(np.abs(ordered - own).max(axis=1) <= SAME_BLOCKS):
-            seen, here = (each[3:].reshape((NUM_BLOCKS,) * 3) for each in (marks[first], mark))
-            if any(np.abs(seen - turned).max() <= SAME_BLOCKS for turned in _orientations(here)):
+            there, here = (each[3:].reshape((NUM_BLOCKS,) * 3) for each in (seen[first], row))
+            if any(np.abs(there - turned).max() <= SAME_BLOCKS for turned in _orientations(here)):
                 pairs.append((int(first), second))
     return pairs
 

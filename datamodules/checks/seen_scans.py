@@ -1,6 +1,6 @@
 """What a checkpoint keeps of the scans that its weights have seen, and the search for them.
 
-Two descriptors are kept of each scan, 3 kB in all. The marks find the same voxels in any
+Two descriptors are kept of each scan, 3 kB in all. The fingerprint finds the same voxels in any
 orientation. The pattern finds altered copies: one bit for each low frequency of the scan's fine
 detail, whether its magnitude is above the average of its neighbours. No shift changes a magnitude,
 and brightness and contrast hardly change which ones stand out. There are no phases in it, so that
@@ -20,7 +20,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from datamodules.checks.leakage import Signature, known_scans, scan_marks
+from datamodules.checks.leakage import Signature, known_scans, voxel_fingerprints
 from datamodules.checks.likeness import DETAIL, KeptPicture, along_axes
 
 NUM_FREQUENCIES = 13  # along each half axis
@@ -31,19 +31,21 @@ ENOUGH_SCANS, MANY_SCANS = 20, 200  # to know how much different scans agree
 SHAPE = (2 * NUM_FREQUENCIES - 1, 2 * NUM_FREQUENCIES - 1, NUM_FREQUENCIES)
 NUM_BITS = SHAPE[0] * SHAPE[1] * SHAPE[2]
 ROWS_AT_ONCE = 512
-SeenScans = Mapping[str, Tensor]  # of one training: marks (N, 515), patterns (N, 1016), step_mm ()
+SeenScans = Mapping[
+    str, Tensor
+]  # of one training: fingerprints (N, 515), patterns (N, 1016), step_mm ()
 
 
 def describe_scans(signatures: Sequence[Signature]) -> dict[str, Tensor]:
     """Reduce scans to what a checkpoint keeps of them.
 
     Returns:
-        `marks`, float32 (N, 515); `patterns`, one bit for each frequency, uint8 (N, 1016);
+        `fingerprints`, float32 (N, 515); `patterns`, one bit for each frequency, uint8 (N, 1016);
         `step_mm`, the unit of their frequencies.
     """
     step_mm = _common_step_mm(signatures)
     return {
-        "marks": torch.from_numpy(scan_marks(signatures)),
+        "fingerprints": torch.from_numpy(voxel_fingerprints(signatures)),
         "patterns": torch.from_numpy(_patterns(signatures, step_mm)),
         "step_mm": torch.tensor(step_mm),
     }
@@ -54,13 +56,15 @@ def find_seen(seen: SeenScans, signatures: Sequence[Signature]) -> list[int]:
 
     Args:
         seen: What `describe_scans` made of the scans of one training. Checkpoints of older
-            versions have `marks` alone, which find the same voxels only.
+            versions have fingerprints alone, under the name `marks`, which find the same voxels
+            only.
         signatures: Signature of each scan that must not be among them.
 
     Returns:
         Positions of the signatures.
     """
-    found = {position for _, position in known_scans(seen["marks"].numpy(), signatures)}
+    fingerprints = seen["fingerprints" if "fingerprints" in seen else "marks"]
+    found = {position for _, position in known_scans(fingerprints.numpy(), signatures)}
     if "patterns" in seen and signatures:
         known = seen["patterns"].numpy()
         wanted = _wanted_agreement(known)
@@ -70,7 +74,7 @@ def find_seen(seen: SeenScans, signatures: Sequence[Signature]) -> list[int]:
 
 
 def pattern(thumbnail: np.ndarray, size_mm: Sequence[float], step_mm: float) -> np.ndarray:
-    """Mark the low frequencies of a thumbnail's fine detail that stand out.
+    """Choose the low frequencies of a thumbnail's fine detail that stand out.
 
     Args:
         thumbnail: The scan in RAS, uint8.

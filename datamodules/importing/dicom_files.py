@@ -92,7 +92,7 @@ def _read(path: Path) -> list[Picture] | str:
         return "files that are not DICOM"
     try:
         return read_pictures(path) or "DICOM files without a volume (reports, screenshots)"
-    except Exception as error:  # pydicom raises whatever a corrupt file makes it stumble over
+    except Exception as error:  # pydicom raises anything for a corrupt file
         if not sure:
             return "files that are not DICOM"
         reason = str(error) if isinstance(error, ValueError) else type(error).__name__

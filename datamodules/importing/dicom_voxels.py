@@ -47,10 +47,10 @@ def read_voxels(ordered: Sequence[Picture]) -> np.ndarray:
     rows, columns = ordered[0].size
     voxels = np.zeros((columns, rows, len(ordered)), np.int16, order="F")
     path, frames, scaled = None, np.empty(0), False
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_fence_in) as fenced:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_limit_process) as unpacker:
         for index, picture in enumerate(ordered):
             if picture.path != path:
-                path, (frames, scaled) = picture.path, _decode(picture, fenced)
+                path, (frames, scaled) = picture.path, _decode(picture, unpacker)
             plane = frames[picture.frame].T.astype(np.float64)  # (columns, rows)
             if not scaled:
                 plane = plane * picture.slope + picture.intercept
@@ -62,7 +62,7 @@ def read_voxels(ordered: Sequence[Picture]) -> np.ndarray:
     return voxels
 
 
-def _decode(picture: Picture, fenced: ProcessPoolExecutor) -> tuple[np.ndarray, bool]:
+def _decode(picture: Picture, unpacker: ProcessPoolExecutor) -> tuple[np.ndarray, bool]:
     """Voxels of one file, (frames, rows, columns), and whether they are rescaled already."""
     name = repr(picture.path.name)
     try:
@@ -74,7 +74,7 @@ def _decode(picture: Picture, fenced: ProcessPoolExecutor) -> tuple[np.ndarray, 
             if syntax in OF_PYDICOM:
                 frames = dataset.pixel_array.reshape(-1, *picture.size)
                 spare = 0 if syntax == RLELossless else len(stored) - frames.nbytes
-    except Exception as error:  # pydicom raises whatever a corrupt file makes it stumble over
+    except Exception as error:  # pydicom raises anything for a corrupt file
         raise ValueError(f"the voxels of {name} are cut off or corrupt. Copy it again") from error
     if syntax in OF_PYDICOM:
         if spare >= frames[0, 0].nbytes:
@@ -85,7 +85,7 @@ def _decode(picture: Picture, fenced: ProcessPoolExecutor) -> tuple[np.ndarray, 
     if not stored.rstrip(b"\0").endswith(b"\xff\xd9"):  # the end mark of all kinds of JPEG
         raise ValueError(f"the voxels of {name} are cut off or corrupt. Copy it again")
     try:
-        frames = fenced.submit(_unpack, picture.path).result()
+        frames = unpacker.submit(_unpack, picture.path).result()
     except (RuntimeError, MemoryError) as error:  # or the process broke down
         raise ValueError(
             f"{name} is corrupt, or packed ({syntax.name[:60]!r}) as nothing here unpacks. Install "
@@ -96,8 +96,8 @@ def _decode(picture: Picture, fenced: ProcessPoolExecutor) -> tuple[np.ndarray, 
     return frames, True
 
 
-def _fence_in() -> None:
-    """Let no corrupt JPEG take the memory, fill the terminal or (apart) end the run."""
+def _limit_process() -> None:
+    """Limit memory and output, so that a corrupt JPEG ends this process alone."""
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_UNPACKING_BYTES, MAX_UNPACKING_BYTES))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
@@ -113,7 +113,7 @@ def _fits_int16(plane: np.ndarray) -> bool:
 
 
 def _used_bits(frames: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Cut off the bits next to those that are in use: overlays of old scanners lie there."""
+    """Cut off the bits that are not in use: old scanners keep overlays in them."""
     allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
     high = int(dataset.get("HighBit", used - 1))
     if frames.dtype.kind == "f" or allocated != 8 * frames.dtype.itemsize or used > high + 1:

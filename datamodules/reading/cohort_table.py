@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
 
-from datamodules.reading.nifti_bytes import SUFFIXES, header_file
+from datamodules.reading.nifti_bytes import SUFFIXES, ScanError, header_file
 
 
 @dataclass(frozen=True)
@@ -111,10 +110,10 @@ def read_rows(table: str | Path, columns: Columns = Columns()) -> tuple[list[Sca
             path = _find_image(table.parent, row["patient_id"], row["image"])
             file = os.stat(header_file(path) if header_file(path).exists() else path)
             if (earlier := seen.setdefault((file.st_dev, file.st_ino), line_number)) != line_number:
-                raise _RowError(
+                raise ScanError(
                     f"is listed already in row {earlier}, perhaps by another name", "Drop one row"
                 )
-        except _RowError as fault:
+        except ScanError as fault:
             who = row["patient_id"], row["image"]
             faults.append(RowFault(line_number, *who, fault.what, fault.fix))
         else:
@@ -139,50 +138,6 @@ def read_other_columns(table: str | Path, columns: Columns = Columns()) -> dict[
         for position, name in enumerate(header)
         if name.strip() and name.strip() not in used
     }
-
-
-def class_names(
-    scans: Sequence[Scan],
-    order: Sequence[str] | None = None,
-    labels_per: Literal["patient", "scan"] = "patient",
-) -> list[str]:
-    """List the classes of a labelled cohort; the last of two counts as positive.
-
-    Args:
-        scans: Scans that must all have a label.
-        order: Wanted order of the classes; alphabetical if None.
-        labels_per: Whether a patient's scans share their label.
-
-    Raises:
-        ValueError: If a label is missing, unknown to `order`, or all labels are the same, or if
-            a patient has two although labels are per patient.
-    """
-    unlabelled = sorted({scan.patient_id for scan in scans if not scan.label})
-    if unlabelled:
-        raise ValueError(
-            f"{len(unlabelled)} patients have no label (first: {unlabelled[0]!r}). "
-            "Fill the label column, or name it with --data.columns.label."
-        )
-    if labels_per == "patient" and (conflicts := conflicting_labels(scans)):
-        patient, labels = next(iter(conflicts.items()))
-        raise ValueError(
-            f"{len(conflicts)} patients have two labels (first: {patient!r}, {' and '.join(labels)}"
-            "). Fix the table, or set --data.labels_per=scan if a patient's scans may differ."
-        )
-    found = sorted({scan.label for scan in scans})
-    if len(found) < 2:
-        raise ValueError(f"All scans have the label {found[0]!r}; a classifier needs two classes.")
-    if order is None:
-        return found
-    for label in found:
-        if label not in order:
-            raise ValueError(
-                f"Label {label!r} is not among the classes {list(order)}"
-                f"{_suggestion(label, order)}. Fix the table or --data.classes."
-            )
-    if absent := sorted(set(order) - set(found)):
-        raise ValueError(f"No scan has the label {absent[0]!r} that --data.classes names.")
-    return list(order)
 
 
 def conflicting_labels(scans: Sequence[Scan]) -> dict[str, list[str]]:
@@ -231,36 +186,29 @@ def _column_positions(table: Path, header: list[str], columns: Columns) -> dict[
     return positions
 
 
-class _RowError(Exception):
-    def __init__(self, what: str, fix: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.fix = fix
-
-
 def _find_image(folder: Path, patient_id: str, image: str) -> Path:
     """Make an image's path absolute, following links."""
     if not patient_id:
-        raise _RowError("patient_id is empty", "Name the patient")
+        raise ScanError("patient_id is empty", "Name the patient")
     if not image:
-        raise _RowError("image is empty", "Name a file or drop the row")
+        raise ScanError("image is empty", "Name a file or drop the row")
     outside = os.path.normpath(image).split(os.sep)[0] == os.pardir
     if outside and not os.path.isabs(image):
-        raise _RowError(
+        raise ScanError(
             "climbs out of the table's folder", "Move the table, or write an absolute path"
         )
     try:
         path = (folder / image).resolve(strict=True)
         if not path.is_file():
-            raise _RowError("is not a file", "Name a file")
+            raise ScanError("is not a file", "Name a file")
     except (FileNotFoundError, NotADirectoryError) as error:
         fix = "Write / instead of \\" if "\\" in image else "Correct its path"
-        raise _RowError(f"does not exist (looked for {folder / image})", fix) from error
+        raise ScanError(f"does not exist (looked for {folder / image})", fix) from error
     except (RuntimeError, OSError, ValueError) as error:  # a loop of links, too long, a zero byte
         reason = "is a link that leads back to itself" if _loops(error) else f"has no path: {error}"
-        raise _RowError(reason, "Name a file") from error
+        raise ScanError(reason, "Name a file") from error
     if not image.lower().endswith(SUFFIXES):
-        raise _RowError("is not a NIfTI file (.nii, .nii.gz, .hdr and .img)", "Convert it")
+        raise ScanError("is not a NIfTI file (.nii, .nii.gz, .hdr and .img)", "Convert it")
     return Path(os.path.abspath(folder / image))
 
 

@@ -165,7 +165,7 @@ def parse_header(source: ByteSource, *, single: bool) -> tuple[Any, bytearray]:
         single: Whether voxels are expected in the same file.
 
     Returns:
-        nibabel's header, unmended, and what was read of the file.
+        nibabel's header, as it is, and what was read of the file.
     """
     start = source.take(348)
     if not start:

@@ -203,7 +203,7 @@ def test_training_stops_with_every_error_of_the_data(
         (tmp_path / f"cohort/{patient}_0.nii.gz").write_bytes(content)
     assert run_verb(verb, table, "run") == 2
     error = capsys.readouterr().err
-    assert "2 errors to mend" in error
+    assert "2 errors to fix" in error
     assert "p03" in error
     assert "p07" in error
     assert not (tmp_path / "run").exists()

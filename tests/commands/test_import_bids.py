@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import main
-from datamodules.reading.cohort_table import class_names, read_cohort_table, read_other_columns
+from datamodules.checks.cohort_problems import class_names
+from datamodules.reading.cohort_table import read_cohort_table, read_other_columns
 
 PARTICIPANTS = (
     "participant_id\tage\tsex\tgroup\nsub-01\t31\tF\tpatient\nsub-02\tn/a\tM\tcontrol\n"

@@ -6,7 +6,7 @@ import torch
 import torchio as tio
 
 from datamodules.augmentation import Augmentation, augment
-from datamodules.bank import load_bank
+from datamodules.augmented_copies import load_copies
 from datamodules.batches.epoch_sampler import Batch
 from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing
@@ -119,23 +119,23 @@ def _cohort(table, tmp_path):
     return Cohort(str(table), Columns(), settings, str(tmp_path / "cache"))
 
 
-def test_the_bank_holds_augmented_copies_and_depends_on_content_not_order(write_cohort, tmp_path):
+def test_augmented_copies_depend_on_content_not_on_order(write_cohort, tmp_path):
     table = write_cohort(3)
     cohort = _cohort(table, tmp_path)
     settings = Augmentation(num_versions=2)
-    bank = load_bank(cohort.volumes, settings, 7, tmp_path / "cache")
-    assert bank.shape == (3, 2, 1, 8, 8, 8)
-    np.testing.assert_array_equal(bank[:, 0], cohort.volumes.data)  # version 0 is the scan itself
-    assert not np.array_equal(bank[0, 0], bank[0, 1])
+    copies = load_copies(cohort.volumes, settings, 7, tmp_path / "cache")
+    assert copies.shape == (3, 2, 1, 8, 8, 8)
+    np.testing.assert_array_equal(copies[:, 0], cohort.volumes.data)  # version 0 is the scan itself
+    assert not np.array_equal(copies[0, 0], copies[0, 1])
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], *reversed(lines[1:])]))
-    other = load_bank(_cohort(table, tmp_path).volumes, settings, 7, tmp_path / "elsewhere")
-    np.testing.assert_array_equal(other[::-1], bank)
-    assert not np.array_equal(load_bank(cohort.volumes, settings, 8, tmp_path / "cache"), bank)
+    other = load_copies(_cohort(table, tmp_path).volumes, settings, 7, tmp_path / "elsewhere")
+    np.testing.assert_array_equal(other[::-1], copies)
+    assert not np.array_equal(load_copies(cohort.volumes, settings, 8, tmp_path / "cache"), copies)
 
 
-def test_a_bank_without_copies_is_refused():
-    with pytest.raises(ValueError, match=r"needs at least 1 copy.*mode=none"):
+def test_no_copies_at_all_are_refused():
+    with pytest.raises(ValueError, match=r"needs at least 1.*mode=none"):
         Augmentation(num_versions=0)
 
 

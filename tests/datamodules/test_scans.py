@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from datamodules.augmentation import Augmentation, augment, draw_seed
-from datamodules.bank import load_bank
+from datamodules.augmented_copies import load_copies
 from datamodules.preprocessing import Preprocessing
 from datamodules.scans import ScanDataModule
 from datamodules.splits import Splits
@@ -95,9 +95,9 @@ def test_the_paper_protocol_has_no_validation_part_to_predict(data):
     assert np.concatenate(served).tolist() == module.rows["test"].tolist()
 
 
-def test_training_serves_versions_of_the_bank_that_change_with_the_epoch(data):
+def test_training_serves_augmented_copies_that_change_with_the_epoch(data):
     module = data()
-    bank = load_bank(
+    copies = load_copies(
         module.cohort.volumes, module.augmentation, module.splits.seed, module.cohort.cache_dir
     )
     served = []
@@ -107,7 +107,7 @@ def test_training_serves_versions_of_the_bank_that_change_with_the_epoch(data):
         chosen = {}
         for batch in loader:
             for volume, row in zip(batch["volume"], batch["row"].tolist(), strict=True):
-                versions = [np.moveaxis(version, 1, -1) for version in bank[row]]
+                versions = [np.moveaxis(version, 1, -1) for version in copies[row]]
                 (chosen[row],) = (
                     k for k, version in enumerate(versions) if np.array_equal(version, volume)
                 )
@@ -167,7 +167,7 @@ def test_balanced_sampling_serves_a_rare_class_as_often_while_training_alone(dat
     )
 
 
-@pytest.mark.parametrize("mode", ["bank", "fresh"])
+@pytest.mark.parametrize("mode", ["copies", "fresh"])
 def test_a_scan_that_is_served_twice_in_an_epoch_comes_in_two_versions(data, mode):
     augmentation = Augmentation(mode=mode, num_versions=3)
     module = data(sampling="balanced", augmentation=augmentation)
@@ -186,7 +186,7 @@ def test_a_scan_that_is_served_twice_in_an_epoch_comes_in_two_versions(data, mod
                     copies[row].append(volume.numpy().tobytes())
         for served in copies.values():
             assert len(served) > 2
-            num_versions = 3 if mode == "bank" else len(served)
+            num_versions = 3 if mode == "copies" else len(served)
             assert len(set(served)) == min(len(served), num_versions)
             assert len(set(served[:num_versions])) == min(len(served), num_versions)
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from datamodules.reading.cohort_table import class_names, read_cohort_table
+from datamodules.checks.cohort_problems import class_names
+from datamodules.reading.cohort_table import read_cohort_table
 from datamodules.splits import (
     Splits,
     fold_runs,

@@ -1,18 +1,19 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from datamodules.volumes import Intensity
+from datamodules.batches.warp import voxel_map, warp
 from kernels.compiled import compiled
 from lightning_modules import encoder as encoders
 from lightning_modules import pooled_convolution as passes
 from lightning_modules.encoder import Encoder
 from lightning_modules.pooled_convolution import can_pool_at_once, pooled_convolution
 
-needs_compiler = pytest.mark.skipif(compiled("scale") is None, reason="there is no C compiler")
+needs_compiler = pytest.mark.skipif(compiled("warp") is None, reason="there is no C compiler")
 SERIAL = SimpleNamespace(runs_in_parallel=lambda: 0)
 
 
@@ -145,15 +146,18 @@ def test_a_kernel_without_threads_serves_one_thread(monkeypatch):
 
 
 @needs_compiler
-def test_scaling_in_one_pass_gives_torchs_numbers():
-    every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.float16)
-    intensity = Intensity(0.37, 2.9)
-    for stored in (every, every.float()):
-        volume = stored.view(4, 1, 16, 32, 32).movedim(2, -1)
-        expected = (volume.float() - intensity.mean) / intensity.divisor
-        torch.testing.assert_close(
-            intensity.scale(volume), expected, rtol=0, atol=0, equal_nan=True
-        )
-        assert intensity.scale(volume).data_ptr() != volume.data_ptr()
-    whole = torch.arange(24, dtype=torch.int16).view(1, 1, 2, 3, 4)
-    torch.testing.assert_close(intensity.scale(whole), (whole.float() - 0.37) / 2.9)
+def test_the_environment_switches_the_loops_off_and_torch_gives_the_same(monkeypatch):
+    torch.manual_seed(0)
+    encoder, volume = Encoder(2, 8).train(), torch.rand(2, 1, 9, 8, 7)
+    turned = np.array([5.0, -3.0, 8.0]), np.array([1.0, -0.5, 0.2]), np.zeros(3)
+    voxel_maps = torch.from_numpy(voxel_map(1.1, *turned, np.ones(3), (9, 8, 7))).expand(2, 3, 4)
+    in_c = encoder(volume), warp(volume, voxel_maps)
+    monkeypatch.setenv("MCTL_KERNELS", "0")
+    monkeypatch.setattr(encoders, "pooled_convolution", None)  # not to be called
+    monkeypatch.setattr("kernels.compiled._compile", None)
+    by_torch = encoder(volume), warp(volume, voxel_maps)
+    for one, other in zip(in_c, by_torch, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    monkeypatch.setenv("MCTL_KERNELS", "1")
+    with pytest.raises(TypeError):
+        warp(volume, voxel_maps)

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 import main
 from datamodules.checks.cohort_check import check_cohort, compare_cohorts
-from datamodules.checks.cohort_problems import Expectations
+from datamodules.checks.cohort_problems import Expectations, class_names
 from datamodules.checks.leakage import find_leaks, sign
 from datamodules.checks.seen_scans import describe_scans, find_seen
 from datamodules.cohort import Cohort
@@ -19,7 +19,6 @@ from datamodules.importing.medmnist import write_medmnist_cohort
 from datamodules.preprocessing import Preprocessing
 from datamodules.reading.cohort_table import (
     Columns,
-    class_names,
     read_cohort_table,
     scans_by_patient,
 )

@@ -7,7 +7,7 @@ from datamodules.augmentation import Augmentation, augment
 from datamodules.batches import warp
 from datamodules.batches.warp import voxel_map
 from datamodules.changes import apply_changes, draw_changes, make_copies
-from kernels.compiled import _say_once, compiled
+from kernels.compiled import _compile, _log_once, compiled
 
 SHAPE = (14, 12, 10)
 SPACING = np.array([1.0, 1.5, 2.0])
@@ -83,13 +83,13 @@ def test_what_only_torchio_does_is_left_to_it():
 
 
 def test_without_a_compiler_the_user_is_told_once(monkeypatch, caplog):
-    compiled.cache_clear()
-    _say_once.cache_clear()
+    _compile.cache_clear()
+    _log_once.cache_clear()
     monkeypatch.setattr("shutil.which", lambda _: None)
     with caplog.at_level("INFO"):
         for _ in range(2):
             warp.warp(_volumes(1), torch.eye(3, 4)[None])
-    compiled.cache_clear()
+    _compile.cache_clear()
     assert [record.message for record in caplog.records if "C compiler" in record.message] == [
         "No C compiler works here: augmentation and training take several times as long."
     ]

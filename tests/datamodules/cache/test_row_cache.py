@@ -73,7 +73,7 @@ row_cache.cached_rows(Path({str(folder)!r}), list("12345"), (2, 2), build_row, w
     assert killed.returncode == -signal.SIGKILL
     (notes,) = folder.glob("*.rows")
     with notes.open("a") as file:
-        file.write('["4", {"ke')  # torn
+        file.write('["4", {"ke')  # corrupt
     assert build(list("12345")) == ["4", "5"]
     assert {path.suffix for path in folder.iterdir()} == {".npy", ".json"}
 
@@ -83,9 +83,9 @@ def test_the_rows_of_another_running_build_stay(build, tmp_path):
     folder.mkdir()
     name = digest(["1"], (2, 2))
     theirs = [
-        folder / f"{name}.{socket.gethostname()}.5.{os.getppid()}{end}" for end in (".tmp", ".rows")
+        folder / f"{name}.5.{socket.gethostname()}.{os.getppid()}{end}" for end in (".tmp", ".rows")
     ]
-    theirs.append(folder / f"{name}.elsewhere.5.1.rows")
+    theirs.append(folder / f"{name}.5.elsewhere.1.rows")
     for path in theirs:
         path.touch()
     build(["1"])

@@ -12,7 +12,7 @@ from scipy import ndimage
 import main
 from datamodules.checks.cohort_check import check_cohort, compare_cohorts
 from datamodules.checks.cohort_problems import Expectations
-from datamodules.checks.leakage import find_leaks, known_scans, scan_marks, shrink, sign
+from datamodules.checks.leakage import find_leaks, known_scans, shrink, sign, voxel_fingerprints
 from datamodules.reading.cohort_table import Columns
 from datamodules.reading.nifti import read_volume
 
@@ -145,8 +145,8 @@ def test_marks_of_seen_scans_are_found_in_any_orientation(people, tmp_path):
     images = [*people, turned("IRP"), nifti(head(9))]
     write_table(tmp_path / "cohort", images)
     signatures = [sign(read_volume(tmp_path / f"cohort/{n}.nii.gz")) for n in range(len(images))]
-    assert known_scans(scan_marks(signatures[:5]), signatures[5:]) == [(0, 0)]
-    assert known_scans(scan_marks([]), signatures) == []
+    assert known_scans(voxel_fingerprints(signatures[:5]), signatures[5:]) == [(0, 0)]
+    assert known_scans(voxel_fingerprints([]), signatures) == []
 
 
 @pytest.mark.slow

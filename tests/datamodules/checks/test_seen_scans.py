@@ -118,8 +118,8 @@ def test_a_scan_takes_three_kilobytes(signature):
 
 
 def test_checkpoints_of_older_versions_find_the_same_voxels(signature):
-    marks = describe_scans([signature(nifti(head(0)))])["marks"]
-    old = {"seen_patients": ["p1"], "ScanDataModule": {"scan_marks": marks}, "state_dict": {}}
+    prints = describe_scans([signature(nifti(head(0)))])["fingerprints"]
+    old = {"seen_patients": ["p1"], "ScanDataModule": {"scan_marks": prints}, "state_dict": {}}
     seen = read_seen(old)
     assert seen.patients == {"p1"}
     (scans,) = seen.scans
@@ -165,7 +165,7 @@ def test_what_an_encoder_has_seen_is_inherited_by_every_run_that_starts_from_it(
     assert run_verb("finetune", between, "b", f"--init={tmp_path / 'a'}", epochs=1) == 0
     checkpoint = torch.load(tmp_path / "b/repeat0_fold0/best.ckpt", weights_only=True)
     assert {f"stranger{n}" for n in range(6)} < set(checkpoint["seen_patients"])
-    assert [len(scans["marks"]) for scans in checkpoint["seen_scans"]] == [6, 6]
+    assert [len(scans["fingerprints"]) for scans in checkpoint["seen_scans"]] == [6, 6]
     assert run_verb("finetune", table, "c", f"--init={tmp_path / 'b'}", epochs=1) == 2
     assert "on altered copies of them, under other names: p0" in capsys.readouterr().err
     named = table.read_text().replace("\np", "\nstranger")  # by name as well

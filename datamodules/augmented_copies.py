@@ -1,4 +1,4 @@
-"""The bank: a fixed number of augmented versions of every scan, made once (MCTL §4.2)."""
+"""A fixed number of augmented copies of every scan, made once (MCTL §4.2)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,27 +9,27 @@ import numpy as np
 
 from datamodules.augmentation import Augmentation, draw_seed
 from datamodules.batches.workers import usable_cores
-from datamodules.cache.residence import volume_tensor
+from datamodules.cache.device_storage import volume_tensor
 from datamodules.cache.row_cache import Facts, cached_rows
 from datamodules.changes import make_copies
 from datamodules.volumes import Volumes
 from files.hashes import digest
 
-BANK_VERSION = 3  # of what a version is; raise it when versions change
+VERSION = 3  # of what a copy is; raise it when copies change
 
 
-def load_bank(
+def load_copies(
     volumes: Volumes, augmentation: Augmentation, seed: int, cache_dir: Path
 ) -> np.memmap:
-    """Open the bank of augmented versions, building what the cache does not hold yet.
+    """Open the augmented copies of all scans, building what the cache does not hold yet.
 
-    Version 0 is the scan as it is, so that training sees what validation and test see. Another
-    version depends on the scan's content, the settings and the seed alone: all folds share it.
+    Copy 0 is the scan as it is, so that training sees what validation and test see. Another
+    copy depends on the scan's content, the settings and the seed alone: all folds share it.
 
     Returns:
         Memmap, float16 of shape (N, num_versions, 1, D, W, H).
     """
-    recipe = digest("bank", BANK_VERSION, volumes.recipe, asdict(augmentation), seed)
+    recipe = digest("copies", VERSION, volumes.recipe, asdict(augmentation), seed)
 
     build_row = partial(
         _build_row,
@@ -39,15 +39,15 @@ def load_bank(
         augmentation,
         seed,
     )
-    bank, _ = cached_rows(
-        cache_dir / f"bank-{recipe}",
+    copies, _ = cached_rows(
+        cache_dir / f"copies-{recipe}",
         volumes.keys,
         (augmentation.num_versions, *volumes.data.shape[1:]),
         build_row,
-        what="augmented versions",
+        what="augmented copies",
         num_workers=usable_cores() if augmentation.by_torchio else 1,  # else threads do it
     )
-    return bank
+    return copies
 
 
 def _build_row(
@@ -58,13 +58,13 @@ def _build_row(
     seed: int,
     position: int,
 ) -> tuple[np.ndarray, Facts]:
-    """All versions of one scan."""
+    """All copies of one scan."""
     num_versions = augmentation.num_versions
     scan_seed = int(keys[position][:12], 16)
     seeds = [draw_seed(seed, scan_seed, version) for version in range(num_versions)]
     stored = np.array(np.load(volumes_path, mmap_mode="r", allow_pickle=False)[position])
     volume = volume_tensor(stored).expand(num_versions, -1, -1, -1, -1)
     spacings_mm = np.tile(spacings_mm[position], (num_versions, 1))
-    versions = make_copies(volume, spacings_mm, augmentation, seeds)
-    versions[0] = volume[0]
-    return np.moveaxis(versions.numpy(), -1, 2), {}
+    copies = make_copies(volume, spacings_mm, augmentation, seeds)
+    copies[0] = volume[0]
+    return np.moveaxis(copies.numpy(), -1, 2), {}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datamodules.augmentation import Augmentation
-from datamodules.cache.residence import copy_to, settle
+from datamodules.cache.device_storage import copy_to, device_storage
 from datamodules.patches import PatchDataModule
 from datamodules.preprocessing import Preprocessing
 from datamodules.scans import ScanDataModule
@@ -48,7 +48,7 @@ def test_a_cohort_in_memory_serves_what_the_one_on_disk_does(write_cohort, tmp_p
     on_disk = [_served(module) for module in _modules(write_cohort, tmp_path)]
     for name in ("scans", "patches"):  # as if the CPU were a GPU
         monkeypatch.setattr(
-            f"datamodules.{name}.settle", lambda stored, device, _: copy_to(stored, device)
+            f"datamodules.{name}.device_storage", lambda stored, device, _: copy_to(stored, device)
         )
     in_memory = [_served(module) for module in _modules(write_cohort, tmp_path)]
     for (expected, _), (volume, made_there) in zip(on_disk, in_memory, strict=True):
@@ -61,12 +61,12 @@ def test_a_cohort_stays_on_disk_where_it_does_not_fit_or_workers_share_it(monkey
     stored = np.zeros((10, 1, 2, 2, 2), dtype=np.float16)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (2 * stored.nbytes, 0))
     copy = torch.zeros(1)
-    monkeypatch.setattr("datamodules.cache.residence.copy_to", lambda *_: copy)
+    monkeypatch.setattr("datamodules.cache.device_storage.copy_to", lambda *_: copy)
     gpu = torch.device("cuda:0")
-    assert settle(stored, gpu, num_workers=0) is stored
-    assert settle(stored[:7], gpu, num_workers=0) is copy
-    assert settle(stored[:7], gpu, num_workers=2).base is stored
-    assert settle(stored[:7], torch.device("cpu"), num_workers=0).base is stored
+    assert device_storage(stored, gpu, num_workers=0) is stored
+    assert device_storage(stored[:7], gpu, num_workers=0) is copy
+    assert device_storage(stored[:7], gpu, num_workers=2).base is stored
+    assert device_storage(stored[:7], torch.device("cpu"), num_workers=0).base is stored
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Where the cohort lives while it is used: on the training device if it fits, else on disk."""
+"""Where the cohort is stored while it is used: on the training device if it fits, else on disk."""
 
 import numpy as np
 import torch
@@ -9,8 +9,8 @@ LARGEST_SHARE = 0.4  # of the device's free memory; the rest is the model's
 Stored = np.ndarray | Tensor  # (N, …, D, W, H); rows are taken out of both alike
 
 
-def settle(stored: np.ndarray, device: torch.device, num_workers: int) -> Stored:
-    """Copy what is stored to a GPU, so that batches are cut out there and nothing waits for data.
+def device_storage(stored: np.ndarray, device: torch.device, num_workers: int) -> Stored:
+    """Copy the cohort to a GPU, so that batches are cut out there and nothing waits for data.
 
     Args:
         stored: Memmap, float16.
