@@ -176,7 +176,7 @@ def test_a_transform_that_changes_the_shape_is_refused():
 def test_named_transforms_are_in_the_copies_of_both_modes(write_cohort, tmp_path):
     table = write_cohort(8)
     served = {}
-    for mode in ("bank", "fresh"):
+    for mode in ("copies", "fresh"):
         for transforms in ([], [GAMMA]):
             data = ScanDataModule(
                 str(table),
