@@ -181,9 +181,8 @@ class ScanDataModule(LightningDataModule):
         self.seed = draw_seed(self.splits.seed, self.repeat, self.fold)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         stored = device_storage(volumes.data, device, self.num_workers)
-        copies = self.open_copies() if stage == "fit" else None
-        if copies is not None:
-            copies = device_storage(copies, device, self.num_workers)
+        on_disk = self.open_copies() if stage == "fit" else None
+        copies = None if on_disk is None else device_storage(on_disk, device, self.num_workers)
         spacings_mm = volumes.spacings_mm
         self.plain = ScanBatches(
             stored, spacings_mm, self.labels, Augmentation(mode="none"), self.seed
