@@ -45,7 +45,7 @@ class Cohort:
         self, table: str | None, columns: Columns, preprocessing: Preprocessing, cache_dir: str
     ) -> None:
         if table is None:
-            raise ValueError("No cohort table given. Say DATA=path/to/table.csv.")
+            raise ValueError("No cohort table given. Give DATA=path/to/table.csv.")
         self.table = table
         self.columns = columns
         self.preprocessing = preprocessing

@@ -156,7 +156,7 @@ def test_a_second_check_reads_no_scan_again(write_cohort, tmp_path, monkeypatch)
     assert again.summary() == first.summary()
 
 
-def test_a_changed_scan_or_a_torn_cache_is_checked_anew(write_cohort, write_scan, tmp_path):
+def test_a_changed_scan_or_a_corrupt_cache_is_checked_again(write_cohort, write_scan, tmp_path):
     table, cache = write_cohort(6), tmp_path / "cache"
     assert check_cohort(table, Columns(), Expectations(), cache).errors == []
     for kept in cache.glob("checks-*/*.npz"):

@@ -49,7 +49,7 @@ def test_settings_of_a_users_yaml_need_no_class_path(write_cohort, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["finetune", "-cconfigs/finetune.yaml"], "Say DATA=path/to/table.csv"),
+        (["finetune", "-cconfigs/finetune.yaml"], "Give DATA=path/to/table.csv"),
         (["finetune", "-cconfigs/none.yaml"], "configs/none.yaml"),
         (
             ["finetune", "-cconfigs/finetune.yaml", "--data.table=none.csv"],

@@ -210,7 +210,7 @@ def test_a_checkpoint_of_other_preprocessing_or_classes_is_refused(data):
 
 
 def test_without_a_table_the_user_is_told_how_to_give_one():
-    with pytest.raises(ValueError, match="Say DATA="):
+    with pytest.raises(ValueError, match="Give DATA="):
         ScanDataModule()
 
 

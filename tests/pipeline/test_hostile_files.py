@@ -95,7 +95,7 @@ def test_a_hostile_array_in_the_cache_is_refused(mark, tmp_path):
     assert mark.exists(), "the trap works"
 
 
-def test_a_hostile_check_in_the_cache_is_made_anew(write_cohort, mark, tmp_path):
+def test_a_hostile_check_in_the_cache_is_made_again(write_cohort, mark, tmp_path):
     arguments = [f"--data.table={write_cohort(4)}", f"--data.cache_dir={tmp_path / 'cache'}"]
     check_data([*arguments, f"--run={tmp_path / 'run'}"])
     for kept in (tmp_path / "cache").glob("checks-*/*.npz"):
