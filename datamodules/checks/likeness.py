@@ -124,13 +124,13 @@ def along_axes(picture: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray
 
 def _details(picture: np.ndarray) -> np.ndarray:
     """What is finer than the shape of a head, which all people share."""
-    return picture - along_axes(picture, [_smoothing(size) for size in picture.shape])
+    return picture - along_axes(picture, [smoothing(size) for size in picture.shape])
 
 
 @lru_cache(maxsize=256)
-def _smoothing(size: int) -> np.ndarray:
+def smoothing(size: int, sd: float = DETAIL) -> np.ndarray:
     """A Gaussian along an axis, as a matrix: for few voxels faster than a filter."""
-    return ndimage.gaussian_filter1d(np.eye(size, dtype=np.float32), DETAIL, 0, mode="nearest")
+    return ndimage.gaussian_filter1d(np.eye(size, dtype=np.float32), sd, 0, mode="nearest")
 
 
 def _boxed(picture: np.ndarray) -> np.ndarray:
@@ -162,7 +162,7 @@ def _waves(
     """From a thumbnail's axis to its low frequencies, of positive or of both signs."""
     places = _places(size, size_mm, step_mm)
     if smoothed:
-        places = _smoothing(len(places)) @ places
+        places = smoothing(len(places)) @ places
     first = 1 - NUM_FREQUENCIES if both_signs else 0
     turns = np.outer(np.arange(first, NUM_FREQUENCIES), np.arange(len(places))) / BOX_SIZE
     return (np.exp(-2j * np.pi * turns) @ places).astype(np.complex64)

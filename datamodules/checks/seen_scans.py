@@ -21,7 +21,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from datamodules.checks.leakage import Signature, known_scans, voxel_fingerprints
-from datamodules.checks.likeness import DETAIL, KeptPicture, along_axes
+from datamodules.checks.likeness import DETAIL, KeptPicture, along_axes, smoothing
 
 NUM_FREQUENCIES = 13  # along each half axis
 PERIOD = 60  # steps of the lowest frequency
@@ -86,7 +86,7 @@ def pattern(thumbnail: np.ndarray, size_mm: Sequence[float], step_mm: float) -> 
     """
     picture = thumbnail.astype(np.float32) / 255
     axes = list(zip(picture.shape, (float(size) for size in size_mm), strict=True))
-    smooth = along_axes(picture, [_smoothing(n, DETAIL * step_mm / mm) for n, mm in axes])
+    smooth = along_axes(picture, [smoothing(n, DETAIL * step_mm / mm) for n, mm in axes])
     waves = [_waves(n, mm / step_mm, axis < 2) for axis, (n, mm) in enumerate(axes)]
     sizes = np.abs(along_axes(picture - smooth, waves))
     ratio = sizes / (ndimage.gaussian_filter(sizes, NEIGHBOURS, mode="nearest") + 1e-12)
@@ -150,12 +150,6 @@ def _wanted_agreement(seen: np.ndarray) -> float:
     agreement = signs @ signs.T / NUM_BITS
     highest = float(agreement[np.triu_indices(len(signs), 1)].max())
     return float(np.clip((1 + highest) / 2, LOWEST_AGREEMENT, AGREEMENT))
-
-
-@lru_cache(maxsize=256)
-def _smoothing(size: int, sd: float) -> np.ndarray:
-    """A Gaussian along an axis, as a matrix."""
-    return ndimage.gaussian_filter1d(np.eye(size, dtype=np.float32), sd, 0, mode="nearest")
 
 
 @lru_cache(maxsize=256)

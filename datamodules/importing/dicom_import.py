@@ -5,6 +5,7 @@ Whoever must join labels asks for the mapping, a private table that lies where t
 nobody but its owner may read.
 """
 
+import gzip
 import os
 import re
 from collections import defaultdict
@@ -33,6 +34,7 @@ from datamodules.importing.dicom_table import (
 )
 from datamodules.importing.dicom_voxels import read_voxels
 from datamodules.importing.pseudonyms import pseudonym, read_or_make_key
+from files.whole_file import whole_file
 
 
 @dataclass
@@ -198,12 +200,8 @@ def _save(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner")
     image.header.set_xyzt_units("mm")
-    part = path.with_name(f".part-{path.name}")
-    try:
-        nib.save(image, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
 def _remarks(slices: Stack) -> list[str]:
