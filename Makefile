@@ -6,6 +6,7 @@
 #   LIKE         run or cohort table whose voxel size and window a pretraining takes
 #   FOLD, REPEAT do one of them alone
 #   SWEEP        sweep file, or the id of a W&B sweep; WORKERS: processes on this machine
+#   RETRY, TABLE, WANDB  =1 for a sweep: train again what failed, only write the table, create it for agents
 #   TASKS        tasks that share the folds on a cluster: as many as folds × repeats, or fewer
 #   SLURM_ARGS   partition, account, time, GPUs: options of sbatch, as they are
 #   OUT          folder for results (predict, export, import-dicom, import-bids)
@@ -23,7 +24,7 @@ pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLI
 finetune = $(PY) main.py finetune $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
 TASKS ?= 25
 
-.PHONY: help setup demo check-data pretrain finetune grid sweep agent slurm-pretrain slurm-finetune baseline classical report sanity verify compare predict export import-dicom import-bids bench test check
+.PHONY: help setup demo check-data pretrain finetune sweep agent slurm-pretrain slurm-finetune baseline classical report sanity verify compare predict export import-dicom import-bids bench test check
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -52,11 +53,8 @@ pretrain: $(READY) ## Train an autoencoder on patches of DATA (fold by fold with
 finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random weights; WORKERS=2 share the folds
 	$(finetune)
 
-grid: $(READY) ## Cross-validate every setting of SWEEP=configs/sweeps/x.yaml with WORKERS=2; RETRY=1 what failed
-	$(PY) main.py grid --sweep="$(SWEEP)" $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) $(settings) $(ARGS)
-
-sweep: $(READY) ## Search among the settings of SWEEP by W&B, or here with LOCAL=1 WORKERS=2; TABLE=1 only tells
-	$(PY) main.py sweep --sweep="$(SWEEP)" $(if $(LOCAL),--local=true) $(if $(TABLE),--table=true) $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed=true) $(settings) $(ARGS)
+sweep: $(READY) ## Cross-validate the settings of SWEEP=configs/sweeps/x.yaml with WORKERS=2; RETRY=1, TABLE=1, WANDB=1
+	$(PY) main.py sweep --sweep="$(SWEEP)" $(if $(WANDB),--by_wandb) $(if $(TABLE),--table) $(if $(WORKERS),--workers=$(WORKERS)) $(if $(RETRY),--retry_failed) $(settings) $(ARGS)
 
 agent: $(READY) ## Cross-validate the settings that the W&B sweep SWEEP=id asks for; COUNT=n of them
 	$(PY) main.py agent --sweep="$(SWEEP)" $(if $(COUNT),--count=$(COUNT)) $(settings) $(ARGS)

@@ -6,18 +6,28 @@ is what W&B's agent passes on, and what a folder's name is made of.
 """
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import yaml
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from evaluation.metrics import NAMES
 from files.hashes import digest
+from files.whole_file import write_whole
 
 Setting = Mapping[str, str]
 METHODS = ("grid", "random", "bayes")
+SETTING_NAME = "setting.json"
 LONGEST_NAME = 48
 SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
@@ -40,6 +50,11 @@ class Sweep:
         return self.content["method"]
 
     @property
+    def is_grid(self) -> bool:
+        """Whether every combination is tried."""
+        return self.method == "grid"
+
+    @property
     def measure(self) -> str:
         """Name of the cross-validated figure that counts, without its 'cv/'."""
         return self.content["metric"]["name"].removeprefix("cv/")
@@ -54,6 +69,11 @@ class Sweep:
         """The space of each key."""
         return self.content["parameters"]
 
+    @property
+    def prunes(self) -> bool:
+        """Whether settings that are behind are stopped early."""
+        return "early_terminate" in self.content
+
     def settings(self) -> Iterator[Setting]:
         """Every combination of a grid, in the order of the file.
 
@@ -64,11 +84,57 @@ class Sweep:
             if "values" not in space and "value" not in space:
                 raise ValueError(
                     f"{self.path}: {key} has no list of values, so that there is no grid. "
-                    "Give it `values`, or search: make sweep LOCAL=1."
+                    "Give it `values`, or set method to random or bayes."
                 )
         lists = [values_of(space) for space in self.parameters.values()]
         for values in itertools.product(*lists):
             yield dict(zip(self.parameters, values, strict=True))
+
+    def num_settings(self) -> int:
+        """How many settings are tried.
+
+        Raises:
+            ValueError: If the file does not limit a search.
+        """
+        if self.is_grid:
+            return len(list(self.settings()))
+        if not isinstance(self.content.get("run_cap"), int):
+            raise ValueError(f"{self.path} has no run_cap: give the number of settings to try.")
+        return self.content["run_cap"]
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The space of each key, for Optuna."""
+        return {key: _distribution(space) for key, space in self.parameters.items()}
+
+    def setting_of(self, values: Mapping[str, Any]) -> Setting:
+        """Write Optuna's values as they stand on a command line and in a folder's name."""
+        return {
+            key: f"{value:.3g}" if isinstance(value, float) else str(value)
+            for key, value in values.items()
+        }
+
+    def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        """What draws the next setting; 'bayes' is a tree-structured Parzen estimator."""
+        if self.method == "bayes":
+            return optuna.samplers.TPESampler(seed=seed)
+        return optuna.samplers.RandomSampler(seed)
+
+    def pruner(self) -> optuna.pruners.BasePruner:
+        """What stops settings early: successive halving over the number of finished folds.
+
+        After min_iter folds, min_iter × eta, …, a setting goes on if it is among the best 1 / eta.
+
+        Raises:
+            ValueError: If early_terminate is not of that kind.
+        """
+        if not self.prunes:
+            return optuna.pruners.NopPruner()
+        rule = self.content["early_terminate"]
+        if rule.get("type") != "hyperband" or "min_iter" not in rule:
+            raise ValueError(f"{self.path}: early_terminate must be hyperband with min_iter.")
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=rule["min_iter"], reduction_factor=rule.get("eta", 3)
+        )
 
 
 def read_sweep(path: str | Path) -> Sweep:
@@ -79,7 +145,7 @@ def read_sweep(path: str | Path) -> Sweep:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no sweep file {str(path)!r}. Say SWEEP=configs/sweeps/….yaml.")
+        raise ValueError(f"There is no sweep file {str(path)!r}. Give SWEEP=configs/sweeps/….yaml.")
     content = yaml.safe_load(path.read_text())
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
         raise ValueError(f"{path} is no sweep file: it has no `parameters`.")
@@ -121,6 +187,16 @@ def values_of(space: Mapping[str, Any]) -> list[str]:
     return [str(value) for value in space.get("values", [space.get("value")])]
 
 
+def _distribution(space: Mapping[str, Any]) -> BaseDistribution:
+    if "values" in space or "value" in space:
+        return CategoricalDistribution(values_of(space))
+    low, high = space["min"], space["max"]
+    if space.get("distribution") == "log_uniform_values":
+        return FloatDistribution(low, high, log=True)
+    is_whole = isinstance(low, int) and space.get("distribution") != "uniform"
+    return IntDistribution(low, high) if is_whole else FloatDistribution(low, high)
+
+
 def setting_name(setting: Setting) -> str:
     """Name a setting's folder by its content: in words where they are short, else by its hash.
 
@@ -132,6 +208,12 @@ def setting_name(setting: Setting) -> str:
     ]
     name = "-".join(words)
     return name if len(name) <= LONGEST_NAME and SAFE.issuperset(name) else digest(setting)[:12]
+
+
+def write_setting(folder: Path, setting: Setting) -> None:
+    """Keep a setting next to its results: its folder's name may be a hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(json.dumps(dict(setting), indent=2) + "\n", folder / SETTING_NAME)
 
 
 def setting_arguments(setting: Setting) -> list[str]:

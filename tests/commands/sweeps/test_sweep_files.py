@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from commands.runs.command_line import CommandLine
-from commands.sweeps.search import distribution
 from commands.sweeps.sweep_file import (
     read_arguments,
     read_sweep,
@@ -94,9 +93,8 @@ def _corners_and_draws(sweep):
     import optuna
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-    spaces = {key: distribution(space) for key, space in sweep.parameters.items()}
     for _ in range(8):
-        yield {key: str(value) for key, value in study.ask(spaces).params.items()}
+        yield sweep.setting_of(study.ask(sweep.distributions()).params)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -108,7 +106,7 @@ def test_wandb_takes_every_shipped_sweep(path):
     filled = _validate_config_and_fill_distribution(content)
     for key, space in content["parameters"].items():
         if "min" in space:
-            kind = type(distribution(space)).__name__
+            kind = type(read_sweep(path).distributions()[key]).__name__
             assert (filled["parameters"][key]["distribution"] == "int_uniform") == (
                 kind == "IntDistribution"
             )

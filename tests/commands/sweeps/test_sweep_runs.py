@@ -1,12 +1,9 @@
-"""Grids, trials and searches that really train, on a few tiny scans."""
+"""Sweeps that really train, on a few tiny scans."""
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -53,111 +50,32 @@ def sweep_file(tmp_path):
     return write
 
 
-def _start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "main.py", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"},
-    )
-
-
 @pytest.mark.slow
-def test_workers_that_are_killed_lose_no_cell_and_end_like_plain_runs(given, sweep_file, tmp_path):
-    path, grid = sweep_file(), tmp_path / "grid"
-    command = ["worker", f"--sweep={path}", f"--run={grid}", *given]
-    chance = random.Random(0)
-    for _ in range(int(os.environ.get("MCTL_KILLS", "1"))):
-        pair = [_start(*command), _start(*command)]
-        begun = time.monotonic()
-        while time.monotonic() - begun < 600 and not list(grid.glob("*/*/logs")):
-            time.sleep(0.05)
-        time.sleep(chance.random() * 2)
-        for process in pair:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-    done = _start("grid", f"--sweep={path}", f"--run={grid}", "--workers=2", *given)
-    said, _ = done.communicate()
-    assert done.returncode == 0, said
-    assert "Best of 2 finished settings" in said
+def test_the_settings_of_a_sweep_end_like_plain_runs(given, sweep_file, tmp_path, capsys):
+    path, folder = sweep_file(), tmp_path / "sweep"
+    command = ["sweep", f"--sweep={path}", f"--run={folder}", "--workers=2", *given]
+    assert main.main(command) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 settings." in said
+    assert "Best of 2 finished settings: model.lr=0.001 model.nodes=" in said
     for setting in read_sweep(path).settings():
         name = setting_name(setting)
         plain = tmp_path / f"plain-{name}"
         assert main.main(["finetune", *given, *setting_arguments(setting), f"--run={plain}"]) == 0
         for table in ("predictions.csv", "validation.csv", "metrics.json", "splits.csv"):
-            assert (grid / name / table).read_bytes() == (plain / table).read_bytes()
-    assert not [*grid.rglob("worker.json"), *grid.rglob("failed.json")]
-    compared = ["compare", f"--runs={grid}", f"--run={tmp_path / 'compare'}"]
-    assert main.main(compared) == 0
-    assert main.main(["verify", f"--run={grid / NAMES[0]}"]) == 0
-
-
-@pytest.mark.slow
-def test_a_cell_that_failed_is_listed_and_done_again_on_request(
-    given, sweep_file, tmp_path, capsys, monkeypatch
-):
-    from commands import grid as verb
-    from commands.sweeps.grid_worker import SettingRun
-
-    def in_process(sweep, folder, options, arguments):
-        for file in folder.glob("**/failed.json") if options.retry_failed else ():
-            file.unlink()
-        main.main(["worker", f"--sweep={sweep.path}", f"--run={folder}", *arguments])
-
-    monkeypatch.setattr(verb, "launch", in_process)
-    original, trained = SettingRun.train, []
-
-    def train(self, cell, claim):
-        trained.append((self.folder.name, cell.folder.name))
-        if len(trained) == 2:
-            raise ValueError("the training\ndiverged")
-        original(self, cell, claim)
-
-    monkeypatch.setattr(SettingRun, "train", train)
-    command = ["grid", f"--sweep={sweep_file()}", f"--run={tmp_path / 'grid'}", *given]
-    assert main.main(command) == 2
-    error = capsys.readouterr().err
-    place = "/".join(trained[1])
-    assert f"1 parts failed:\n{place}: the training diverged\n" in error
-    table = pd.read_csv(tmp_path / "grid/results.csv")
-    assert sorted(table["state"]) == ["failed", "finished"]
-    assert place in (tmp_path / "grid/report.md").read_text()
-    assert len(trained) == len(set(trained)) == 8
-    assert main.main(command) == 2, "nothing is done again without being asked"
-    assert len(trained) == 8
-    assert main.main([*command, "--retry_failed=true"]) == 0
-    assert trained[8:] == [trained[1]]
-    table = pd.read_csv(tmp_path / "grid/results.csv")
+            assert (folder / name / table).read_bytes() == (plain / table).read_bytes()
+    table = pd.read_csv(folder / "results.csv")
     assert table["state"].tolist() == ["finished"] * 2
-    assert table["auroc"].is_monotonic_decreasing
-    metrics = json.loads((tmp_path / "grid" / table["name"][0] / "metrics.json").read_text())
-    assert table["auroc"][0] == pytest.approx(metrics["mean"]["auroc"])
-    report = (tmp_path / "grid/report.md").read_text()
-    assert "Optimistic:** the first of 2 settings" in report
-    assert (tmp_path / "grid/parallel_coordinates.png").stat().st_size > 5000
+    metrics = json.loads((folder / table["name"][0] / "metrics.json").read_text())
+    for column, key in (("auroc", "mean"), ("auroc_sd", "sd")):
+        assert table[column][0] == pytest.approx(metrics[key]["auroc"])
+    assert (folder / "settings.png").stat().st_size > 5000
+    assert main.main(["compare", f"--runs={folder}", f"--run={tmp_path / 'compare'}"]) == 0
+    assert main.main(["verify", f"--run={folder / NAMES[0]}"]) == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)])
-def test_a_grid_hands_a_signal_on_and_ends_with_its_workers_exit_code(
-    given, sweep_file, tmp_path, number, code
-):
-    grid = tmp_path / "grid"
-    endless = [*given, "--trainer.max_epochs=100000"]
-    process = _start("grid", f"--sweep={sweep_file()}", f"--run={grid}", *endless)
-    begun = time.monotonic()
-    while time.monotonic() - begun < 600 and not list(grid.glob("*/*/last.ckpt")):
-        time.sleep(0.05)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == code, said
-    assert list(grid.glob("*/*/last.ckpt"))
-    assert not list(grid.rglob("worker.json")), "the cell is free for another worker"
-
-
-@pytest.mark.slow
-def test_a_simulated_agent_runs_three_trials_offline(given, sweep_file, tmp_path):
+def test_a_simulated_agent_trains_three_settings_offline(given, sweep_file, tmp_path):
     config = yaml.safe_load(Path("configs/sweeps/mctl_table1.yaml").read_text())
     network = "configs/sweeps/networks/depth1_filters16.yaml"
     trials = [{"config": network, "model.nodes": nodes} for nodes in (4, 8)]
@@ -185,15 +103,15 @@ def test_a_simulated_agent_runs_three_trials_offline(given, sweep_file, tmp_path
         for private in (str(tmp_path).encode(), b"cohort.csv"):
             assert private not in content
         assert repr(metrics["mean"]["auroc"])[:8].encode() in content
-    table = [f"--sweep={sweep_file()}", f"--run={sweep}", "--table=true"]
+    table = [f"--sweep={sweep_file()}", f"--run={sweep}", "--table"]
     assert main.main(["sweep", *table]) == 0
     assert sorted(pd.read_csv(sweep / "results.csv")["name"]) == sorted(names)
 
 
 @pytest.mark.slow
-def test_of_a_trial_on_two_processes_one_talks_to_wandb(given, tmp_path):
+def test_of_a_setting_on_two_processes_one_talks_to_wandb(given, tmp_path):
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.splits.num_repeats=1"]
-    command = ["trial", *given, *two, f"--run={tmp_path / 'sweep'}", "--", "--model.nodes=8"]
+    command = ["agent", *given, *two, f"--run={tmp_path / 'sweep'}", "--", "--model.nodes=8"]
     done = subprocess.run(
         [sys.executable, "main.py", *command],
         capture_output=True,
@@ -210,8 +128,8 @@ def test_of_a_trial_on_two_processes_one_talks_to_wandb(given, tmp_path):
 def test_a_sweep_without_a_key_says_what_to_do(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    assert main.main(["sweep", "--sweep=configs/sweeps/training.yaml"]) == 2
-    assert "LOCAL=1" in capsys.readouterr().err
+    assert main.main(["sweep", "--by_wandb", "--sweep=configs/sweeps/training.yaml"]) == 2
+    assert "`wandb login` first" in capsys.readouterr().err
 
 
 def test_a_sweep_goes_to_wandb_as_it_stands_in_its_file(monkeypatch, capsys):
@@ -222,16 +140,17 @@ def test_a_sweep_goes_to_wandb_as_it_stands_in_its_file(monkeypatch, capsys):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(wandb, "sweep", lambda config, project: asked.update(config) or "abc123")
     given = ["--data.table=private.csv", "-cconfigs/finetune.yaml"]
-    assert main.main(["sweep", "--sweep=configs/sweeps/training.yaml", *given]) == 0
+    path = "configs/sweeps/training.yaml"
+    assert main.main(["sweep", "--by_wandb", f"--sweep={path}", *given]) == 0
     assert asked == yaml.safe_load(Path("configs/sweeps/training.yaml").read_text())
     assert "make agent SWEEP=mctl/abc123" in capsys.readouterr().out
 
 
-def test_a_trial_without_a_setting_is_refused(capsys):
-    assert main.main(["trial", "-cconfigs/finetune.yaml"]) == 2
-    assert "after `--`" in capsys.readouterr().err
+def test_an_agent_without_a_sweep_or_a_setting_is_refused(capsys):
     assert main.main(["agent", "-cconfigs/finetune.yaml"]) == 2
-    assert "Say which sweep" in capsys.readouterr().err
+    assert "Give the sweep: make agent SWEEP=" in capsys.readouterr().err
+    assert main.main(["agent", "-cconfigs/finetune.yaml", "--", "model.lr=1"]) == 2
+    assert "--key=value, not 'model.lr=1'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("code", "preempting"), [(75, True), (143, False)])
