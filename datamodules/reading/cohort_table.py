@@ -148,14 +148,6 @@ def conflicting_labels(scans: Sequence[Scan]) -> dict[str, list[str]]:
     return {patient: sorted(found) for patient, found in labels.items() if len(found) > 1}
 
 
-def scans_by_patient(scans: Sequence[Scan]) -> dict[str, list[int]]:
-    """Map each patient to the positions of that patient's scans."""
-    positions: dict[str, list[int]] = defaultdict(list)
-    for position, scan in enumerate(scans):
-        positions[scan.patient_id].append(position)
-    return dict(positions)
-
-
 def _read_lines(table: Path) -> list[tuple[int, list[str]]]:
     try:
         text = table.read_text(encoding="utf-8-sig")

@@ -4,7 +4,6 @@ from datamodules.checks.cohort_problems import class_names
 from datamodules.reading.cohort_table import (
     Columns,
     read_cohort_table,
-    scans_by_patient,
 )
 
 
@@ -91,8 +90,3 @@ def test_one_class_or_no_labels_are_refused(write_cohort):
         class_names(scans[::2])
     with pytest.raises(ValueError, match="no scan has a label"):
         class_names(read_cohort_table(write_cohort(4, name="other", labelled=False)))
-
-
-def test_scans_of_a_patient_are_found_together(write_cohort):
-    scans = read_cohort_table(write_cohort(3, scans_per_patient=2))
-    assert scans_by_patient(scans) == {"p00": [0, 1], "p01": [2, 3], "p02": [4, 5]}
