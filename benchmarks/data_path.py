@@ -12,7 +12,8 @@ from monai import transforms as monai_transforms
 
 from benchmarks.cohort import as_it_is, write_cohort
 from benchmarks.rounds import table, take_turns
-from datamodules.augmentation import Augmentation, augment, draw_seed
+from datamodules.augmentation import Augmentation, draw_seed
+from datamodules.changes import draw_change
 from datamodules.patches import PatchDataModule
 from datamodules.scans import ScanDataModule
 from datamodules.splits import Splits
@@ -109,7 +110,9 @@ def _fresh(table: Path, size: int) -> tuple[Callable[[], int], float, Intensity]
     row = int(batch["row"][0])
     copy = module.on_after_batch_transfer(batch, 0)["volume"][0]
     image = tio.ScalarImage(module.cohort.scans[row].path)
-    expected = augment(image.data.float(), np.ones(3), settings, draw_seed(module.seed, 0, row))
+    scale, degrees, shift, *_ = draw_change(settings, draw_seed(module.seed, 0, row))
+    transform = tio.Affine((scale,) * 3, tuple(degrees), tuple(shift))
+    expected = transform(tio.ScalarImage(tensor=image.data.float())).data
     assert module.intensity is not None
     deviation = (copy - module.intensity.scale(expected)).abs().max()
     return _scans(table, size, settings, num_epochs=5), float(deviation), module.intensity

@@ -15,7 +15,7 @@ from datamodules.changes import make_copies
 from datamodules.volumes import Volumes
 from files.hashes import digest
 
-VERSION = 3  # of what a copy is; raise it when copies change
+VERSION = 4  # of what a copy is; raise it when copies change
 
 
 def load_copies(

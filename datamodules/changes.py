@@ -1,8 +1,8 @@
-"""Copies of a batch of volumes, with TorchIO's values for the same seeds.
+"""Augmented copies of a batch of volumes.
 
-What makes a copy is drawn for each scan on the CPU, as TorchIO would draw it, and done in batches
-where the batch is: rotation, shift, scale and mirroring as one map of voxels, gamma and noise on
-tensors. Bias fields and elastic deformations are left to TorchIO itself, scan by scan.
+What makes a copy is drawn for each scan from its own seed, and done in batches where the batch is:
+rotation, shift, scale and mirroring as one map of voxels, gamma and noise on tensors. Elastic
+deformations, bias fields and transforms that are named in YAML are TorchIO's, scan by scan.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,31 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torchio as tio
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.augmentation import Augmentation, augment
+from datamodules.augmentation import Augmentation
 from datamodules.batches.warp import voxel_map, warp
 
 # Axes: B = batch; W, H, D = voxels along R, A, S.
+
+
+class Change(NamedTuple):
+    """What makes one copy.
+
+    scale: size of the copy; degrees: rotation about R, A, S, (3,); shift_mm: along R, A, S, (3,);
+    flips: whether it is mirrored along R, A, S, (3,); gamma: exponent of its intensities;
+    noise_std: standard deviation of its noise; noise_seed: seed of its noise.
+    """
+
+    scale: float
+    degrees: np.ndarray
+    shift_mm: np.ndarray
+    flips: np.ndarray
+    gamma: float
+    noise_std: float
+    noise_seed: int
 
 
 class Changes(NamedTuple):
@@ -31,65 +49,49 @@ class Changes(NamedTuple):
     noises: list[tuple[float, int]]
 
 
+def draw_change(augmentation: Augmentation, seed: int) -> Change:
+    """Draw what makes one copy.
+
+    Each number is drawn whether it is used or not: what is switched on changes no other draw.
+    """
+    generator = np.random.default_rng(seed)
+    turn, shift, (growth, tone, _) = generator.uniform(-1, 1, (3, 3))
+    flips = (generator.random(3) < 0.5) & np.isin(range(3), augmentation.flip_axes)
+    return Change(
+        1 + float(growth) * augmentation.scale,
+        turn * augmentation.degrees,
+        shift * augmentation.translation_mm,
+        flips,
+        float(np.exp(tone * augmentation.log_gamma)),
+        generator.random() * augmentation.noise_std,
+        int(generator.integers(2**31)),
+    )
+
+
 def draw_changes(
     spacings_mm: np.ndarray,
     augmentation: Augmentation,
     seeds: Sequence[int],
     spatial_shape: Sequence[int],
 ) -> Changes:
-    """Draw what makes one copy for each seed, with TorchIO's draws.
+    """Draw what makes one copy for each seed.
 
     Args:
         spacings_mm: Voxel sizes in mm, (B, 3).
-        augmentation: What may change; nothing that only TorchIO does.
+        augmentation: What may change.
         seeds: Decide every random choice, (B,).
         spatial_shape: Voxels along R, A, S.
     """
-    assert not augmentation.by_torchio
-    drawn = [
-        _draw_change(spacing_mm, augmentation, seed, spatial_shape)
-        for spacing_mm, seed in zip(spacings_mm, seeds, strict=True)
+    drawn = [draw_change(augmentation, seed) for seed in seeds]
+    maps = [
+        voxel_map(each.scale, each.degrees, each.shift_mm, each.flips, spacing_mm, spatial_shape)
+        for each, spacing_mm in zip(drawn, spacings_mm, strict=True)
     ]
-    voxel_maps, gammas, noises = zip(*drawn, strict=True)
     return Changes(
-        torch.from_numpy(np.array(voxel_maps)),
-        torch.tensor(gammas) if augmentation.log_gamma else None,
-        list(noises) if augmentation.noise_std else [],
+        torch.from_numpy(np.array(maps)),
+        torch.tensor([each.gamma for each in drawn]) if augmentation.log_gamma else None,
+        [each[-2:] for each in drawn] if augmentation.noise_std else [],
     )
-
-
-def _draw_change(
-    spacing_mm: np.ndarray, augmentation: Augmentation, seed: int, spatial_shape: Sequence[int]
-) -> tuple[np.ndarray, float, tuple[float, int]]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(low: float, high: float) -> float:
-        return torch.empty(1).uniform_(low, high, generator=generator).item()
-
-    def begin_transform() -> None:
-        """Pass over the number by which a transform of TorchIO decides whether to act."""
-        uniform(0, 1)
-
-    affine = augmentation.draw_affine(generator)
-    begin_transform()  # Compose
-    begin_transform()  # Affine
-    flips = np.zeros(3, dtype=bool)
-    for axis in augmentation.flip_axes:
-        begin_transform()  # RandomFlip
-        if torch.rand(3, generator=generator)[axis] < 0.5:
-            flips[axis] ^= True
-            begin_transform()  # Flip
-    gamma, noise = 1.0, (0.0, 0)
-    if augmentation.log_gamma:
-        begin_transform()  # RandomGamma
-        gamma = float(np.exp(uniform(-augmentation.log_gamma, augmentation.log_gamma)))
-        begin_transform()  # Gamma
-    if augmentation.noise_std:
-        begin_transform()  # RandomNoise
-        uniform(0, 0)  # the noise's mean
-        noise_std = uniform(0, augmentation.noise_std)
-        noise = noise_std, int(torch.randint(0, 2**31, (1,), generator=generator))
-    return voxel_map(*affine, flips, spacing_mm, spatial_shape), gamma, noise
 
 
 def apply_changes(
@@ -110,6 +112,40 @@ def apply_changes(
     return copies
 
 
+def apply_torchio(
+    volume: Float[Tensor, "b 1 w h d"],
+    spacings_mm: np.ndarray,
+    augmentation: Augmentation,
+    seeds: Sequence[int],
+) -> Float[Tensor, "b 1 w h d"]:
+    """Do what only TorchIO does, float32; the volumes as they are if that is nothing.
+
+    Args:
+        volume: Preprocessed volumes.
+        spacings_mm: Voxel sizes in mm, (B, 3).
+        augmentation: What may change.
+        seeds: Decide every random choice, (B,); torch's own generator is left as it was.
+
+    Raises:
+        ValueError: If a named transform changes the shape.
+    """
+    if not augmentation.by_torchio:
+        return volume
+    transform, copies = tio.Compose(augmentation.by_torchio), torch.empty(volume.shape)
+    for scan, copy, mm, seed in zip(volume.float().cpu(), copies, spacings_mm, seeds, strict=True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = transform(tio.ScalarImage(tensor=scan, affine=np.diag([*mm, 1.0]))).data
+        if made.shape != copy.shape:
+            raise ValueError(
+                f"The transforms make volumes of {tuple(made.shape[1:])} voxels out of "
+                f"{tuple(copy.shape[1:])}. Leave out of --data.augmentation.transforms those that "
+                "change the shape."
+            )
+        copy.copy_(made)
+    return copies.to(volume.device)
+
+
 def make_copies(
     volume: Float[Tensor, "b 1 w h d"],
     spacings_mm: np.ndarray,
@@ -124,8 +160,5 @@ def make_copies(
         augmentation: What may change.
         seeds: Decide every random choice, (B,).
     """
-    if augmentation.by_torchio:
-        scans = zip(volume.float(), spacings_mm, seeds, strict=True)
-        return torch.stack([augment(scan, mm, augmentation, seed) for scan, mm, seed in scans])
-    changes = draw_changes(spacings_mm, augmentation, seeds, volume.shape[2:])
-    return apply_changes(volume, changes)
+    volume = apply_torchio(volume, spacings_mm, augmentation, seeds)
+    return apply_changes(volume, draw_changes(spacings_mm, augmentation, seeds, volume.shape[2:]))

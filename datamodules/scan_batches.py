@@ -11,7 +11,7 @@ from typing_extensions import override
 from datamodules.augmentation import Augmentation, draw_seed
 from datamodules.batches.epoch_sampler import Batch
 from datamodules.cache.device_storage import Stored, volume_tensor
-from datamodules.changes import Changes, draw_changes, make_copies
+from datamodules.changes import Changes, apply_torchio, draw_changes
 
 
 class ScanBatch(TypedDict):
@@ -73,10 +73,8 @@ class ScanBatches(Dataset[ScanBatch]):
             copies = (rows + turns * len(self.labels)).tolist()
             seeds = [draw_seed(self.seed, epoch, copy) for copy in copies]
             what = self.spacings_mm[rows], self.augmentation, seeds
-            if self.augmentation.by_torchio:
-                batch["volume"] = make_copies(batch["volume"], *what)
-            else:
-                batch["changes"] = draw_changes(*what, batch["volume"].shape[2:])
+            batch["volume"] = apply_torchio(batch["volume"], *what)
+            batch["changes"] = draw_changes(*what, batch["volume"].shape[2:])
         return batch
 
     def versions(self, batch: Batch) -> np.ndarray:

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torchio as tio
 
-from datamodules.augmentation import Augmentation, augment
+from datamodules.augmentation import Augmentation
 from datamodules.batches.warp import voxel_map, warp
+from datamodules.changes import make_copies
 from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing, preprocess
 from datamodules.reading.cohort_table import Columns
@@ -96,9 +97,9 @@ def test_augmented_copies_of_raw_scans_are_filled_with_air():
     turn = voxel_map(0.7, np.array([20.0, 0, 30]), np.ones(3), np.zeros(3), np.ones(3), [10] * 3)
     assert warp(volume, torch.from_numpy(turn)[None])[0, 0, 0].unique().tolist() == [-1024]
     settings = Augmentation(elastic_mm=1, degrees=30, translation_mm=3)
-    copy = augment(volume[0], np.ones(3), settings, seed=0)
-    assert -1024.01 < copy.min() <= -1023.99
-    assert (copy[0, [0, -1]] < -1000).float().mean() > 0.9
+    copies = make_copies(volume.expand(8, -1, -1, -1, -1), np.ones((8, 3)), settings, range(8))
+    assert -1024.01 < copies.min() <= -1023.99
+    assert (copies[:, 0, [0, -1]] < -1000).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("how", [{"spacing_mm": (3, 1, 1)}, {"fit": "resize"}])
@@ -253,7 +254,8 @@ def test_with_a_margin_a_rotation_cuts_off_no_corner(write_scan, tmp_path, fit):
         cohort.plan()
         volume = torch.from_numpy(np.moveaxis(cohort.volumes.data[0], 1, -1).astype(np.float32))
         turn = Augmentation(degrees=10, translation_mm=0)
-        copies = [augment(volume, cohort.volumes.spacings_mm[0], turn, seed) for seed in range(8)]
+        spacings = np.tile(cohort.volumes.spacings_mm, (8, 1))
+        copies = make_copies(volume.expand(8, -1, -1, -1, -1), spacings, turn, range(8))
         return min(float(copy.sum() / volume.sum()) for copy in copies)
 
     assert share_kept(10.0) > 0.97

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.augmentation import Augmentation, augment, draw_seed
+from datamodules.augmentation import Augmentation, draw_seed
 from datamodules.augmented_copies import load_copies
+from datamodules.changes import make_copies
 from datamodules.preprocessing import Preprocessing
 from datamodules.scans import ScanDataModule
 from datamodules.splits import Splits
@@ -125,7 +126,8 @@ def test_fresh_copies_are_a_function_of_seed_epoch_and_scan(data, num_workers):
     row = int(batch["row"][1])
     volume = torch.from_numpy(np.moveaxis(module.cohort.volumes.data[row], 1, -1).copy()).float()
     spacing = module.cohort.volumes.spacings_mm[row]
-    expected = augment(volume, spacing, module.augmentation, draw_seed(module.seed, 4, row))
+    seeds = [draw_seed(module.seed, 4, row)]
+    (expected,) = make_copies(volume[None], spacing[None], module.augmentation, seeds)
     copies = module.on_after_batch_transfer(batch, 0)["volume"]
     torch.testing.assert_close(copies[1], module.intensity.scale(expected), atol=1e-6, rtol=0)
 

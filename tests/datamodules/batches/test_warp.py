@@ -2,11 +2,18 @@ import numpy as np
 import pytest
 import torch
 import torchio as tio
+from scipy import stats
 
-from datamodules.augmentation import Augmentation, augment
+from datamodules.augmentation import Augmentation
 from datamodules.batches import warp
 from datamodules.batches.warp import voxel_map
-from datamodules.changes import apply_changes, draw_changes, make_copies
+from datamodules.changes import (
+    apply_changes,
+    apply_torchio,
+    draw_change,
+    draw_changes,
+    make_copies,
+)
 from kernels.compiled import _compile, _log_once, compiled
 
 SHAPE = (14, 12, 10)
@@ -59,12 +66,49 @@ def test_thin_and_long_volumes_are_warped_alike(shape):
     torch.testing.assert_close(warp.warp(volumes, maps), expected, atol=1e-5, rtol=0)
 
 
-def test_copies_are_torchios_for_the_same_seeds(way):
+def test_a_copy_is_what_torchio_makes_of_the_same_parameters(way):
     volumes, seeds = _volumes(12), range(12)
-    spacings = np.tile(SPACING, (12, 1))
-    copies = make_copies(volumes, spacings, ALL_BATCHED, seeds)
-    expected = [augment(volumes[n], SPACING, ALL_BATCHED, seed) for n, seed in enumerate(seeds)]
-    torch.testing.assert_close(copies, torch.stack(expected), atol=1e-5, rtol=1e-5)
+    copies = make_copies(volumes, np.tile(SPACING, (12, 1)), ALL_BATCHED, seeds)
+    for volume, copy, seed in zip(volumes, copies, seeds, strict=True):
+        scale, degrees, shift, flips, gamma, noise_std, noise_seed = draw_change(ALL_BATCHED, seed)
+        steps = [
+            tio.Affine((scale,) * 3, tuple(degrees), tuple(shift)),
+            *([tio.Flip(tuple(map(int, np.flatnonzero(flips))))] if flips.any() else []),
+            tio.Gamma(gamma),
+            tio.Noise(0, noise_std, noise_seed),
+        ]
+        image = tio.ScalarImage(tensor=volume, affine=np.diag([*SPACING, 1]))
+        expected = tio.Compose(steps)(image).data
+        torch.testing.assert_close(copy, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_parameters_are_uniform_within_their_limits():
+    drawn = [draw_change(ALL_BATCHED, seed) for seed in range(2000)]
+    columns = [
+        *zip(*(each.degrees / 30 for each in drawn), strict=True),
+        *zip(*(each.shift_mm / 4 for each in drawn), strict=True),
+        [(each.scale - 1) / 0.2 for each in drawn],
+        [np.log(each.gamma) / 0.3 for each in drawn],
+        [2 * each.noise_std / 0.1 - 1 for each in drawn],
+    ]
+    for column in columns:
+        assert stats.kstest(column, stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    flips = np.array([each.flips for each in drawn], dtype=float)
+    correlations = np.corrcoef([*columns, flips[:, 0], flips[:, 2]])
+    assert np.abs(correlations - np.eye(len(correlations))).max() < 0.09  # 4 standard errors
+    np.testing.assert_allclose(flips.mean(0), (0.5, 0, 0.5), atol=0.045)
+    assert len({each.noise_seed for each in drawn}) == 2000
+
+
+def test_what_is_switched_on_changes_no_other_draw():
+    for seed in range(20):
+        alone, all_of_it = (
+            draw_change(Augmentation(degrees=30), seed),
+            draw_change(ALL_BATCHED, seed),
+        )
+        np.testing.assert_array_equal(alone.degrees, all_of_it.degrees)
+        assert (alone.scale, alone.gamma, alone.noise_std) == (1, 1, 0)
+        assert not alone.flips.any()
 
 
 def test_a_copy_does_not_depend_on_its_batch_or_on_how_it_is_stored():
@@ -76,10 +120,19 @@ def test_a_copy_does_not_depend_on_its_batch_or_on_how_it_is_stored():
     assert torch.equal(make_copies(stored, spacings, ALL_BATCHED, [4, 5, 6]), together)
 
 
-def test_what_only_torchio_does_is_left_to_it():
+def test_what_only_torchio_does_is_left_to_it_and_comes_first():
     settings = Augmentation(elastic_mm=1.0, bias_field=0.2, degrees=10)
-    copies = make_copies(_volumes(2), np.tile(SPACING, (2, 1)), settings, [1, 2])
-    assert torch.equal(copies[1], augment(_volumes(2)[1], SPACING, settings, 2))
+    volumes, spacings = _volumes(2), np.tile(SPACING, (2, 1))
+    steps = tio.RandomElasticDeformation(max_displacement=1.0), tio.RandomBiasField(0.2)
+    torch.manual_seed(2)
+    expected = tio.Compose(steps)(
+        tio.ScalarImage(tensor=volumes[1], affine=np.diag([*SPACING, 1]))
+    ).data
+    deformed = apply_torchio(volumes, spacings, settings, [1, 2])
+    assert torch.equal(deformed[1], expected)
+    turns = draw_changes(spacings, Augmentation(degrees=10), [1, 2], SHAPE)
+    copies = make_copies(volumes, spacings, settings, [1, 2])
+    assert torch.equal(copies, apply_changes(deformed, turns))
 
 
 def test_without_a_compiler_the_user_is_told_once(monkeypatch, caplog):
