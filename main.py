@@ -13,6 +13,8 @@ from importlib import import_module
 from pickle import UnpicklingError
 
 from callbacks.stop_signals import Stopped, stop_signals
+from commands.runs.early_check import check_early
+from files.run_path import did_you_mean
 
 VERBS = {
     "check_data": "List what is wrong with a cohort, or what two cohorts share.",
@@ -55,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0; 2 after one line about what the user can mend; 75 or 143 if the process was asked to
-        stop by SIGUSR1 or SIGTERM: the same command goes on.
+        0; 2 after one line about what the user can fix; 75, 143 or 130 if the process was asked to
+        stop by SIGUSR1, SIGTERM or Ctrl-C: the same command continues.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -66,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
-        print(f"error: There is no verb {verb!r}.\n\n{_help()}", file=sys.stderr)
+        hint = did_you_mean(verb.replace("-", "_"), VERBS)
+        print(f"error: There is no verb {verb!r}.{hint}\n\n{_help()}", file=sys.stderr)
         return 2
     stop_signals.begin()
     try:
@@ -79,17 +82,17 @@ def main(argv: list[str] | None = None) -> int:
     except UnpicklingError:
         if debug:
             raise
-        print("error: The checkpoint is torn or would run code: give another.", file=sys.stderr)
+        print("error: The checkpoint is corrupt or would run code: give another.", file=sys.stderr)
         return 2
     except OSError as error:
         if debug or error.errno not in DISK_ERRORS:
             raise
         what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        print(f"error: {what}. Mend it and give the command again.", file=sys.stderr)
+        print(f"error: {what}. Fix it and give the command again.", file=sys.stderr)
         return 2
     except Stopped as stop:
         if stop.code:
-            print("Stopped as asked; the same command goes on from here.", file=sys.stderr)
+            print("Stopped as asked; the same command continues from here.", file=sys.stderr)
         return int(stop.code or 0)
     except Exception as error:
         if debug or not stop_signals.exit_code:
@@ -100,9 +103,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> None:
-    import jsonargparse  # not at the top: signals are handled before the first large import
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
     _keep_freed_memory()
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls
     for message in QUIET:
@@ -112,6 +112,11 @@ def _run(verb: str, arguments: list[str]) -> None:
             "warning: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD lets checkpoints run code; it is ignored.",
             file=sys.stderr,
         )
+    check_early(verb, arguments)
+
+    import jsonargparse  # not at the top: signals are handled before the first large import
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     jsonargparse.set_parsing_settings(
         import_path_denylist=["*"], import_path_allowlist=list(IMPORTABLE)
     )

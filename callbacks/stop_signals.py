@@ -1,9 +1,9 @@
 """What a process does when it is asked to stop: a training saves first, anything else ends.
 
-SIGUSR1 says that the time is nearly up, SIGTERM that the process is wanted away (preemption,
-shutdown, a worker that torchrun replaces). Python runs a handler between two bytecodes, so that
-files that are written whole or not at all stay so when a handler raises. Nothing heavy is imported
-here: a signal may come while the program still starts.
+SIGUSR1 tells that the time is nearly up, SIGTERM that the process must end (preemption, shutdown, a
+worker that torchrun replaces), SIGINT is Ctrl-C. Python runs a handler between two bytecodes, so
+that files that are written whole or not at all stay so when a handler raises. Nothing heavy is
+imported here: a signal may come while the program still starts.
 """
 
 import signal
@@ -11,9 +11,14 @@ import threading
 import time
 from types import FrameType
 
-SAVED, TERMINATED = 75, 128 + signal.SIGTERM  # 75: EX_TEMPFAIL, the same command goes on
-EXIT_CODES = {signal.SIGUSR1: SAVED, signal.SIGTERM: TERMINATED}
-ECHO_S = 2.0  # cluster software sends one wish through several channels
+SAVED = 75  # EX_TEMPFAIL: the same command continues
+TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
+EXIT_CODES = {
+    signal.SIGUSR1: SAVED,
+    signal.SIGTERM: TERMINATED,
+    signal.SIGINT: INTERRUPTED,
+}
+REPEATED_S = 2.0  # cluster software sends one request through several channels
 
 
 class Stopped(SystemExit):
@@ -52,7 +57,7 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now, again = time.monotonic(), self.exit_code != 0
-        if again and now - self.noted_at < ECHO_S:
+        if again and now - self.noted_at < REPEATED_S:
             return
         if not again:
             self.exit_code, self.noted_at = EXIT_CODES[signal.Signals(number)], now

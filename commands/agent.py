@@ -11,13 +11,13 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from callbacks.stop_signals import Stopped, stop_signals
-from commands.runs.run_path import run_path
 from commands.sweeps.sweep_file import (
     read_arguments,
     setting_arguments,
     setting_name,
     write_setting,
 )
+from files.run_path import run_path
 
 SHARED = "MCTL_SHARED"
 
@@ -66,7 +66,7 @@ def _ask(sweep: str, count: int | None, folder: Path, shared: list[str]) -> None
     """Let W&B's agent ask for settings and start a process for each."""
     import wandb
 
-    from commands.training.wandb_run import PROJECT, has_key
+    from commands.runs.wandb_run import PROJECT, has_key
 
     if not sweep:
         raise ValueError("Give the sweep: make agent SWEEP=what `make sweep WANDB=1` printed.")

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import auto_cli
 
-from commands.runs.run_path import run_path
 from datamodules.checks.cohort_check import CohortCheck, check_cohort, compare_cohorts
 from datamodules.checks.cohort_problems import Expectations, Problem
 from datamodules.checks.contact_sheet import contact_sheet
 from datamodules.reading.cohort_table import Columns
 from datamodules.reading.nifti_bytes import printable
+from files.run_path import run_path
 
 
 @dataclass(frozen=True)

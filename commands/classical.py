@@ -3,7 +3,6 @@
 import logging
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,10 @@ from tqdm import tqdm
 
 from commands.reporting.page import write_page
 from commands.reporting.results import write_results
-from commands.runs.command_line import CommandLine
+from commands.runs.frozen_features import encoder_features
 from commands.runs.main_process import say
-from commands.runs.run_folder import claim, init_checkpoint, keep_splits, run_path
-from commands.training.frozen_features import encoder_features
-from commands.training.init_match import init_match
-from commands.training.train_cells import resolved_config
+from commands.runs.prepare import Run, prepare
+from commands.runs.run_folder import claim, keep_splits
 from datamodules.reading.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table
@@ -62,58 +59,47 @@ class MethodRun:
 
 def classical(args: list[str]) -> None:
     """Cross-validate every chosen method."""
-    cli = CommandLine("classical", args, options=ClassicalOptions)
-    parts = any(cli.config[name] is not None for name in ("fold", "repeat", "only"))
-    if parts or cli.config.num_tasks > 1:
+    plain = "--data.augmentation.mode=none"  # they are fitted on the scans alone
+    run = prepare("classical", [*args, plain], ClassicalOptions)
+    parts = any(run.config[name] is not None for name in ("fold", "repeat", "only"))
+    if parts or run.config.num_tasks > 1:
         raise ValueError(
             "Classical methods are quick: every fold is done. Drop FOLD, REPEAT, only, num_tasks."
         )
     logging.getLogger("lightning_modules").setLevel(logging.WARNING)  # else a line for each fold
-    cli.config.data.init_args.augmentation.mode = "none"  # they are fitted on the scans alone
-    cli.before_instantiate_classes()
-    covariates = _covariates(cli)
-    runs = _method_runs(cli, covariates)
-    folder = run_path(cli.config.run)
-    say(f"Run {folder}: {len(runs)} classical methods. {cli.plan}")
-    for line in [*init_match(cli), *cli.data.split_warnings()]:
+    covariates = _covariates(run)
+    methods = _method_runs(run, covariates)
+    run.describe()
+    for line in run.data.split_warnings():
         say(line)
-    for run in runs:
-        _cross_validate(run, cli, folder / run.name, covariates)
+    say(f"{len(methods)} classical methods:")
+    for method in methods:
+        _cross_validate(method, run, covariates)
 
 
-def _cross_validate(
-    run: MethodRun, cli: CommandLine, folder: Path, covariates: pd.DataFrame
-) -> None:
-    what = f"{run.method} on {run.features}"
-    config = {key: resolved_config(cli)[key] for key in ("seed_everything", "data")}
-    config |= {"method": run.method, "features": run.features}
-    if run.features == "encoder":
-        config |= {key: resolved_config(cli)[key] for key in ("model", "init")}
-    if run.features == "covariates":
+def _cross_validate(method: MethodRun, run: Run, covariates: pd.DataFrame) -> None:
+    folder, what = run.folder / method.name, f"{method.method} on {method.features}"
+    config = {key: run.settings[key] for key in ("seed_everything", "data")}
+    config |= {"method": method.method, "features": method.features}
+    if method.features == "encoder":
+        config |= {key: run.settings[key] for key in ("model", "init")}
+    if method.features == "covariates":
         config["covariates"] = list(covariates)
-    facts = {
-        "seed": cli.config.seed_everything,
-        "init": None,
-        "method": f"Method: {what}, tuned inside each fold.",
-        "data_hash": cli.data.cohort.content_hash(),
-        "preprocessing": cli.plan,
-    }
-    claim(folder, config, facts)
+    words = f"Method: {what}, tuned inside each fold."
+    claim(folder, config, run.facts | {"init": None, "method": words})
     if (folder / "metrics.json").is_file():
-        say(f"{run.name} is finished already.")
+        say(f"{method.name} is finished already.")
         return
-    keep_splits(cli.data.splits_table, folder)
+    keep_splits(run.data.splits_table, folder)
     started = time.monotonic()
     tables = []
-    for repeat, fold in tqdm(cli.data.fold_runs(), desc=run.name, leave=False):
-        init = cli.config.init if run.features == "encoder" else None
-        checkpoint = str(init_checkpoint(init, repeat, fold)) if init else None
-        trainer, model, data = cli.build(repeat, fold, checkpoint)
+    for fold_run in tqdm(run.fold_runs, desc=method.name, leave=False):
+        trainer, model, data = run.build(fold_run)
         assert isinstance(data, ScanDataModule)
         data.setup("fit")
-        if run.features == "covariates":
+        if method.features == "covariates":
             features: Any = covariates
-        elif run.features == "voxels":
+        elif method.features == "voxels":
             features = np.asarray(data.cohort.volumes.data, np.float32).reshape(len(covariates), -1)
         else:
             if not isinstance(model, ScanClassifier):
@@ -121,22 +107,22 @@ def _cross_validate(
                     f"{type(model).__name__} is no ScanClassifier: no features to use."
                 )
             features = encoder_features(model, data, trainer.strategy.root_device)
-        tables.append(_predict_fold(run, features, data))
+        tables.append(_predict_fold(method, features, data))
     predictions = pd.concat(tables, ignore_index=True)
     made = {"wall_time_s": time.monotonic() - started}
     print(f"{what}: ", end="")
-    write_results(folder, cli.data.cohort, predictions, made)
+    write_results(folder, run.data.cohort, predictions, made)
     write_page(folder)
 
 
-def _predict_fold(run: MethodRun, features: Any, data: ScanDataModule) -> pd.DataFrame:
+def _predict_fold(method: MethodRun, features: Any, data: ScanDataModule) -> pd.DataFrame:
     take = features.iloc if isinstance(features, pd.DataFrame) else features
     test = data.rows["test"]
     train = np.setdiff1d(np.union1d(data.rows["train"], data.rows["val"]), test)
     labels = np.array([data.class_names.index(label) for label in data.cohort.labels])
     patients = [data.cohort.patients[row] for row in train]
     fitted = fit_method(
-        METHODS[run.method], take[train], labels[train], patients, data.seed % 2**32
+        METHODS[method.method], take[train], labels[train], patients, data.seed % 2**32
     )
     return prediction_table(
         [data.cohort.scans[row] for row in test],
@@ -148,16 +134,16 @@ def _predict_fold(run: MethodRun, features: Any, data: ScanDataModule) -> pd.Dat
     )
 
 
-def _method_runs(cli: CommandLine, covariates: pd.DataFrame) -> list[MethodRun]:
-    options = cli.config
+def _method_runs(run: Run, covariates: pd.DataFrame) -> list[MethodRun]:
+    options = run.config
     if unknown := sorted(set(options.methods) - set(METHODS)):
         raise ValueError(
             f"There is no classical method {unknown[0]!r}; choose from {', '.join(METHODS)}."
         )
-    kinds = options.features or ["voxels", *(["encoder"] if _is_pretrained(cli) else [])]
+    kinds = options.features or ["voxels", *(["encoder"] if _is_pretrained(run) else [])]
     if unknown := sorted(set(kinds) - {"voxels", "encoder"}):
         raise ValueError(f"There are no features {unknown[0]!r}; choose from voxels, encoder.")
-    if "encoder" in kinds and not _is_pretrained(cli):
+    if "encoder" in kinds and not _is_pretrained(run):
         raise ValueError("The features 'encoder' need a pretrained run: give INIT=.")
     kinds_of = {
         "image": kinds,
@@ -177,18 +163,18 @@ def _method_runs(cli: CommandLine, covariates: pd.DataFrame) -> list[MethodRun]:
     return runs
 
 
-def _is_pretrained(cli: CommandLine) -> bool:
-    settings = cli.config.model.init_args
+def _is_pretrained(run: Run) -> bool:
+    settings = run.config.model.init_args
     return bool(
-        cli.config.init
+        run.config.init
         or settings.get("weights_path")
         or settings.get("weights", "none") != "none"  # of the 2D baseline
     )
 
 
-def _covariates(cli: CommandLine) -> pd.DataFrame:
+def _covariates(run: Run) -> pd.DataFrame:
     """Columns of the table that may tell the classes apart, one row per scan; perhaps none."""
-    cohort, wanted = cli.data.cohort, cli.config.covariates
+    cohort, wanted = run.data.cohort, run.config.covariates
     columns = read_other_columns(cohort.table, cohort.columns)
     if wanted is None:
         wanted = [name for name in columns if any(word in name.lower() for word in COVARIATE_NAMES)]
@@ -199,7 +185,7 @@ def _covariates(cli: CommandLine) -> pd.DataFrame:
         cells = pd.Series(columns[name]).replace("", None)
         numbers = pd.to_numeric(cells, errors="coerce")
         one_to_one = len(set(zip(cells, cohort.labels, strict=True))) == cells.nunique()
-        if one_to_one and cells.nunique() == len(cli.data.class_names):
+        if one_to_one and cells.nunique() == len(run.data.class_names):
             say(f"Column {name!r} is the label in other words: left out of the covariates.")
         elif numbers.notna().sum() == cells.notna().sum():
             table[name] = numbers.astype(float)

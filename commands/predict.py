@@ -14,6 +14,7 @@ from commands.runs.run_folder import run_path, write_text
 from datamodules.cohort import Cohort
 from datamodules.reading.cohort_table import Columns
 from evaluation.predictions import PROB, with_decision, write_table
+from evaluation.report.markdown import markdown_table
 
 SHOWN_ROWS = 10
 WARNING_COLUMNS = ["rank", "patient_id", "image", "warnings"]
@@ -34,7 +35,7 @@ def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cac
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
     """
     if not run or not data or not out:
-        raise ValueError("Say what predicts which scans, and where to: RUN= DATA= OUT=.")
+        raise ValueError("Give what predicts which scans, and where to: RUN= DATA= OUT=.")
     source, folder = run_path(run), Path(out).expanduser()
     ensemble = open_ensemble(source)
     cohort = Cohort(data, Columns(**ensemble.columns), ensemble.preprocessing, cache_dir)
@@ -142,7 +143,7 @@ def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFr
         f"{len(warned)} of {len(ranking)} scans have warnings, all of them in `ranking.csv`. The "
         "run's figures do not hold for such scans."
         if ensemble.references
-        else "**The run does not say what its training scans were like: whether these are like "
+        else "**The run does not tell what its training scans were like: whether these are like "
         "them cannot be told.**"
     )
     sections = [
@@ -153,10 +154,10 @@ def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFr
         "## Which cases to read first",
         f"The {min(SHOWN_ROWS, len(ranking))} most doubtful; all are in `ranking.csv`. Confidence "
         "is the highest output minus the second, spread the standard deviation over the models.",
-        _table(ranking.drop(columns="warnings").head(SHOWN_ROWS)),
+        markdown_table(ranking.drop(columns="warnings").head(SHOWN_ROWS)),
         "## Scans to distrust",
         compared,
-        *([_table(warned.head(SHOWN_ROWS)[WARNING_COLUMNS])] if len(warned) else []),
+        *([markdown_table(warned.head(SHOWN_ROWS)[WARNING_COLUMNS])] if len(warned) else []),
         *(
             []
             if any(member.seen_patients for member in ensemble.members)
@@ -165,11 +166,3 @@ def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFr
         "Research software, not a medical device.",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _table(table: pd.DataFrame) -> str:
-    lines = ["| " + " | ".join(table.columns) + " |", "|---" * len(table.columns) + "|"]
-    for row in table.itertuples(index=False):
-        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)

@@ -1,14 +1,16 @@
 """`pretrain`: an autoencoder on patches of a cohort, for all its patients or fold by fold."""
 
+import time
 from dataclasses import dataclass
 
+from callbacks.progress import RunProgress
 from commands.reporting.learning_curves import learning_curves
-from commands.runs.command_line import CommandLine
 from commands.runs.main_process import is_main_process, say
-from commands.runs.run_folder import FoldRun, fold_folder
-from commands.training.pretrain_target import with_target
-from commands.training.train_cells import does, open_run, train_cells, unfinished_folds
-from commands.training.wandb_run import wandb_run
+from commands.runs.prepare import claimed, prepare, unfinished
+from commands.runs.pretrain_target import with_target
+from commands.runs.resume import resume_point
+from commands.runs.run_folder import FoldRun, device_name
+from commands.runs.wandb_run import wandb_run
 from evaluation.report.pictures import draw_learning_curves
 
 
@@ -26,19 +28,27 @@ class PretrainOptions:
 
 def pretrain(args: list[str]) -> None:
     """Train the configured model on the configured patches, and keep its best weights."""
-    cli = CommandLine("pretrain", with_target(args), options=PretrainOptions)
-    if cli.config.like and not any(arg.startswith("--like") for arg in args):
+    run = prepare("pretrain", with_target(args), PretrainOptions)
+    if run.config.like and not any(arg.startswith("--like") for arg in args):
         raise ValueError("like is set in a YAML file, where it has no effect: give LIKE= instead.")
-    folder = open_run(cli)
-    cells = [
-        FoldRun(repeat, fold, fold_folder(folder, repeat, fold) if cli.data.splits_path else folder)
-        for repeat, fold in cli.data.fold_runs()
-    ]
-    todo = unfinished_folds(cli, cells)
-    with wandb_run(cli, folder, wanted=bool(todo)) as tracker:
-        for _fitted in train_cells(cli, todo, tracker):
-            pass
-    finished = [cell for cell in cells if cell.finished]
-    if finished and does(cli, "gather") and is_main_process():
-        draw_learning_curves(learning_curves(finished), folder / "learning_curves.png")
-    say(f"{len(finished)} of {len(cells)} encoders are ready: make finetune INIT={folder}")
+    folds = run.fold_runs if run.data.splits_path else [FoldRun(0, 0, run.folder)]
+    todo = unfinished(run.config, folds)
+    with claimed(run), wandb_run(run, wanted=bool(todo)) as tracker:
+        run.describe()
+        progress = RunProgress(len(todo), shown=is_main_process())
+        for fold_run in todo:
+            started = time.monotonic()
+            progress.begin(fold_run.name)
+            trainer, model, data = run.build(fold_run, [progress], tracker)
+            resume_ckpt = resume_point(fold_run.folder, say, tidy=is_main_process())
+            trainer.fit(model, datamodule=data, ckpt_path=resume_ckpt, weights_only=True)
+            if trainer.is_global_zero:
+                seconds = time.monotonic() - started
+                fold_run.finish({"wall_time_s": seconds, "device": device_name()})
+            trainer.strategy.barrier()
+            progress.end()
+        progress.bar.close()
+    finished = [each for each in folds if each.finished]
+    if finished and run.does("gather") and is_main_process():
+        draw_learning_curves(learning_curves(finished), run.folder / "learning_curves.png")
+    say(f"{len(finished)} of {len(folds)} encoders are ready: make finetune INIT={run.folder}")

@@ -4,10 +4,10 @@ import os
 from argparse import ArgumentParser
 from pathlib import Path
 
-from commands.runs.run_path import run_path
 from commands.sweeps.search import Search
 from commands.sweeps.sweep_file import Sweep, read_sweep
 from commands.sweeps.sweep_table import FAILED_NAME, failures, write_sweep_table
+from files.run_path import run_path
 
 OTHERS = "All other settings are those of `finetune`, whose help explains them."
 PARTS = ("--fold", "--repeat", "--only", "--num_tasks", "--task")
@@ -58,7 +58,7 @@ def _search(space: Sweep, folder: Path, shared: list[str], workers: int, *, retr
 def _create(space: Sweep) -> None:
     import wandb  # half a second that a search does not need
 
-    from commands.training.wandb_run import PROJECT, has_key
+    from commands.runs.wandb_run import PROJECT, has_key
 
     if not has_key() or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         raise ValueError(

@@ -132,12 +132,16 @@ class Cohort:
         signatures = [self.scan_checks[row].signature for row in rows]
         return [signature for signature in signatures if signature is not None]
 
-    def plan(self) -> str:
-        """Choose what the preprocessing leaves open, and say in words what is done to a scan."""
+    def plan(self, voxel_budget: int | None = None) -> str:
+        """Choose what the preprocessing leaves open, and tell in words what is done to a scan.
+
+        Args:
+            voxel_budget: Most voxels of a scan where the preprocessing has no budget.
+        """
         if self.preprocessing.spatial_shape is not None:
             why = unknown_spacings(self.fingerprint, self.preprocessing)
         else:
-            budget = self.preprocessing.voxel_budget or default_budget()
+            budget = self.preprocessing.voxel_budget or voxel_budget or default_budget()
             wanted = replace(self.preprocessing, voxel_budget=budget)
             self.preprocessing, why = plan_preprocessing(self.fingerprint, wanted)
         return f"{self.preprocessing.describe()} {why}".rstrip()

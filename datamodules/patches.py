@@ -142,9 +142,13 @@ class PatchDataModule(LightningDataModule):
         """By what the scans of `training_patients` are recognised, for the checkpoint."""
         return self.cohort.describe_scans(self.training_patients)
 
+    def fill_cache(self) -> None:
+        """Preprocess what the cache lacks."""
+        assert len(self.cohort.volumes.data)
+
     @override
     def prepare_data(self) -> None:
-        assert len(self.cohort.volumes.data)
+        self.fill_cache()
 
     @override
     def setup(self, stage: str) -> None:

@@ -164,9 +164,13 @@ class ScanDataModule(LightningDataModule):
         labels = [self.cohort.labels[row] for row in self.cohort.rows_of(patients)]
         return [labels.count(name) for name in self.class_names]
 
+    def fill_cache(self) -> None:
+        """Preprocess what the cache lacks, and make the augmented copies."""
+        self.open_copies()
+
     @override
     def prepare_data(self) -> None:
-        self.open_copies()
+        self.fill_cache()
 
     @override
     def setup(self, stage: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.division import divide
+from files.run_path import run_path
 
 Names = Sequence[str] | np.ndarray
 COLUMNS = ["repeat", "fold", "patient_id", "part"]
@@ -87,14 +88,19 @@ def make_splits(patients: Names, labels: Names, splits: Splits) -> pd.DataFrame:
 
 
 def read_splits(path: str | Path) -> pd.DataFrame:
-    """Read a splits table from a file or from the folder of a run.
+    """Read a splits table from a file or from a run, by its name or folder.
 
     Raises:
         ValueError: If it is missing, has other columns, or puts a patient into two parts.
     """
-    file = Path(path) / "splits.csv" if Path(path).is_dir() else Path(path)
+    file = Path(path).expanduser()
     if not file.is_file():
-        raise ValueError(f"Splits {str(path)!r}: no such file. Give a splits.csv or a run.")
+        folder = file if file.is_dir() else run_path(str(path))
+        file = folder / "splits.csv"
+    if not file.is_file():
+        raise ValueError(
+            f"Splits {str(path)!r}: no such file (looked for {file}). Give a splits.csv or a run."
+        )
     table = pd.read_csv(file, dtype={"patient_id": str}, keep_default_na=False)
     if list(table.columns) != COLUMNS:
         raise ValueError(f"Splits {file} has the columns {list(table.columns)}, not {COLUMNS}.")

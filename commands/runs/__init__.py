@@ -1,1 +1,1 @@
-"""The folder of a run, its configuration, and where an interrupted fold goes on."""
+"""The folder of a run, its configuration, and where an interrupted fold continues."""

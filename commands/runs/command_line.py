@@ -1,23 +1,13 @@
-"""LightningCLI in this project's mode, with what only the cohort can tell filled in."""
+"""The options of a training, and the parser that reads YAML files and flags."""
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import lightning
-import numpy as np
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf import OmegaConf
-from typing_extensions import override
-
-from callbacks.model_contract import refuse_incomplete
-from callbacks.required import required_callbacks
-from commands.runs.run_folder import planned_budget
-from commands.runs.run_path import run_path
-from datamodules.fingerprint import default_budget
-from lightning_modules.transfer import check_start
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 OmegaConf.clear_resolver("oc.env")  # else secrets of the environment end in config.yaml
@@ -50,101 +40,46 @@ class RunOptions:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
 
 
-class CommandLine(LightningCLI):
-    """Parse the YAML files and flags of one verb.
+def make_parser(verb: str, options: type | None = None) -> LightningArgumentParser:
+    """Make the parser of a verb that trains.
 
     Args:
         verb: Name of the verb.
-        args: The arguments after the verb.
         options: Dataclass of the options that this verb alone has.
     """
-
-    def __init__(self, verb: str, args: list[str], options: type | None = None) -> None:
-        self.options = options
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False},
-            parser_kwargs={
-                "parser_mode": "omegaconf+",
-                "allow_abbrev": False,
-                "exit_on_error": False,
-                "prog": f"main.py {verb}",
-            },
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-            run=False,
-        )
-
-    @override
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_class_arguments(RunOptions)
-        if self.options is not None:
-            parser.add_class_arguments(self.options)
-
-    @override
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
-
-    @override
-    def before_instantiate_classes(self) -> None:
-        """Check the data, plan their preprocessing, tell the model what it asks of them."""
-        settings = self.config
-        preprocessing = settings.data.init_args.preprocessing
-        if preprocessing.spatial_shape is None and preprocessing.voxel_budget is None:
-            begun = planned_budget(run_path(settings.run))
-            preprocessing.voxel_budget = begun or default_budget(settings.trainer.accelerator)
-        self.data = self.parser.instantiate(Namespace(data=settings.data.clone())).data
-        self.check = self.data.cohort.check(self.data.expectations)
-        self.plan = self.data.cohort.plan()
-        settings.data.init_args.preprocessing.update(
-            Namespace(vars(self.data.cohort.preprocessing))
-        )
-        for name, value in self.data.facts().items():
-            if name in settings.model.init_args:
-                settings.model.init_args[name] = value
-
-    @override
-    def instantiate_classes(self) -> None:
-        """Leave it to `build`, which makes the objects of one fold at a time."""
-
-    def build(
-        self, repeat: int, fold: int, init_ckpt: str | None, **trainer_settings: Any
-    ) -> tuple[Trainer, LightningModule, LightningDataModule]:
-        """Build trainer, model and data of one fold from the configuration, seeded.
-
-        Args:
-            repeat: Repeat of the fold.
-            fold: The fold.
-            init_ckpt: Checkpoint to start from; None is random weights.
-            trainer_settings: What differs from the configured trainer; callbacks are added to
-                the configured ones.
-        """
-        settings = self.config.clone()
-        settings.data.init_args.update(Namespace(repeat=repeat, fold=fold))
-        if init_ckpt is not None:
-            if "init_ckpt" not in settings.model.init_args:
-                raise ValueError(f"{settings.model.class_path} cannot start from a run: drop INIT.")
-            settings.model.init_args.init_ckpt = init_ckpt
-        init_ckpt = settings.model.init_args.get("init_ckpt")
-        seed = fold_seed(settings.seed_everything, repeat, fold)
-        lightning.seed_everything(seed, workers=True, verbose=False)
-        objects = self.parser.instantiate(settings)
-        configured: Mapping[str, Any] = vars(objects.trainer)
-        refuse_incomplete(objects.model, objects.data)
-        seen = check_start(init_ckpt, objects.data)
-        callbacks = [*(configured["callbacks"] or []), *trainer_settings.pop("callbacks", [])]
-        settings_of_trainer = {**configured, **trainer_settings}
-        settings_of_trainer["callbacks"] = required_callbacks(callbacks, seen)
-        trainer = Trainer(**settings_of_trainer)
-        return trainer, objects.model, objects.data
+    parser = LightningArgumentParser(
+        prog=f"main.py {verb}",
+        description="Settings come from YAML files and flags; the last one counts.",
+        parser_mode="omegaconf+",
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file, or several")
+    parser.add_argument(
+        "--seed_everything", type=int, default=0, help="seed of weights and training"
+    )
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.set_defaults({"trainer.use_distributed_sampler": False})
+    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    parser.add_class_arguments(RunOptions)
+    if options is not None:
+        parser.add_class_arguments(options)
+    return parser
 
 
-def fold_seed(seed: int, repeat: int, fold: int) -> int:
-    """Seed of everything random in the training of one fold."""
-    return int(np.random.SeedSequence((seed, repeat, fold)).generate_state(1)[0])
+def parse(parser: LightningArgumentParser, args: list[str]) -> Namespace:
+    """Parse the YAML files and flags of a verb."""
+    return parser.parse_args([word for arg in args for word in _null_as_yaml(arg)])
+
+
+def _null_as_yaml(arg: str) -> list[str]:
+    """Give a nested null as YAML: jsonargparse takes it for the text 'None' in a flag."""
+    name, _, value = arg.partition("=")
+    if value != "null" or name.count(".") < 2:
+        return [arg]
+    *groups, last = name.removeprefix("--").split(".")
+    settings: dict = {last: None}
+    for group in reversed(groups):
+        settings = {group: settings}
+    return ["-c", json.dumps(settings)]

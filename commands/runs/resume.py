@@ -1,4 +1,4 @@
-"""Where an interrupted cell goes on: at its newest checkpoint that can be read."""
+"""Where an interrupted fold run continues: at its newest checkpoint that can be read."""
 
 import os
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from lightning_modules.transfer import read_checkpoint
 
 
 def resume_point(folder: Path, say: Callable[[str], None], *, tidy: bool = True) -> Path | None:
-    """Choose the checkpoint to continue from; None starts the cell anew.
+    """Choose the checkpoint to continue from; None starts from the beginning.
 
     Args:
-        folder: Folder of the cell.
+        folder: Folder of the fold run.
         say: Told which file is skipped, and why.
         tidy: Whether this process puts unreadable files aside, and deletes half-written ones.
     """
@@ -29,19 +29,19 @@ def resume_point(folder: Path, say: Callable[[str], None], *, tidy: bool = True)
             _set_aside(path, tidy)
             continue
         if best_epoch >= 0 and (fault := _fault_of_best(folder, best_epoch)):
-            say(f"warning: {fault} {folder.name} starts anew.")
+            say(f"warning: {fault} {folder.name} starts again.")
             for name in (BEST_NAME, LAST_NAME, PREVIOUS_NAME):
                 _set_aside(folder / name, tidy)
             return None
         say(f"{folder.name} continues from {path}.")
         return path
     if found:
-        say(f"warning: {folder.name} has no checkpoint that can be read: it starts anew.")
+        say(f"warning: {folder.name} has no checkpoint that can be read: it starts again.")
     return None
 
 
 def forget_progress(folder: Path) -> None:
-    """Delete what only an interrupted cell needs."""
+    """Delete what only an interrupted fold run needs."""
     for name in (LAST_NAME, PREVIOUS_NAME, "*.unreadable"):
         for path in folder.glob(name):
             path.unlink(missing_ok=True)

@@ -17,26 +17,31 @@ import yaml
 
 from callbacks.whole_checkpoints import BEST_NAME
 from commands.runs.resume import forget_progress
-from commands.runs.run_path import run_path
 from datamodules.preprocessing import BEFORE_IT_WAS_A_SETTING
 from datamodules.splits import read_splits
 from evaluation.predictions import write_table
-from files.whole_file import write_first, write_whole
+from files.run_path import run_path
+from files.whole_file import remove_leftovers, write_first, write_whole
 
 PACKAGES = ("torch", "lightning", "torchio", "torchmetrics", "numpy", "scikit-learn", "nibabel")
 
 
 @dataclass(frozen=True)
 class FoldRun:
-    """One fold of one repeat, with a folder of its own; finished.json says that it is done."""
+    """One fold of one repeat, with a folder of its own; finished.json tells that it is done."""
 
     repeat: int
     fold: int
     folder: Path
 
     @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.folder.name
+
+    @property
     def finished(self) -> bool:
-        """Whether the cell needs no more work."""
+        """Whether it needs no more work."""
         return (self.folder / "finished.json").is_file()
 
     @property
@@ -45,7 +50,7 @@ class FoldRun:
         return self.folder / BEST_NAME
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Mark the cell as done and drop what only an interrupted one needs."""
+        """Mark it as done and drop what only an interrupted one needs."""
         write_json(facts, self.folder / "finished.json")
         forget_progress(self.folder)
 
@@ -78,20 +83,25 @@ def init_checkpoint(init: str, repeat: int, fold: int) -> Path:
     return folder / BEST_NAME
 
 
-def claim(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> None:
+def claim(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> bool:
     """Write config.yaml and run.json, or check that the folder was made with the same settings.
 
     Args:
         folder: Folder of the run.
         config: The resolved configuration.
-        run: What run.json shall hold beside command, commit, versions and device; its
+        run: What run.json shall hold next to command, commit, versions and device; its
             `data_hash` must stay the same when a run is continued.
+
+    Returns:
+        Whether the folder had none yet.
 
     Raises:
         ValueError: If the folder belongs to a run with other settings or other data.
     """
     config_file, run_file = folder / "config.yaml", folder / "run.json"
-    if not config_file.is_file():
+    remove_leftovers(folder)
+    is_first = not config_file.is_file()
+    if is_first:
         facts = {
             "name": folder.name,
             "command": shlex.join(["python", *sys.argv]),
@@ -110,6 +120,14 @@ def claim(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> None:
             f"Run {folder} was made with other settings ({'; '.join(changed[:3])}"
             f"{'; …' * (len(changed) > 3)}). Choose another RUN, or delete the folder."
         )
+    return is_first
+
+
+def give_back(folder: Path) -> None:
+    """Let other settings have a run's folder, unless something was trained in it."""
+    if not any(folder.rglob("*.ckpt")) and not any(folder.rglob("finished.json")):
+        for name in ("config.yaml", "run.json", "splits.csv"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

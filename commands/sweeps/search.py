@@ -27,6 +27,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from callbacks.stop_signals import EXIT_CODES, Stopped
+from commands.runs.side_by_side import start_process, stop_processes
 from commands.sweeps.sweep_file import (
     Setting,
     Sweep,
@@ -44,7 +45,6 @@ from commands.sweeps.sweep_table import (
     running_figures,
     words_of,
 )
-from commands.training.side_by_side import start_process, stop_processes
 from files.hashes import digest
 from files.whole_file import is_gone, write_whole
 

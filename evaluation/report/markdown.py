@@ -124,8 +124,13 @@ def _doubtful_table(ranking: pd.DataFrame) -> str:
     probs = [column for column in ranking.columns if column.startswith(PROB)]
     several = ["num_scans"] if (ranking["num_scans"] > 1).any() else []
     columns = ["rank", "patient_id", "image", *several, "label", *probs, "predicted", "confidence"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for row in ranking[columns].head(DOUBTFUL_ROWS).itertuples(index=False):
+    return markdown_table(ranking[columns].head(DOUBTFUL_ROWS))
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """Write a table in Markdown, its floats with three digits."""
+    lines = ["| " + " | ".join(table.columns) + " |", "|---" * len(table.columns) + "|"]
+    for row in table.itertuples(index=False):
         cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from outcomes import assert_same_outcome
 
 import main
 from callbacks.progress import RunProgress
-from callbacks.stop_signals import SAVED, TERMINATED, Stopped, StopSignals
+from callbacks.stop_signals import INTERRUPTED, SAVED, TERMINATED, Stopped, StopSignals
 
 HARD = [
     *("--model.dropout=0.3", "--model.mixup=0.4", "--data.sampling=balanced"),
@@ -98,7 +98,7 @@ def test_signals_wait_for_the_training_but_a_second_one_does_not(monkeypatch):
     signals.begin()
     signals.begin_training()
     os.kill(os.getpid(), signal.SIGUSR1)
-    os.kill(os.getpid(), signal.SIGUSR1)  # the same wish through another channel
+    os.kill(os.getpid(), signal.SIGUSR1)  # the same request through another channel
     assert signals.exit_code == SAVED
     clock += 60
     with pytest.raises(Stopped) as stopped:
@@ -108,7 +108,7 @@ def test_signals_wait_for_the_training_but_a_second_one_does_not(monkeypatch):
 
 def test_outside_of_a_training_a_signal_ends_the_process_at_once():
     signals = StopSignals()
-    for number, code in ((signal.SIGUSR1, 75), (signal.SIGTERM, 143)):
+    for number, code in ((signal.SIGUSR1, 75), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
         signals.begin()
         with pytest.raises(Stopped) as stopped:
             os.kill(os.getpid(), number)
@@ -139,15 +139,27 @@ def test_the_signals_of_a_whole_process_group_are_answered_from_the_first_line_o
     os.killpg(training.pid, signal.SIGTERM)
     said = training.communicate(timeout=120)[1]
     assert training.returncode == TERMINATED, said
-    assert "Stopped as asked; the same command goes on" in said
+    assert "Stopped as asked; the same command continues" in said
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("code", [SAVED, TERMINATED])
-def test_a_stop_is_said_in_one_line_and_told_by_the_exit_code(code, monkeypatch, capsys):
+@pytest.mark.slow
+def test_ctrl_c_saves_the_training_and_the_same_command_continues(
+    write_cohort, run_verb, tmp_path, ask_to_stop, capsys
+):
+    table = write_cohort(12)
+    ask_to_stop([(0, 1, 0)], signal.SIGINT)
+    assert run_verb("finetune", table, "run", "--fold=0", epochs=3) == INTERRUPTED
+    assert "the same command continues from here" in capsys.readouterr().err
+    assert run_verb("finetune", table, "run", "--fold=0", epochs=3) == 0
+    assert "repeat0_fold0 continues from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", [SAVED, TERMINATED, INTERRUPTED])
+def test_a_stop_is_told_in_one_line_and_told_by_the_exit_code(code, monkeypatch, capsys):
     def stop(verb, arguments):
         raise Stopped(code)
 
     monkeypatch.setattr(main, "_run", stop)
     assert main.main(["finetune"]) == code
-    assert capsys.readouterr().err == "Stopped as asked; the same command goes on from here.\n"
+    assert capsys.readouterr().err == "Stopped as asked; the same command continues from here.\n"

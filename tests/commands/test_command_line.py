@@ -8,9 +8,11 @@ import wandb
 import yaml
 
 import main
-from commands.runs.command_line import CommandLine
+from commands.finetune import FinetuneOptions
+from commands.runs.command_line import make_parser, parse
+from commands.runs.prepare import prepare
 from commands.runs.run_folder import init_checkpoint, run_path
-from commands.training.wandb_run import start_wandb
+from commands.runs.wandb_run import start_wandb
 
 CONFIGS = sorted(path for path in Path("configs").rglob("*.yaml") if "sweeps" not in path.parts)
 
@@ -29,21 +31,21 @@ def test_every_shipped_config_parses_and_says_how_it_is_run(path, write_cohort):
     classes = settings.get("data", {}).get("classes", ["healthy", "unhealthy"])
     for label, name in zip((",healthy", ",unhealthy"), classes, strict=True):
         table.write_text(table.read_text().replace(f"{label}\n", f",{name}\n"))
-    cli = CommandLine(verb, [*base, f"-c{path}", f"--data.table={table}"])
+    run = prepare(verb, [*base, f"-c{path}", f"--data.table={table}"])
     for part in ("model", "data"):
         if "class_path" in settings.get(part, {}):
-            assert cli.config[part].class_path == settings[part]["class_path"]
-    assert cli.config.trainer.use_distributed_sampler is False
+            assert run.config[part].class_path == settings[part]["class_path"]
+    assert run.config.trainer.use_distributed_sampler is False
 
 
 def test_settings_of_a_users_yaml_need_no_class_path(write_cohort, tmp_path):
     table = write_cohort(6)
     own = tmp_path / "knee.yaml"
     own.write_text(f"data: {{table: {table}, preprocessing: {{spatial_shape: [5, 6, 7]}}}}\n")
-    cli = CommandLine("finetune", ["-cconfigs/finetune.yaml", f"-c{own}", "--model.lr=0.5"])
-    assert cli.config.data.init_args.table == str(table)
-    assert list(cli.config.model.init_args.spatial_shape) == [5, 6, 7]
-    assert cli.config.model.init_args.lr == 0.5
+    run = prepare("finetune", ["-cconfigs/finetune.yaml", f"-c{own}", "--model.lr=0.5"])
+    assert run.config.data.init_args.table == str(table)
+    assert list(run.config.model.init_args.spatial_shape) == [5, 6, 7]
+    assert run.config.model.init_args.lr == 0.5
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,10 @@ def test_settings_of_a_users_yaml_need_no_class_path(write_cohort, tmp_path):
             "Cohort table 'none.csv' does not exist",
         ),
         (
-            ["finetune", "-cconfigs/finetune.yaml", "--data.preprocessing.fit=stretch"],
+            [
+                *("finetune", "-cconfigs/finetune.yaml", "--data.table=README.md"),
+                "--data.preprocessing.fit=stretch",
+            ],
             "'crop_or_pad', 'resize'] Given value: stretch",
         ),
         (["finetune", "-cconfigs/finetune.yaml", "--model.learning_rate=1"], "learning_rate"),
@@ -76,8 +81,8 @@ def test_a_checkpoint_is_refused_on_scans_that_are_prepared_otherwise(
     table = write_cohort(12)
     assert run_verb("finetune", table, "run", "--fold=1", epochs=1) == 0
     config = f"-c{tmp_path / 'run/config.yaml'}"
-    cli = CommandLine("finetune", [config, "--data.preprocessing.fit=resize"])
-    trainer, model, data = cli.build(0, 1, None, logger=False)
+    run = prepare("finetune", [config, "--data.preprocessing.fit=resize"])
+    trainer, model, data = run.build(run.fold_runs[1])
     with pytest.raises(ValueError, match=r"trained with preprocessing\.fit crop_or_pad"):
         trainer.validate(model, data, tmp_path / "run/repeat0_fold1/best.ckpt", weights_only=True)
 
@@ -87,6 +92,17 @@ def test_debug_shows_the_traceback():
         main.main(["finetune", "-cconfigs/finetune.yaml", "--data.table=none.csv", "--debug"])
 
 
+def test_a_null_in_a_flag_is_the_null_of_a_yaml_file(write_cohort):
+    given = ["-cconfigs/finetune.yaml", f"--data.table={write_cohort(12)}"]
+    given += [
+        "--data.preprocessing.window_percentiles=null",
+        "--data.preprocessing.assume_orientation=null",
+    ]
+    settings = parse(make_parser("finetune", FinetuneOptions), given).data.init_args
+    assert settings.preprocessing.window_percentiles is None
+    assert settings.preprocessing.assume_orientation is None
+
+
 def test_a_fold_that_does_not_exist_is_named(write_cohort, run_verb, capsys):
     assert run_verb("finetune", write_cohort(12), "fine", "--fold=7") == 2
     assert "no REPEAT=None FOLD=7: repeats are 0 to 0, folds 0 to 2" in capsys.readouterr().err
@@ -94,7 +110,7 @@ def test_a_fold_that_does_not_exist_is_named(write_cohort, run_verb, capsys):
 
 def test_init_must_be_a_finished_run(write_cohort, run_verb, capsys, tmp_path):
     assert run_verb("finetune", write_cohort(12), "fine", "--init=nothing") == 2
-    assert "neither a run nor a checkpoint" in capsys.readouterr().err
+    assert "INIT 'nothing' does not exist" in capsys.readouterr().err
     (tmp_path / "begun").mkdir()
     with pytest.raises(ValueError, match="missing or not finished"):
         init_checkpoint(str(tmp_path / "begun"), 0, 0)

@@ -147,7 +147,7 @@ def test_a_first_node_without_an_address_is_an_error_and_no_endless_wait(
     script = ["--output", tmp_path / "job.out", "configs/cluster/pretrain.sbatch", "true"]
     job = cluster.run("sbatch", "--parsable", *script).strip()
     assert cluster.wait_for(job) == "FAILED"
-    assert "n1 has no address: say MASTER_ADDR" in (tmp_path / "job.out").read_text()
+    assert "n1 has no address: set MASTER_ADDR" in (tmp_path / "job.out").read_text()
 
 
 def _weights(run):

@@ -1,4 +1,4 @@
-"""Which checkpoint an interrupted cell goes on from, and what is said about the others."""
+"""Which checkpoint an interrupted fold run continues from, and what is told about the others."""
 
 import os
 import random
@@ -26,7 +26,7 @@ def _checkpoint(path, epoch, best_epoch=None):
 
 
 @pytest.fixture
-def cell(tmp_path):
+def folder(tmp_path):
     _checkpoint(tmp_path / "best.ckpt", epoch=2)
     _checkpoint(tmp_path / "previous.ckpt", epoch=3, best_epoch=2)
     _checkpoint(tmp_path / "last.ckpt", epoch=4, best_epoch=2)
@@ -38,59 +38,59 @@ def _cut(path, share=0.5):
     path.write_bytes(content[: int(len(content) * share)])
 
 
-def _resume(cell):
+def _resume(folder):
     said = []
-    path = resume_point(cell, said.append)
+    path = resume_point(folder, said.append)
     return path and path.name, [line for line in said if line.startswith("warning")]
 
 
-def test_the_newest_checkpoint_is_taken_without_a_warning(cell):
-    assert _resume(cell) == ("last.ckpt", [])
+def test_the_newest_checkpoint_is_taken_without_a_warning(folder):
+    assert _resume(folder) == ("last.ckpt", [])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
-def test_a_cut_checkpoint_is_skipped_and_named(cell, share):
-    _cut(cell / "last.ckpt", share)
-    name, (warning,) = _resume(cell)
+def test_a_cut_checkpoint_is_skipped_and_named(folder, share):
+    _cut(folder / "last.ckpt", share)
+    name, (warning,) = _resume(folder)
     assert name == "previous.ckpt"
-    assert f"{cell / 'last.ckpt'} cannot be read" in warning
-    assert _resume(cell) == ("previous.ckpt", []), "it is put aside, and not told again"
+    assert f"{folder / 'last.ckpt'} cannot be read" in warning
+    assert _resume(folder) == ("previous.ckpt", []), "it is put aside, and not told again"
 
 
-def test_a_stop_between_two_renames_leaves_the_one_before(cell):
-    (cell / "last.ckpt").unlink()
-    assert _resume(cell) == ("previous.ckpt", [])
+def test_a_stop_between_two_renames_leaves_the_one_before(folder):
+    (folder / "last.ckpt").unlink()
+    assert _resume(folder) == ("previous.ckpt", [])
 
 
-def test_without_a_whole_checkpoint_the_cell_starts_anew(cell):
-    _cut(cell / "last.ckpt")
-    _cut(cell / "previous.ckpt")
-    name, warnings = _resume(cell)
+def test_without_a_whole_checkpoint_it_starts_again(folder):
+    _cut(folder / "last.ckpt")
+    _cut(folder / "previous.ckpt")
+    name, warnings = _resume(folder)
     assert name is None
-    assert "starts anew" in warnings[-1]
+    assert "starts again" in warnings[-1]
     assert len(warnings) == 3
-    assert _resume(cell) == (None, [])
+    assert _resume(folder) == (None, [])
 
 
-def test_a_torn_best_checkpoint_is_trained_again_rather_than_predicted_with(cell):
-    _cut(cell / "best.ckpt")
-    name, (warning,) = _resume(cell)
+def test_a_corrupt_best_checkpoint_is_trained_again_rather_than_predicted_with(folder):
+    _cut(folder / "best.ckpt")
+    name, (warning,) = _resume(folder)
     assert name is None
     assert "best.ckpt cannot be read" in warning
-    assert "starts anew" in warning
-    assert not list(cell.glob("*.ckpt"))
+    assert "starts again" in warning
+    assert not list(folder.glob("*.ckpt"))
 
 
-def test_a_best_checkpoint_older_than_the_best_epoch_is_not_trusted(cell):
-    _checkpoint(cell / "best.ckpt", epoch=1)
-    name, (warning,) = _resume(cell)
+def test_a_best_checkpoint_older_than_the_best_epoch_is_not_trusted(folder):
+    _checkpoint(folder / "best.ckpt", epoch=1)
+    name, (warning,) = _resume(folder)
     assert name is None
     assert "is of epoch 1, but the best was 2" in warning
 
 
-def test_a_best_checkpoint_of_an_epoch_that_comes_again_is_fine(cell):
-    _checkpoint(cell / "best.ckpt", epoch=4)
-    assert _resume(cell) == ("last.ckpt", [])
+def test_a_best_checkpoint_of_an_epoch_that_comes_again_is_fine(folder):
+    _checkpoint(folder / "best.ckpt", epoch=4)
+    assert _resume(folder) == ("last.ckpt", [])
 
 
 @pytest.mark.slow

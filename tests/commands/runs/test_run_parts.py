@@ -1,10 +1,9 @@
-"""Doing a part of a run: one step of it, one task's share of its folds, beside other processes."""
+"""Doing a part of a run: one step of it, one task's share of its folds, next to other processes."""
 
 import json
 import os
 from dataclasses import replace
 from itertools import chain
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,35 +11,35 @@ from lightning import Trainer
 
 from commands.runs import run_folder
 from commands.runs.command_line import RunOptions
+from commands.runs.prepare import unfinished
 from commands.runs.run_folder import FoldRun, claim, keep_splits, planned_budget, read_config
-from commands.training.train_cells import unfinished_folds
 from datamodules.splits import Splits, make_splits
 
 
 @pytest.fixture
 def share(tmp_path):
     """Return a function that answers which of 2 × 3 folds a task would train."""
-    cells = [FoldRun(r, f, tmp_path / f"repeat{r}_fold{f}") for r in range(2) for f in range(3)]
+    folds = [FoldRun(r, f, tmp_path / f"repeat{r}_fold{f}") for r in range(2) for f in range(3)]
 
     def names(**options):
-        cli = SimpleNamespace(config=replace(RunOptions(), **options))
-        return [cell.folder.name for cell in unfinished_folds(cli, cells)]
+        asked = replace(RunOptions(), **options)
+        return [fold_run.name for fold_run in unfinished(asked, folds)]
 
-    names.cells = cells
+    names.folds = folds
     return names
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 4, 6, 9])
 def test_the_tasks_together_train_each_fold_once(share, num_tasks):
     shares = [share(task=task, num_tasks=num_tasks) for task in range(num_tasks)]
-    assert sorted(chain(*shares)) == [cell.folder.name for cell in share.cells]
+    assert sorted(chain(*shares)) == [fold_run.name for fold_run in share.folds]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_the_share_of_a_task_does_not_depend_on_what_others_have_finished(share):
     before = share(task=1, num_tasks=2)
-    share.cells[0].folder.mkdir()
-    share.cells[0].finish({})
+    share.folds[0].folder.mkdir()
+    share.folds[0].finish({})
     assert share(task=1, num_tasks=2) == before
     assert share(task=0, num_tasks=2) == ["repeat0_fold2", "repeat1_fold1"]
 
@@ -90,6 +89,18 @@ def test_preparing_fills_the_cache_and_gathering_too_early_is_refused_and_neithe
     error = capsys.readouterr().err
     assert "3 of 3 folds" in error
     assert "repeat0_fold0, repeat0_fold1, repeat0_fold2" in error
+
+
+def test_a_first_try_that_fails_leaves_the_name_of_the_run_to_other_settings(
+    write_cohort, run_verb, tmp_path, capsys
+):
+    table, run = write_cohort(12), tmp_path / "run"
+    assert run_verb("finetune", table, "run", "--model.finetuning.head_epochs=9") == 2
+    assert "would begin to learn at epoch 9" in capsys.readouterr().err
+    assert not [name for name in ("config.yaml", "run.json") if (run / name).exists()]
+    assert run_verb("finetune", table, "run", "--model.lr=0.5", "--only=prepare") == 0
+    assert run_verb("finetune", table, "run", "--model.finetuning.head_epochs=9") == 2
+    assert "was made with other settings" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -155,12 +166,12 @@ def test_what_is_prepared_without_a_gpu_is_trained_as_it_was_planned_with_one(
     table = write_cohort(12)
     (tmp_path / "plan.yaml").write_text("data: {preprocessing: {spatial_shape: null}}\n")
     begin = ["finetune", table, "run", f"-c{tmp_path / 'plan.yaml'}", "--only=prepare"]
-    monkeypatch.setattr("commands.runs.command_line.default_budget", lambda _: 600)
+    monkeypatch.setattr("commands.runs.prepare.default_budget", lambda _: 600)
     assert run_verb(*begin) == 0
     settings = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["init_args"]
     assert settings["preprocessing"]["spatial_shape"] == [8, 8, 8]
     assert settings["preprocessing"]["voxel_budget"] == 600
-    monkeypatch.setattr("commands.runs.command_line.default_budget", lambda _: 12**3)
+    monkeypatch.setattr("commands.runs.prepare.default_budget", lambda _: 12**3)
     capsys.readouterr()
     assert run_verb(*begin) == 0
     assert "to 8 × 8 × 8 voxels" in capsys.readouterr().out

@@ -16,11 +16,11 @@ import yaml
 from optuna.trial import TrialState
 
 import main
+from commands.runs import side_by_side
 from commands.sweeps import search as searching
 from commands.sweeps.search import LOG_NAME, Search, duration
 from commands.sweeps.sweep_file import read_sweep
 from commands.sweeps.sweep_table import PRUNED_NAME, finished_folds, read_settings, running_figures
-from commands.training import side_by_side
 from evaluation.metrics import classification_metrics, running_mean
 from evaluation.predictions import read_predictions
 
@@ -34,7 +34,7 @@ RUN = """
 import sys
 from pathlib import Path
 from commands.sweeps import search
-from commands.training import side_by_side
+from commands.runs import side_by_side
 import main
 side_by_side.MAIN, search.POLL_S = Path(sys.argv[1]), 0.05
 sys.exit(main.main(sys.argv[2:]))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from commands.runs.command_line import CommandLine
+from commands.runs.prepare import prepare
 from commands.sweeps.sweep_file import (
     read_arguments,
     read_sweep,
@@ -32,7 +32,7 @@ def test_the_nine_networks_of_table_1_pair_depth_with_filters(write_cohort):
     given = ["-cconfigs/finetune.yaml", f"--data.table={table}"]
     networks = set()
     for setting in settings:
-        model = CommandLine("finetune", [*given, *setting_arguments(setting)]).config.model
+        model = prepare("finetune", [*given, *setting_arguments(setting)]).config.model
         networks.add(tuple(model.init_args[name] for name in ("depth", "filters", "nodes")))
     pairs = ((1, 16), (2, 32), (3, 64))
     assert networks == {(*pair, nodes) for pair in pairs for nodes in (16, 32, 64)}
@@ -54,8 +54,8 @@ def test_whatever_a_shipped_sweep_can_ask_for_is_built(path, write_cohort, tmp_p
     settings = list(sweep.settings()) if sweep.method == "grid" else list(_corners_and_draws(sweep))
     assert len({setting_name(setting) for setting in settings}) == len(settings)
     for setting in settings:
-        cli = CommandLine("finetune", [*given, *setting_arguments(setting)])
-        trainer, model, _ = cli.build(0, 0, None, default_root_dir=str(tmp_path))
+        run = prepare("finetune", [*given, *setting_arguments(setting)])
+        trainer, model, _ = run.build(run.fold_runs[0])
         for key, text in setting.items():
             if key != "config":
                 value = cli.config.get(key) or _nested(cli.config, key)

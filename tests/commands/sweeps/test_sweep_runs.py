@@ -156,7 +156,7 @@ def test_an_agent_without_a_sweep_or_a_setting_is_refused(capsys):
 @pytest.mark.parametrize(("code", "preempting"), [(75, True), (143, False)])
 def test_wandb_is_told_when_a_trial_will_go_on(tmp_path, monkeypatch, code, preempting):
     from callbacks.stop_signals import Stopped
-    from commands.training import wandb_run as module
+    from commands.runs import wandb_run as module
 
     told = []
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from commands.runs.command_line import CommandLine
-from commands.runs.run_folder import init_checkpoint, run_path
+from commands.runs.run_folder import FoldRun, init_checkpoint
+from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing
 from lightning_modules.transfer import read_checkpoint
 
@@ -16,29 +17,24 @@ NOT_COMPARED = ("spacing_mm", "spatial_shape", "voxel_budget", "assume_")
 Prepared = Mapping[str, Any]  # a checkpoint's `preprocessing`, and `voxel_mm` where it is known
 
 
-def init_match(cli: CommandLine) -> list[str]:
-    """Say how INIT's scans and the cohort's are prepared, and warn where they differ too much.
+def init_match(init: str, fold_run: FoldRun, cohort: Cohort, run: Path) -> list[str]:
+    """Tell how INIT's scans and the cohort's are prepared, and warn where they differ too much.
+
+    Args:
+        init: Name of the run to start from.
+        fold_run: A fold run that would start from it.
+        cohort: Its scans.
+        run: Folder of the run.
 
     Returns:
-        A line with both, perhaps a warning; nothing without INIT, and where the training will say
-        itself why it cannot start from it.
+        A line with both, perhaps a warning.
     """
-    if cli.config.init is None:
-        return []
-    try:
-        path = init_checkpoint(cli.config.init, *_first_fold(cli))
-        states = [s for s in read_checkpoint(path).values() if isinstance(s, Mapping)]
-    except ValueError:
-        return []
-    there = next((s for s in states if "preprocessing" in s), None)
+    checkpoint = read_checkpoint(init_checkpoint(init, fold_run.repeat, fold_run.fold))
+    states = [state for state in checkpoint.values() if isinstance(state, Mapping)]
+    there = next((state for state in states if "preprocessing" in state), None)
     if there is None:
-        return [f"INIT {cli.config.init} does not say how its scans were prepared: not compared."]
-    return compare(
-        str(cli.config.init),
-        as_prepared(there),
-        cli.data.cohort.prepared,
-        str(run_path(cli.config.run)),
-    )
+        return [f"INIT {init} does not tell how its scans were prepared: not compared."]
+    return compare(init, as_prepared(there), cohort.prepared, str(run))
 
 
 def as_prepared(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,14 +93,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "–".join(f"{each:g}" for each in value)
     return "none" if value is None else str(value)
-
-
-def _first_fold(cli: CommandLine) -> tuple[int, int]:
-    wanted = cli.config.repeat, cli.config.fold
-    cells = cli.data.fold_runs()
-    chosen = [
-        cell
-        for cell in cells
-        if all(asked in (None, place) for asked, place in zip(wanted, cell, strict=True))
-    ]
-    return (chosen or cells)[0]

@@ -9,9 +9,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from callbacks.stop_signals import SAVED, Stopped
-from commands.runs.command_line import CommandLine
 from commands.runs.main_process import is_main_process
-from commands.training.train_cells import resolved_config
+from commands.runs.prepare import Run
 
 PROJECT = "mctl"
 INIT_TIMEOUT_S = 20
@@ -20,17 +19,16 @@ PRIVATE = ("table", "init", "init_ckpt", "path", "splits_path", "cache_dir", "ru
 
 
 @contextmanager
-def wandb_run(cli: CommandLine, folder: Path, *, wanted: bool) -> Iterator[Any]:
+def wandb_run(of: Run, *, wanted: bool) -> Iterator[Any]:
     """Keep one W&B run open; None where there is nothing to log or another process does it.
 
     Args:
-        cli: The parsed command line.
-        folder: Folder of the run.
+        of: The run that it logs.
         wanted: Whether there is anything to log.
     """
     run = None
     if wanted and is_main_process():
-        run = start_wandb(cli.config.wandb, folder, resolved_config(cli))
+        run = start_wandb(of.config.wandb, of.folder, of.settings)
         if run is not None:
             run.define_metric("folds")
             run.define_metric("cv/*", step_metric="folds")

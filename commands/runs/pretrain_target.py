@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from commands.runs.run_path import run_path
 from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing
 from datamodules.reading.cohort_table import Columns
+from files.run_path import run_path
 
-OF_ITS_SCANS = ("assume_orientation", "assume_spacing_mm")  # what its headers do not say
+OF_ITS_SCANS = ("assume_orientation", "assume_spacing_mm")  # what its headers do not tell
 ANY_SIZE = 10**9  # a patch costs the same whatever the volume it is cut from
 
 

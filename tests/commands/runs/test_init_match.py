@@ -10,9 +10,9 @@ import yaml
 
 import main
 from commands.pretrain import PretrainOptions
-from commands.runs.command_line import CommandLine
-from commands.training.init_match import as_prepared, compare
-from commands.training.pretrain_target import read_target, target_settings, with_target
+from commands.runs.init_match import as_prepared, compare
+from commands.runs.prepare import prepare
+from commands.runs.pretrain_target import read_target, target_settings, with_target
 from datamodules.cohort import Cohort
 from datamodules.fingerprint import Fingerprint, voxel_size_mm
 from datamodules.preprocessing import Preprocessing
@@ -155,8 +155,8 @@ def test_a_pretraining_like_a_cohort_table_is_planned_at_its_voxel_size(cohort, 
     collection = write_cohort(6, name="collection", labelled=False)
     arguments = ["-cconfigs/pretrain.yaml", f"--data.table={collection}", f"--like={target.table}"]
     own = [*arguments, "--data.preprocessing.divide_by=range"]
-    cli = CommandLine("pretrain", with_target(own), options=PretrainOptions)
-    planned = cli.data.cohort.preprocessing
+    run = prepare("pretrain", with_target(own), PretrainOptions)
+    planned = run.data.cohort.preprocessing
     assert planned.spacing_mm == (1, 1, 3)
     assert planned.spatial_shape == (12, 12, 4)  # the collection's 12³ mm
     assert planned.window_percentiles == target.preprocessing.window_percentiles
@@ -192,7 +192,7 @@ def test_a_mismatch_is_said_at_the_start_and_like_removes_it(
         "--data.val_patches_per_volume=10",
     ]
     assert main.main(like) == 0
-    assert main.main(like) == 0  # the same command goes on
+    assert main.main(like) == 0  # the same command continues
     capsys.readouterr()
     assert run_verb("finetune", table, "new", f"--init={tmp_path / 'b'}", *target, epochs=1) == 0
     said = capsys.readouterr().out

@@ -1,1 +1,0 @@
-"""The loop over folds, and what it needs before and after each."""
