@@ -89,7 +89,7 @@ def _read_yaml(given: str) -> Any:
 
 def _add(settings: Settings, prefix: str, value: Any) -> None:
     """Add settings below a prefix; another class makes those of the class before void."""
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict):
         settings[prefix] = value
         return
     name = value.get("class_path")
