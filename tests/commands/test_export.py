@@ -56,7 +56,7 @@ def test_a_bundle_of_before_has_a_temperature_and_no_intercepts(finished_run, tm
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"--run": "none"}, "There is no run in runs/none"),
+        ({"--run": "none"}, "RUN 'none' does not exist"),
         ({}, "RUN="),
         ({"--run": "{run}", "--out": "{run}"}, "exists already"),
     ],

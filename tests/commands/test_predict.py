@@ -170,7 +170,7 @@ def test_an_older_run_says_that_it_cannot_compare_or_calibrate(finished_run, pre
             path.unlink()
     out = predict(write_people(tmp_path / "new", [100], labelled=False), old)
     report = (out / "report.md").read_text()
-    assert "does not say what its training scans were like" in report
+    assert "does not tell what its training scans were like" in report
     assert "not calibrated" in report
 
 
@@ -205,8 +205,8 @@ def test_the_reference_of_a_fold_is_that_of_its_training_scans_and_names_no_pati
     ("arguments", "words"),
     [
         ([], "RUN= DATA= OUT="),
-        (["--run=none", "--data=a.csv", "--out=b"], "There is no run in runs/none"),
-        (["--run=./tests", "--data=a.csv", "--out=b"], "There is no run in tests"),
+        (["--run=none", "--data=README.md", "--out=b"], "RUN 'none' does not exist"),
+        (["--run=./tests", "--data=README.md", "--out=b"], "There is no run in tests"),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(arguments, words, capsys):
@@ -218,7 +218,7 @@ def test_what_is_missing_is_said_in_one_line(arguments, words, capsys):
 def test_a_run_of_classical_methods_has_nothing_to_predict_with(predict, tmp_path, capsys):
     (tmp_path / "dummy").mkdir()
     (tmp_path / "dummy/config.yaml").write_text("data: {}\nmethod: dummy\n")
-    assert predict(tmp_path / "cohort.csv", tmp_path / "dummy") == 2
+    assert predict("README.md", tmp_path / "dummy") == 2
     assert "has no network" in capsys.readouterr().err
 
 

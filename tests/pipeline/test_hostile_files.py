@@ -132,7 +132,8 @@ def test_a_class_path_outside_the_allowed_packages_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
     config = tmp_path / "evil.yaml"
     config.write_text(settings.format(mark))
-    assert main.main(["finetune", "-cconfigs/finetune.yaml", "-c", str(config)]) == 2
+    arguments = ["-cconfigs/finetune.yaml", "-c", str(config), "--data.table=README.md"]
+    assert main.main(["finetune", *arguments]) == 2
     error = capsys.readouterr().err
     assert "is not allowed" in error
     assert len(error.splitlines()) == 1
