@@ -6,6 +6,8 @@ from urllib.parse import unquote
 
 import pytest
 
+import main
+
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 TARGET = re.compile(r"^([a-z-]+):", re.MULTILINE)
@@ -58,6 +60,22 @@ def test_every_make_target_in_a_document_exists():
         for name in re.findall(r"(?:^|`|# )make ([a-z-]+)", file.read_text(encoding="utf-8"), re.M)
         if name not in targets
     }
+    assert unknown == set()
+
+
+def test_every_verb_and_every_variable_of_a_command_in_a_document_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    unknown = set()
+    for page in PAGES:
+        if page.name == "CHANGELOG.md":
+            continue
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        verbs = re.findall(r"main\.py ([a-z_]+)", text)
+        unknown |= {f"{page.name}: main.py {verb}" for verb in verbs if verb not in main.VERBS}
+        for command in re.findall(r"^make .*", text, re.MULTILINE):
+            names = re.findall(r" ([A-Z]\w*)=", re.sub(r'"[^"]*"', "", command))
+            missing = [name for name in names if f"$({name})" not in makefile]
+            unknown |= {f"{page.name}: {name}= in {command}" for name in missing}
     assert unknown == set()
 
 
