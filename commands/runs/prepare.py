@@ -164,6 +164,8 @@ def prepare(verb: str, args: list[str], options: type | None = None) -> Run:
     completed = config.clone()
     planned = Namespace(vars(data.cohort.preprocessing))
     completed.data.init_args.preprocessing.update(planned)
+    if "init_args" not in completed.model:  # its class has no settings
+        completed.model.init_args = Namespace()
     for name, value in data.facts().items():
         if name in completed.model.init_args:
             completed.model.init_args[name] = value

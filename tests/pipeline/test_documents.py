@@ -16,7 +16,7 @@ import main
 from commands.bundles.scan_prediction import predict_scan
 from evaluation.predictions import read_predictions
 
-TINY = ["--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--model.filters=4"]
+TINY = ["--trainer.accelerator=cpu", "--trainer.max_epochs=2"]
 TINY += ["--data.augmentation.num_versions=2", "--data.batch_size=4"]
 TINY += ["--data.splits.num_repeats=1", "--data.splits.num_folds=3"]
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def _logged(fold):
 
 
 def test_a_model_of_ones_own(run_example, tmp_path):
-    run = run_example("network.yaml")
+    run = run_example("network.yaml", "--model.filters=4")
     assert len(read_predictions(run / "predictions.csv")) == 12
     checkpoint = torch.load(run / "repeat0_fold0/best.ckpt", weights_only=True)
     assert checkpoint["class_path"] == "lightning_modules.small_network.SmallNetwork"
@@ -73,6 +73,18 @@ def test_a_model_of_ones_own(run_example, tmp_path):
         probs = predict_scan(tmp_path / image, fold / "best.ckpt")
         outputs = row[["prob_healthy", "prob_unhealthy"]].astype(float)
         assert list(probs.values()) == pytest.approx(list(outputs / outputs.sum()), abs=1e-4)
+
+
+def test_a_model_without_settings(run_example, tmp_path):
+    (tmp_path / "lightning_modules/fixed.py").write_text(
+        "from lightning_modules.small_network import SmallNetwork\n"
+        "class Fixed(SmallNetwork):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(2, filters=4)\n"
+    )
+    (tmp_path / "fixed.yaml").write_text("model: {class_path: lightning_modules.fixed.Fixed}")
+    run = run_example("fixed.yaml", "--fold=0")
+    assert len(read_predictions(run / "repeat0_fold0/predictions.csv")) == 4
 
 
 def test_a_transform_of_torchio(run_example, tmp_path):
