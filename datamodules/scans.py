@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import asdict
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -89,6 +89,7 @@ class ScanDataModule(LightningDataModule):
 
     def with_fold(self, repeat: int, fold: int) -> "ScanDataModule":
         """Serve another fold of the same cohort; nothing is read, checked or divided again."""
+        assert len(self.splits_table)  # the copy shares what is known by now
         other = copy(self)
         other.repeat, other.fold, other.trainer, other.intensity = repeat, fold, None, None
         vars(other).pop("training_scans", None)
@@ -109,7 +110,7 @@ class ScanDataModule(LightningDataModule):
         """All folds of all repeats, drawn from the seed or read from `splits.path`."""
         patients = self.cohort.patients
         if self.splits.path is None:
-            return _drawn_splits(tuple(patients), tuple(self.cohort.labels), self.splits)
+            return make_splits(patients, self.cohort.labels, self.splits)
         table = read_splits(self.splits.path)
         drawn, present = set(table["patient_id"]), set(patients)
         for missing, where in (
@@ -269,11 +270,3 @@ class ScanDataModule(LightningDataModule):
             )
         self.cohort.refuse_other_preprocessing(state_dict["preprocessing"])
         self.intensity = Intensity(**state_dict["intensity"])
-
-
-@lru_cache(maxsize=1)
-def _drawn_splits(
-    patients: tuple[str, ...], labels: tuple[str, ...], splits: Splits
-) -> pd.DataFrame:
-    """Draw all folds once per process: every one of a thousand folds asks for them."""
-    return make_splits(patients, labels, splits)

@@ -222,6 +222,7 @@ def test_another_fold_of_a_module_shares_its_cohort_and_equals_a_new_module(data
     other = module.with_fold(0, 1)
     other.setup("fit")
     assert other.cohort is module.cohort
+    assert other.splits_table is module.splits_table
     assert other.intensity == new.intensity != module.intensity
     for part, rows in new.rows.items():
         np.testing.assert_array_equal(other.rows[part], rows)
