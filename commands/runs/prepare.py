@@ -91,16 +91,13 @@ class Run:
         num_patients = len(set(cohort.patients))
         say(f"Run {self.folder}: {len(cohort.scans)} scans of {num_patients} patients. {self.plan}")
         if self.config.init is not None:
-            for line in init_match(self.config.init, self.fold_runs[0], cohort, self.folder):
+            first = (asked_for(self.config, self.fold_runs) or self.fold_runs)[0]
+            for line in init_match(self.config.init, first, cohort, self.folder):
                 say(line)
         if self.config.only == "prepare":  # else each training does it
             self.data.fill_cache()
-        if (
-            is_main_process()
-            and self.config.only != "gather"
-            and (clipped := cohort.much_clipped())
-        ):
-            say(clipped)
+        if is_main_process() and self.config.only != "gather" and cohort.much_clipped():
+            say(cohort.much_clipped())
 
     def does(self, step: str) -> bool:
         """Whether the command line asks for a step: prepare, train or gather."""
@@ -172,6 +169,12 @@ def prepare(verb: str, args: list[str], options: type | None = None) -> Run:
     return Run(parser, completed, data, check, plan)
 
 
+def asked_for(config: Any, fold_runs: Sequence[FoldRun]) -> list[FoldRun]:
+    """The fold runs of the repeat and fold that the command line asks for."""
+    repeat, fold = config.repeat, config.fold
+    return [f for f in fold_runs if repeat in (None, f.repeat) and fold in (None, f.fold)]
+
+
 def unfinished(config: Any, fold_runs: Sequence[FoldRun]) -> list[FoldRun]:
     """Choose the fold runs that the command line asks for and that are not finished yet.
 
@@ -183,13 +186,12 @@ def unfinished(config: Any, fold_runs: Sequence[FoldRun]) -> list[FoldRun]:
         ValueError: If it asks for a repeat, fold or task that does not exist, or to gather what
             is not finished.
     """
-    repeat, fold, task, num_tasks = config.repeat, config.fold, config.task, config.num_tasks
-    asked = [f for f in fold_runs if repeat in (None, f.repeat) and fold in (None, f.fold)]
+    task, num_tasks, asked = config.task, config.num_tasks, asked_for(config, fold_runs)
     if not asked:
         last = fold_runs[-1]
         raise ValueError(
-            f"There is no REPEAT={repeat} FOLD={fold}: repeats are 0 to {last.repeat}, "
-            f"folds 0 to {last.fold}."
+            f"There is no REPEAT={config.repeat} FOLD={config.fold}: repeats are 0 to "
+            f"{last.repeat}, folds 0 to {last.fold}."
         )
     if not 0 <= task < num_tasks:
         raise ValueError(f"There is no task {task} of {num_tasks}: they count from 0.")

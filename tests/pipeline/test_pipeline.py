@@ -108,6 +108,8 @@ def test_an_encoder_of_each_fold_meets_its_training_patients_alone(
     splits = f"--data.splits_path={tmp_path / 'random'}"
     assert run_verb("pretrain", table, "pre", splits, epochs=1) == 0
     assert run_verb("finetune", table, "fine", f"--init={tmp_path / 'pre'}") == 0
+    (tmp_path / "pre/repeat0_fold0/finished.json").unlink()
+    assert run_verb("finetune", table, "alone", f"--init={tmp_path / 'pre'}", "--fold=2") == 0
     for fold in range(3):
         name = f"repeat0_fold{fold}"
         seen = torch.load(tmp_path / "pre" / name / "best.ckpt", weights_only=True)["seen_patients"]
