@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -132,14 +133,16 @@ def test_a_sweep_without_a_key_says_what_to_do(monkeypatch, tmp_path, capsys):
     assert "`wandb login` first" in capsys.readouterr().err
 
 
-def test_a_sweep_goes_to_wandb_as_it_stands_in_its_file(monkeypatch, capsys):
+def test_a_sweep_goes_to_wandb_as_it_stands_in_its_file(monkeypatch, tmp_path, capsys):
     import wandb
 
     asked = {}
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(wandb, "sweep", lambda config, project: asked.update(config) or "abc123")
-    given = ["--data.table=private.csv", "-cconfigs/finetune.yaml"]
+    table = tmp_path / "private.csv"
+    table.write_text("patient_id,image,label\n")
+    given = [f"--data.table={table}", "-cconfigs/finetune.yaml"]
     path = "configs/sweeps/training.yaml"
     assert main.main(["sweep", "--by_wandb", f"--sweep={path}", *given]) == 0
     assert asked == yaml.safe_load(Path("configs/sweeps/training.yaml").read_text())
@@ -171,8 +174,9 @@ def test_wandb_is_told_when_a_trial_will_go_on(tmp_path, monkeypatch, code, pree
             pass
 
     monkeypatch.setattr(module, "start_wandb", lambda *_: Run())
-    monkeypatch.setattr(module, "resolved_config", lambda _: {})
-    cli = type("Cli", (), {"config": type("Config", (), {"wandb": "offline"})})
-    with pytest.raises(Stopped), module.wandb_run(cli, tmp_path, wanted=True):
+    run = SimpleNamespace(
+        config=SimpleNamespace(wandb="offline"), folder=tmp_path, settings={"seed_everything": 0}
+    )
+    with pytest.raises(Stopped), module.wandb_run(run, wanted=True):
         raise Stopped(code)
     assert told == ["preempting"] * preempting + [code]
