@@ -48,7 +48,7 @@ def test_the_27_networks_of_the_text_vary_freely():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_whatever_a_shipped_sweep_can_ask_for_is_built(path, write_cohort, tmp_path):
     sweep = read_sweep(path)
-    table = write_cohort(6)
+    table = write_cohort(10)
     given = ["-cconfigs/finetune.yaml", f"--data.table={table}", "--trainer.accelerator=cpu"]
     given += ["--data.preprocessing.spatial_shape=[12,12,12]", "--trainer.logger=false"]
     settings = list(sweep.settings()) if sweep.method == "grid" else list(_corners_and_draws(sweep))
@@ -58,7 +58,7 @@ def test_whatever_a_shipped_sweep_can_ask_for_is_built(path, write_cohort, tmp_p
         trainer, model, _ = run.build(run.fold_runs[0])
         for key, text in setting.items():
             if key != "config":
-                value = cli.config.get(key) or _nested(cli.config, key)
+                value = run.config.get(key) or _nested(run.config, key)
                 assert type(value)(yaml.safe_load(text)) == value, key
         configure_finetuning(  # refuses a strategy under which a layer would never learn
             model.head.parameters(),
