@@ -39,8 +39,8 @@ def write_fold(folder, repeat, fold, probs):
 def finetune(given):
     """Write the folder of a run."""
     run, lr = Path(given["run"]), given["model.lr"]
-    if given.get("data.table") == "none.csv":
-        sys.exit("error: Cohort table 'none.csv' does not exist.")
+    if given.get("data.table", "").endswith("empty.csv"):
+        sys.exit("error: The cohort table is empty.")
     (run / "splits.csv").touch()
     if given.get("only") == "prepare":
         return
@@ -54,7 +54,9 @@ def finetune(given):
             if fold == 1 and lr == os.environ.get("QUICK_FAILS"):
                 print("error: the training diverged", file=sys.stderr)
                 sys.exit(2)
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
             write_fold(folder, repeat, fold, probs)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     mean = {"brier": sum(every) / len(every), "auroc": 0.5}
     metrics = {"mean": mean, "sd": {"brier": 0.01}, "interval_95": {"auroc": [0.4, 0.6]}}
     (run / "metrics.json").write_text(json.dumps(metrics))
