@@ -50,7 +50,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(
     for runs, words in (
         (["arms/first", "other"], "have different folds: in"),
         (["arms/first", "part"], "is not finished"),
-        (["arms/first", "nowhere"], "There is no run in"),
+        (["arms/first", "nowhere"], "nowhere' does not exist"),
         (["arms/first"], "needs two or more"),
         (["arms/first", "arms/first"], "named twice"),
     ):
