@@ -5,9 +5,9 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import auto_cli
 
+from commands.runs.early_check import Settings, add_settings, read_settings
 from datamodules.checks.cohort_check import CohortCheck, check_cohort, compare_cohorts
 from datamodules.checks.cohort_problems import Expectations, Problem
 from datamodules.checks.contact_sheet import contact_sheet
@@ -58,14 +58,12 @@ def check_data(args: list[str]) -> None:
     configs, flags, rest = [], [], iter(args)
     for argument in rest:
         if argument in ("-c", "--config"):
-            configs.append(next(rest, ""))
-        elif argument.startswith(("-c", "--config=")):
-            configs.append(argument.removeprefix("-c").removeprefix("--config="))
+            configs += [argument, next(rest, "")]
         else:
-            flags.append(argument)
-    settings = [_flat(_read_yaml(Path(config)).get("data"), "data") for config in configs]
-    known = _flat(asdict(CheckedData()), "data").keys()
-    given = {key: value for each in settings for key, value in each.items() if key in known}
+            (configs if argument.startswith(("-c", "--config=")) else flags).append(argument)
+    known: Settings = {}
+    add_settings(known, "data", asdict(CheckedData()))
+    given = {key: value for key, value in read_settings(configs).items() if key in known}
     auto_cli(
         _check_data, args=flags, prog="main.py check_data", set_defaults=given, exit_on_error=False
     )
@@ -129,27 +127,6 @@ def _check(table: str, columns: Columns, expected: Expectations, cache_dir: Path
     except ValueError as error:
         what, _, fix = str(error).rstrip(".").partition(". ")
         return CohortCheck([], [], [Problem("error", "", "", what, fix or "Fix the table")])
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"Cannot read the settings {path}: {reason}. Check CONFIG=.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"The settings {path} hold no `name: value` pairs. Check CONFIG=.")
-    return content
-
-
-def _flat(settings: Any, prefix: str) -> dict[str, Any]:
-    """Nested settings by dotted names; `init_args` is left out of them."""
-    if not isinstance(settings, dict):
-        return {prefix: settings}
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, prefix if name == "init_args" else f"{prefix}.{name}")
-    return flat
 
 
 def _as_json(cohorts: dict[str, CohortCheck], shared: list[Problem]) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def _cross_validate(method: MethodRun, run: Run, covariates: pd.DataFrame) -> No
         else:
             if not isinstance(model, ScanClassifier):
                 raise ValueError(
-                    f"{type(model).__name__} is no ScanClassifier: no features to use."
+                    f"{type(model).__name__} is no ScanClassifier: it has no features that these "
+                    "methods could use. Set --features=[voxels]."
                 )
             features = encoder_features(model, data, trainer.strategy.root_device)
         tables.append(_predict_fold(method, features, data))

@@ -88,7 +88,9 @@ class ScanClassifier(LightningModule):
     ) -> None:
         super().__init__()
         if num_classes is None or spatial_shape is None:
-            raise ValueError("A classifier needs num_classes and spatial_shape.")
+            raise ValueError(
+                "A classifier needs num_classes and spatial_shape: take both from data.facts()."
+            )
         self.save_hyperparameters(ignore=NOT_PLAIN)
         self.finetuning = finetuning
         self.loss = Objective(num_classes, loss, class_weights, focal_gamma, label_smoothing)

@@ -69,7 +69,10 @@ def fill_encoder(encoder: nn.Module, found: dict[str, Tensor], path: str | Path)
     """
     wanted = encoder.state_dict()
     if not found.keys() & wanted.keys():
-        raise ValueError(f"Checkpoint {path} has no encoder in common with the model.")
+        raise ValueError(
+            f"Checkpoint {path} has no encoder in common with the model. Give the model the "
+            "backbone that the encoder was pretrained with."
+        )
     for name, weight in wanted.items():
         if name not in found:
             raise ValueError(
@@ -133,7 +136,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ValueError(f"Checkpoint {path} does not exist.") from error
+        raise ValueError(
+            f"Checkpoint {path} does not exist. Correct INIT=, or train the run again."
+        ) from error
     except Exception as error:
         raise ValueError(f"Checkpoint {path} cannot be read: it is corrupt or not safe.") from error
     if isinstance(checkpoint, dict) and "ledger" in checkpoint:

@@ -66,9 +66,9 @@ def read_settings(args: list[str]) -> Settings:
         if not equals and words and not words[0].startswith(("--", "-c", "-h")):
             value = words.pop(0)
         if name in ("c", "config"):
-            _add(settings, "", _read_yaml(value))
+            add_settings(settings, "", _read_yaml(value))
         else:
-            _add(settings, name.rstrip("+"), value)
+            add_settings(settings, name.rstrip("+"), value)
     return settings
 
 
@@ -87,7 +87,7 @@ def _read_yaml(given: str) -> Any:
     return content or {}
 
 
-def _add(settings: Settings, prefix: str, value: Any) -> None:
+def add_settings(settings: Settings, prefix: str, value: Any) -> None:
     """Add settings below a prefix; another class makes those of the class before void."""
     if not isinstance(value, dict):
         settings[prefix] = value
@@ -98,7 +98,7 @@ def _add(settings: Settings, prefix: str, value: Any) -> None:
             del settings[key]
     for key, part in value.items():
         place = prefix if key == "init_args" else f"{prefix}.{key}".strip(".").rstrip("+")
-        _add(settings, place, part)
+        add_settings(settings, place, part)
 
 
 def _names_of_verb(verb: str, settings: Settings) -> Names | None:
