@@ -55,7 +55,9 @@ class CheckedData:
 
 def check_data(args: list[str]) -> None:
     """Check what the command line names; `-c` takes the YAML files of a training."""
-    configs, flags, rest = [], [], iter(args)
+    configs: list[str] = []
+    flags: list[str] = []
+    rest = iter(args)
     for argument in rest:
         if argument in ("-c", "--config"):
             configs += [argument, next(rest, "")]

@@ -29,8 +29,6 @@ class PretrainOptions:
 def pretrain(args: list[str]) -> None:
     """Train the configured model on the configured patches, and keep its best weights."""
     run = prepare("pretrain", with_target(args), PretrainOptions)
-    if run.config.like and not any(arg.startswith("--like") for arg in args):
-        raise ValueError("like is set in a YAML file, where it has no effect: give LIKE= instead.")
     folds = run.fold_runs if run.data.splits_path else [FoldRun(0, 0, run.folder)]
     todo = unfinished(run.config, folds)
     with claimed(run), wandb_run(run, wanted=bool(todo)) as tracker:

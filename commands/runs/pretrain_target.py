@@ -1,6 +1,5 @@
 """LIKE: pretrain on scans that are prepared as those of the run that will start from it."""
 
-import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from commands.runs.early_check import read_settings
 from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing
 from datamodules.reading.cohort_table import Columns
@@ -18,15 +18,13 @@ ANY_SIZE = 10**9  # a patch costs the same whatever the volume it is cut from
 
 
 def with_target(args: list[str]) -> list[str]:
-    """Put what `--like` stands for behind the first YAML file, so that later settings win.
+    """Put what LIKE stands for behind the first YAML file, so that later settings win.
 
     Raises:
         ValueError: If it is neither a run nor a cohort table.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--like")
-    like = early.parse_known_args(args)[0].like
-    if like is None:
+    like = read_settings(args).get("like")
+    if like in (None, "null"):
         return args
     settings = {"data": {"preprocessing": target_settings(read_target(like))}}
     place = 0

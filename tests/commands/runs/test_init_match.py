@@ -1,6 +1,7 @@
 """INIT's scans and the cohort's are compared, and LIKE makes them alike."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -124,7 +125,10 @@ def test_like_takes_the_voxel_size_in_mm_and_leaves_the_shape_to_the_collection(
     assert resized["spatial_shape"] == [72, 72, 32]
 
 
-def test_like_comes_behind_the_shipped_yaml_and_before_the_users_settings(tmp_path):
+def test_like_comes_behind_the_shipped_yaml_and_before_the_users_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.yaml", "b.yaml"):
+        Path(name).write_text("{}")
     run = tmp_path / "run"
     run.mkdir()
     config = {"data": {"init_args": {"preprocessing": HERE | {"window_over": "everything"}}}}
@@ -146,6 +150,9 @@ def test_like_comes_behind_the_shipped_yaml_and_before_the_users_settings(tmp_pa
             == json.loads(taken)["data"]["preprocessing"]
         )
     assert with_target(["-ca.yaml", "--x=1"]) == ["-ca.yaml", "--x=1"]
+    Path("b.yaml").write_text(f"like: {run}")
+    given = with_target(["-ca.yaml", "-cb.yaml"])
+    assert json.loads(given[2])["data"]["preprocessing"]["spacing_mm"] == [1, 1, 3]
     with pytest.raises(ValueError, match=r"LIKE 'nothing' is neither a run nor a cohort table"):
         read_target("nothing")
 
