@@ -26,6 +26,7 @@ class AveragedWeights(EMAWeightAveraging):
     def __init__(self, decay: float = 0.98) -> None:
         super().__init__(decay=decay)
         self.learning: list[_BatchNorm] = []
+        self.measured_step = -1
 
     @override
     def on_train_batch_end(
@@ -38,6 +39,18 @@ class AveragedWeights(EMAWeightAveraging):
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
+        self.measure_norms(trainer, pl_module)
+
+    def measure_norms(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure BatchNorm for the averaged weights, unless that was done after this step.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model, with the averaged weights in it.
+        """
+        if self.measured_step == trainer.global_step:
+            return
+        self.measured_step = trainer.global_step
         batches = getattr(trainer.datamodule, "plain_training_batches", None)  # type: ignore[attr-defined]
         if batches is None or not self.learning:
             return

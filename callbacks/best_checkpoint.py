@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from callbacks.averaged_weights import AveragedWeights
 from callbacks.stop_signals import Stopped, stop_signals
 from callbacks.whole_checkpoints import BEST_NAME, LAST_NAME, WholeCheckpoints
 
@@ -281,6 +282,8 @@ def _averaged_weights(trainer: Trainer) -> Iterator[None]:
     averages = [each for each in trainer.callbacks if isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
     for average in averages:
         average._swap_models(trainer.lightning_module)
+        if isinstance(average, AveragedWeights):  # where no patient validates, nothing has so far
+            average.measure_norms(trainer, trainer.lightning_module)
     try:
         yield
     finally:

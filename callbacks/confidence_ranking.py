@@ -15,7 +15,7 @@ from evaluation.predictions import prediction_table, ranking_table, write_table
 class ConfidenceRanking(Callback):
     """Write predictions.csv and ranking.csv of a fold into the trainer's `default_root_dir`.
 
-    Those are the test scans. What was predicted for other scans, the validation part, goes to
+    Those are the test scans. What was predicted for other scans, a validation part, goes to
     validation.csv. Each scan is written once, whatever the number of devices.
     """
 

@@ -40,24 +40,38 @@ def refuse_incomplete(model: LightningModule, data: LightningDataModule) -> None
 
 
 class ModelContract(Callback):
-    """Refuse a model that does not log or return what a run needs, on one validation batch."""
+    """Refuse a model that does not log or return what a run needs, before its first step."""
+
+    def __init__(self) -> None:
+        self.checked = False
 
     @override
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.limit_val_batches:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and monitor.startswith("val/"):
+                raise ValueError(
+                    f"{type(callback).__name__} monitors {monitor}, but no patient validates. Set "
+                    "--data.splits.val_fraction=0.2."
+                )
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         classes = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        if not trainer.sanity_checking or batch_idx or classes is None:
+        if self.checked or classes is None:
             return
+        self.checked = True
+        modes = {module: module.training for module in pl_module.modules()}
+        pl_module.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             logits = pl_module(batch["volume"])
             prediction = pl_module.predict_step(batch, 0)
+        for module, mode in modes.items():
+            module.training = mode
         name, shape = type(pl_module).__name__, (len(batch["label"]), len(classes))
         if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
             found = _describe(logits)

@@ -112,7 +112,7 @@ def _cross_validate(method: MethodRun, run: Run, covariates: pd.DataFrame) -> No
     predictions = pd.concat(tables, ignore_index=True)
     made = {"wall_time_s": time.monotonic() - started}
     print(f"{what}: ", end="")
-    write_results(folder, run.data.cohort, predictions, made)
+    write_results(folder, run.data.cohort, made, predictions)
     write_page(folder)
 
 

@@ -8,15 +8,15 @@ from jsonargparse import auto_cli
 from commands.reporting.finished_runs import Result, read_results
 from commands.reporting.learning_curves import learning_curves
 from commands.runs.run_folder import FoldRun, fold_folder, run_path, write_text
-from datamodules.splits import protocol_of
+from datamodules.splits import folds_tested
 from evaluation.comparison import compare_runs, hard_vote, soft_vote
 from evaluation.predictions import ranking_table, write_table
 from evaluation.report import pictures
 from evaluation.report.comparison import latex_table, verdicts, write_comparison
 
 OPTIMISTIC = (
-    "**Optimistic:** by protocol `paper` the test patients chose the checkpoints of every run; "
-    "each run's report says by how much that flatters it."
+    "**Optimistic:** by protocol `paper` the test patients chose the checkpoints of {}; each run's "
+    "report says by how much that flatters it."
 )
 
 
@@ -64,14 +64,16 @@ def _compare(
     curves = _curves(results)
     if len(curves):
         pictures.draw_learning_curves_of_runs(curves, folder / "learning_curves.png")
+    optimistic = [name for name, result in results.items() if result.protocol == "paper"]
     first = results[reference]
     num_repeats = first.splits["repeat"].nunique()
     facts = [
         f"{first.predictions['image'].nunique()} scans of "
         f"{first.predictions['patient_id'].nunique()} patients; repeats: {num_repeats}, folds: "
         f"{len(first.splits.groupby(['repeat', 'fold'])) // num_repeats}, the same for all.",
+        *_other_trainings(results, reference),
         *([f"The votes are those of {', '.join(members)}."] if members else []),
-        *([OPTIMISTIC] if protocol_of(first.splits) == "paper" else []),
+        *([OPTIMISTIC.format(", ".join(optimistic))] if optimistic else []),
     ]
     report = write_comparison(comparison, reference, inits, facts, has_curves=len(curves) > 0)
     write_text(report, folder / "report.md")
@@ -94,20 +96,33 @@ def _chosen(name: str, results: dict[str, Result]) -> str:
 
 
 def _refuse_other_folds(results: dict[str, Result], reference: str) -> None:
-    columns = list(results[reference].splits.columns)
-    its = results[reference].splits.sort_values(columns, ignore_index=True)
+    its = folds_tested(results[reference].splits)
     for name, result in results.items():
-        splits = result.splits.sort_values(columns, ignore_index=True)
-        if splits.equals(its):
+        tested = folds_tested(result.splits)
+        if tested.equals(its):
             continue
-        merged = splits.merge(its, how="outer", indicator=True)
+        merged = tested.merge(its, how="outer", indicator=True)
         row = merged[merged["_merge"] != "both"].iloc[0]
         where = name if row["_merge"] == "left_only" else reference
         raise ValueError(
-            f"Runs {name} and {reference} have different folds: in {where} alone patient "
-            f"{row['patient_id']!r} is in the {row['part']} part of repeat {row['repeat']}, fold "
-            f"{row['fold']}. Run one again with SPLITS= the other."
+            f"Runs {name} and {reference} have different folds: {where} alone tests patient "
+            f"{row['patient_id']!r} in repeat {row['repeat']}, fold {row['fold']}. Run one again "
+            "with SPLITS= the other."
         )
+
+
+def _other_trainings(results: dict[str, Result], reference: str) -> list[str]:
+    """Name runs that test the same patients but train on others than the reference."""
+    columns = list(results[reference].splits.columns)
+    its = results[reference].splits.sort_values(columns, ignore_index=True)
+    names = [
+        name
+        for name, result in results.items()
+        if not result.splits.sort_values(columns, ignore_index=True).equals(its)
+    ]
+    if not names:
+        return []
+    return [f"Trained on other patients than {reference}, tested on the same: {', '.join(names)}."]
 
 
 def _curves(results: dict[str, Result]) -> pd.DataFrame:

@@ -8,7 +8,8 @@ from typing import Any
 
 from callbacks.progress import RunProgress
 from commands.bundles.ensemble import training_reference
-from commands.reporting.gather import gather, write_report
+from commands.reporting.gather import write_report
+from commands.runs.fold_tables import out_of_fold_predictions
 from commands.runs.main_process import is_main_process, say
 from commands.runs.prepare import Run, claimed, prepare, unfinished
 from commands.runs.resume import resume_point
@@ -79,7 +80,7 @@ def _train(run: Run, todo: Sequence[FoldRun], tracker: Any) -> None:
             progress.end()
             if tracker is not None:
                 done = [each for each in run.fold_runs if each.finished]
-                figures = running_mean(gather(done, "predictions.csv"))
+                figures = running_mean(out_of_fold_predictions(done))
                 tracker.log({"folds": len(done)} | {f"cv/{name}": f for name, f in figures.items()})
 
 

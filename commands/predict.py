@@ -134,9 +134,9 @@ def _distance_warning(num_far: int, num_models: int) -> list[str]:
 
 def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFrame) -> str:
     calibration = (
-        f"calibrated with {words}, each fitted on the fold's validation part."
+        f"calibrated with {words}, each fitted on patients whom the model has not trained on."
         if (words := calibration_words(ensemble))
-        else "not calibrated: the run has no validation predictions."
+        else "not calibrated: the run has no other fold to calibrate on."
     )
     warned = ranking[ranking["warnings"] != ""]
     compared = (

@@ -15,7 +15,7 @@ from commands.runs.run_folder import (
     run_path,
 )
 from datamodules.reading.nifti import scan_hash
-from datamodules.splits import fold_runs, protocol_of
+from datamodules.splits import fold_runs
 from evaluation.summary import RunTables, summarise_run
 from evaluation.verification import figure_faults, table_faults
 from files.hashes import hash_file
@@ -39,7 +39,7 @@ def _verify(run: str = "") -> None:
     folder = run_path(run)
     tables, config = read_tables(folder), read_config(folder)
     metrics = read_json(folder / "metrics.json")
-    computed = plain(summarise_run(tables, protocol_of(tables.splits)))
+    computed = plain(summarise_run(tables))
     base = Path(config["data"]["init_args"]["table"]).expanduser().parent
     present = tables.cohort[[(base / image).is_file() for image in tables.cohort["image"]]]
     faults = [

@@ -142,6 +142,12 @@ class ScanDataModule(LightningDataModule):
         }
 
     @property
+    def validates(self) -> bool:
+        """Whether the fold has a validation part; the test part is one by protocol 'paper'."""
+        parts = patients_of(self.splits_table, self.repeat, self.fold)
+        return bool(parts["val"]) or self.splits.protocol == "paper"
+
+    @property
     def training_patients(self) -> set[str]:
         """Patients that the fold's weights have seen, validation included."""
         parts = patients_of(self.splits_table, self.repeat, self.fold)
@@ -178,8 +184,10 @@ class ScanDataModule(LightningDataModule):
         volumes = self.cohort.volumes
         self.labels = np.array([self.class_names.index(label) for label in self.cohort.labels])
         parts = patients_of(self.splits_table, self.repeat, self.fold)
-        self.rows = {part: np.array(self.cohort.rows_of(who)) for part, who in parts.items()}
-        if not len(self.rows["val"]):  # protocol 'paper'
+        self.rows = {
+            part: np.array(self.cohort.rows_of(who), dtype=int) for part, who in parts.items()
+        }
+        if self.validates and not len(self.rows["val"]):
             self.rows["val"] = self.rows["test"]
         if stage == "fit":
             self.intensity = self.cohort.fit_intensity(self.rows["train"])
@@ -223,7 +231,9 @@ class ScanDataModule(LightningDataModule):
             yield self.plain[Batch(0, part, np.zeros_like(part))]
 
     @override
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        if not self.validates:
+            return []
         return batch_loader(self.plain, self.rows["val"], self.batch_size, self.trainer)
 
     @override

@@ -1,7 +1,8 @@
 """Divide patients into training, validation and test, and keep the division as a table.
 
-The table has the columns repeat, fold, patient_id, part; part is 'train', 'val' or 'test'. Where
-a fold has no 'val' rows, its test patients choose the checkpoint (protocol 'paper').
+The table has the columns repeat, fold, patient_id, part; part is 'train', 'val' or 'test'. A fold
+without 'val' rows is trained without validation, or validates on its test patients (protocol
+'paper').
 """
 
 from collections.abc import Sequence
@@ -31,10 +32,11 @@ class Splits:
             and classes; 'leave-one-patient-out' has as many folds as patients.
         num_folds: Folds of 'k-fold'.
         num_repeats: Divisions, each with a seed of its own.
-        val_fraction: Share of the training patients that validates: calibration is fitted on them,
-            and they choose the epoch where a `monitor` is set; also of their
-            scans, as nearly as whole patients allow. Every class with two patients is in both
-            parts, even where that takes more.
+        val_fraction: Share of the training patients that validates, which a callback with a
+            `monitor` needs (the best epoch, early stopping); also of their scans, as nearly as
+            whole patients allow. Every class with two patients is in both parts, even where that
+            takes more. 0 trains on all of them for a fixed number of epochs; calibration then
+            comes from the other folds.
         protocol: 'nested' takes the validation patients from the training part; 'paper' lets the
             test patients choose the checkpoint as MCTL §4.2 does, which is optimistic.
         seed: Seed of all divisions.
@@ -44,7 +46,7 @@ class Splits:
     scheme: Literal["k-fold", "leave-one-patient-out"] = "k-fold"
     num_folds: int = 5
     num_repeats: int = 5
-    val_fraction: float = 0.2
+    val_fraction: float = 0.0
     protocol: Literal["nested", "paper"] = "nested"
     seed: int = 0
     path: str | None = None
@@ -64,7 +66,8 @@ def make_splits(patients: Names, labels: Names, splits: Splits) -> pd.DataFrame:
     Raises:
         ValueError: If a class has fewer patients than folds, or a setting is out of range.
     """
-    _refuse_fraction(splits.val_fraction)
+    if splits.val_fraction:
+        _refuse_fraction(splits.val_fraction)
     if splits.num_folds < 2 or splits.num_repeats < 1:
         raise ValueError(
             f"num_folds is {splits.num_folds} and num_repeats {splits.num_repeats}; "
@@ -76,7 +79,7 @@ def make_splits(patients: Names, labels: Names, splits: Splits) -> pd.DataFrame:
     for repeat in range(splits.num_repeats):
         for fold, test in enumerate(_test_parts(cohort.counts, splits, repeat)):
             part = np.where(test, 2, 0)  # positions in PARTS
-            if splits.protocol == "nested":
+            if splits.protocol == "nested" and splits.val_fraction:
                 rest = np.flatnonzero(~test)
                 generator = np.random.default_rng((splits.seed, repeat, fold + 1))
                 part[rest[_chosen(cohort.counts[rest], splits.val_fraction, generator)]] = 1
@@ -122,10 +125,10 @@ def fold_runs(table: pd.DataFrame) -> list[tuple[int, int]]:
     return [(int(repeat), int(fold)) for repeat, fold in pairs.to_numpy()]
 
 
-def protocol_of(table: pd.DataFrame) -> Literal["nested", "paper"]:
-    """Say what a splits table amounts to: 'paper' if a fold has no validation patients."""
-    has_val = table["part"].eq("val").groupby([table["repeat"], table["fold"]]).any()
-    return "nested" if has_val.all() else "paper"
+def folds_tested(table: pd.DataFrame) -> pd.DataFrame:
+    """Take who is tested in which fold, in one order: runs with the same can be paired."""
+    tested = table.loc[table["part"] == "test", ["repeat", "fold", "patient_id"]]
+    return tested.sort_values(list(tested.columns), ignore_index=True)
 
 
 def patients_of(table: pd.DataFrame, repeat: int, fold: int) -> dict[str, set[str]]:

@@ -4,6 +4,7 @@ With two classes the probability is that of the positive class; with more, every
 rest, all pooled.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from evaluation.uncertainty import indicator
 SMALLEST = 1e-6  # a smaller score is calibrated as if it were this one
 NUM_BINS = 5
 NUM_NULL_DRAWS = 1000
+FoldRunTables = Mapping[Any, pd.DataFrame]  # by (repeat, fold)
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,36 @@ class Calibration:
     intercepts: tuple[float, ...]
 
 
-def fit_calibration(validation: pd.DataFrame) -> Calibration:
-    """Fit slope and intercepts by maximum likelihood on the cases of a validation part.
+def held_out(predictions: pd.DataFrame, validation: pd.DataFrame | None) -> FoldRunTables:
+    """List for every fold the predictions that it may be calibrated on.
+
+    Those are its validation part's. A fold without one is calibrated on the test parts of the
+    other folds of its repeat: nobody there is a patient of its own test part, and all were
+    predicted by models that had not met them, of the same kind as its own (cross-validated
+    calibration; for sets of classes CV+, Barber et al. 2021).
+
+    Args:
+        predictions: A predictions table of whole repeats.
+        validation: The same columns for the validation parts of the same folds; None without.
+
+    Returns:
+        A table of cases for each (repeat, fold); none for the only fold of a repeat.
+    """
+    held = {}
+    cases = as_cases(predictions)
+    for repeat, fold in predictions[["repeat", "fold"]].drop_duplicates().to_numpy():
+        if validation is None:
+            rows = cases[(cases["repeat"] == repeat) & (cases["fold"] != fold)]
+        else:  # a patient may validate several folds
+            own = (validation["repeat"] == repeat) & (validation["fold"] == fold)
+            rows = as_cases(validation[own])
+        if len(rows):
+            held[int(repeat), int(fold)] = rows
+    return held
+
+
+def fit_calibration(held: pd.DataFrame) -> Calibration:
+    """Fit slope and intercepts by maximum likelihood on cases that the model has not trained on.
 
     Models of different folds may lean to different classes; the intercepts take that out, which a
     slope alone cannot. A dozen patients whom the model gets all right would ask for an endless
@@ -55,10 +85,10 @@ def fit_calibration(validation: pd.DataFrame) -> Calibration:
     and are soon outweighed by data.
 
     Args:
-        validation: Predictions of the validation part of one fold.
+        held: Their predictions, from `held_out`.
     """
-    validation = as_cases(validation).sort_values(["patient_id", "image"])  # sums in one order
-    logs, is_class = _logs(validation), _is_class(validation)
+    held = as_cases(held).sort_values(["patient_id", "image"])  # sums in one order
+    logs, is_class = _logs(held), _is_class(held)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         slope, intercepts = np.exp(parameters[0]), parameters[1:]
@@ -89,26 +119,25 @@ def apply_calibration(predictions: pd.DataFrame, calibration: Calibration) -> pd
     return with_decision(predictions.assign(**columns))
 
 
-def calibrate(predictions: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
-    """Calibrate the cases of every fold on its own validation patients.
+def calibrate(predictions: pd.DataFrame, held: FoldRunTables) -> pd.DataFrame:
+    """Calibrate the cases of every fold on others.
 
     Args:
         predictions: A predictions table.
-        validation: The same columns for the validation parts of the same folds.
+        held: The others of each of its folds, from `held_out`.
 
     Returns:
         One row per case and repeat.
 
     Raises:
-        ValueError: If a fold has no validation rows.
+        ValueError: If a fold has no others.
     """
     predictions = as_cases(predictions)
     parts = []
-    held = dict(list(validation.groupby(["repeat", "fold"])))
     for fold_run, rows in predictions.groupby(["repeat", "fold"], sort=False):
         if fold_run not in held:
             raise ValueError(
-                f"Repeat {fold_run[0]}, fold {fold_run[1]} has no validation predictions."
+                f"Repeat {fold_run[0]}, fold {fold_run[1]} has no cases to calibrate on."
             )
         parts.append(apply_calibration(rows, fit_calibration(held[fold_run])))
     return pd.concat(parts).loc[predictions.index]

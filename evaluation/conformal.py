@@ -1,9 +1,11 @@
-"""Sets of classes that hold the true one as often as asked for (split conformal prediction).
+"""Sets of classes that hold the true one as often as asked for (conformal prediction).
 
-The validation patients of a fold say how far below certainty the output of the true class may lie;
-every class within that distance is in a new scan's set. The guarantee holds for one scan of a new
-patient drawn from the same population, on average over validation parts, and is loosened a little
-because the validation part also chose the checkpoint: hence the coverage is measured as well.
+Patients whom a fold's model has not trained on tell how far below certainty the output of the true
+class may lie; every class within that distance is in a new scan's set. They are the fold's
+validation part (split conformal prediction: guaranteed for one scan of a new patient drawn from the
+same population, on average, were it not that they may have chosen the checkpoint), or the test
+parts of the other folds (CV+, Barber et al. 2021: guaranteed is twice the error, and the error
+itself is what is seen). Hence the coverage is measured as well.
 """
 
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from evaluation.calibration import FoldRunTables
 from evaluation.intervals import share_interval
 from evaluation.predictions import class_names_of, probs_of
 
@@ -19,13 +22,13 @@ SEPARATOR = "|"
 
 
 def prediction_sets(
-    predictions: pd.DataFrame, validation: pd.DataFrame, error: float = 0.1
+    predictions: pd.DataFrame, held: FoldRunTables, error: float = 0.1
 ) -> pd.DataFrame:
     """Give every scan the set of classes that its fold cannot rule out.
 
     Args:
         predictions: A predictions table.
-        validation: The same columns for the validation parts of the same folds.
+        held: For each of its folds the cases that calibrate it, from `held_out`.
         error: Share of scans whose set may miss the true class, in (0, 1).
 
     Returns:
@@ -33,7 +36,6 @@ def prediction_sets(
         none), size, and covered.
     """
     names = class_names_of(predictions)
-    held = dict(list(validation.groupby(["repeat", "fold"])))
     parts = []
     for fold_run, rows in predictions.groupby(["repeat", "fold"], sort=False):
         inside = 1 - probs_of(rows) <= _threshold(held[fold_run], error)
@@ -50,7 +52,7 @@ def prediction_sets(
 
 
 def conformal_summary(
-    predictions: pd.DataFrame, validation: pd.DataFrame, error: float = 0.1
+    predictions: pd.DataFrame, held: FoldRunTables, error: float = 0.1
 ) -> dict[str, Any]:
     """Measure how often the sets hold the true class, and how large they are.
 
@@ -58,7 +60,7 @@ def conformal_summary(
         error, coverage with its 95 % interval (over patients), mean_size, share_single
         (sets of one class: the scans that are decided) and share_empty.
     """
-    sets = prediction_sets(predictions, validation, error)
+    sets = prediction_sets(predictions, held, error)
     return {
         "error": error,
         "coverage": float(sets["covered"].mean()),
@@ -69,12 +71,12 @@ def conformal_summary(
     }
 
 
-def _threshold(validation: pd.DataFrame, error: float) -> float:
+def _threshold(held: pd.DataFrame, error: float) -> float:
     """Largest distance from certainty; each patient has one vote, and the new one a vote too."""
-    names = class_names_of(validation)
-    column = np.array([names.index(label) for label in validation["label"]])
-    distance = 1 - probs_of(validation)[np.arange(len(column)), column]
-    scans = validation["patient_id"].map(validation["patient_id"].value_counts()).to_numpy()
+    names = class_names_of(held)
+    column = np.array([names.index(label) for label in held["label"]])
+    distance = 1 - probs_of(held)[np.arange(len(column)), column]
+    scans = held["patient_id"].map(held["patient_id"].value_counts()).to_numpy()
     return _weighted_quantile(distance, 1 / scans, (1 - error), extra=1.0)
 
 

@@ -1,11 +1,11 @@
 """Every figure of a run, from its tables alone: the content of metrics.json."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from evaluation.calibration import calibrate, calibration_summary
+from evaluation.calibration import FoldRunTables, calibrate, calibration_summary, held_out
 from evaluation.confidence import confidence_summary, suspected_labels
 from evaluation.conformal import conformal_summary
 from evaluation.intervals import (
@@ -18,6 +18,8 @@ from evaluation.metrics import summarise
 from evaluation.predictions import as_cases, scans_are_cases
 from evaluation.subgroups import subgroup_rows
 from evaluation.uncertainty import estimates
+
+FOLD_RUN = ["repeat", "fold"]
 
 
 @dataclass(frozen=True)
@@ -44,27 +46,38 @@ class RunTables:
         """One out-of-fold prediction per case and repeat."""
         return as_cases(self.predictions)
 
+    @property
+    def held_out(self) -> FoldRunTables:
+        """For each fold the cases that it may be calibrated on; none without other folds."""
+        return held_out(self.predictions, self.validation)
 
-def summarise_run(run: RunTables, protocol: str) -> dict[str, Any]:
+    @property
+    def protocol(self) -> Literal["nested", "paper"]:
+        """Answer 'paper' if epochs were judged by test patients, for want of others."""
+        judged = self.curves is not None and any(self.curves.columns.str.startswith("val/"))
+        has_val = self.splits["part"].eq("val").groupby([self.splits[k] for k in FOLD_RUN]).any()
+        return "paper" if judged and not has_val.all() else "nested"
+
+
+def summarise_run(run: RunTables) -> dict[str, Any]:
     """Compute every figure of a run.
 
     Args:
         run: Its tables.
-        protocol: 'nested' or 'paper'.
 
     Returns:
         The content of metrics.json.
     """
     predictions = run.cases
-    validation = run.validation
+    held = run.held_out
     untested = set(run.splits["patient_id"]) - set(predictions["patient_id"])
     described = run.cohort.drop(columns=["label", "file_hash"])
     one_each = not scans_are_cases(run.predictions)
     cohort = run.cohort.drop_duplicates("patient_id") if one_each else run.cohort
     return summarise(run.predictions) | {
         "num_untested_patients": len(untested),
-        "protocol": protocol,
-        "optimism": optimism(run.curves) if protocol == "paper" else None,
+        "protocol": run.protocol,
+        "optimism": optimism(run.curves) if run.protocol == "paper" else None,
         "interval_95": headline_intervals(predictions),
         "closed_interval_95": closed_intervals(predictions),
         "sample": what_can_be_shown(predictions),
@@ -73,21 +86,12 @@ def summarise_run(run: RunTables, protocol: str) -> dict[str, Any]:
         "num_suspected_labels": int(suspected_labels(predictions)["suspected"].sum()),
         "calibration": {
             "as_trained": _calibration(predictions),
-            "calibrated": None
-            if validation is None
-            else _calibration(calibrate(predictions, validation)),
+            "calibrated": _calibration(calibrate(predictions, held)) if held else None,
+            "on": None if not held else "other folds" if run.validation is None else "validation",
         },
-        "conformal": None
-        if validation is None
-        else conformal_summary(predictions, _cases_of_folds(validation)),
+        "conformal": conformal_summary(predictions, held) if held else None,
         "subgroups": subgroup_rows(run.predictions, described).to_dict("records"),
     }
-
-
-def _cases_of_folds(validation: pd.DataFrame) -> pd.DataFrame:
-    """Average by fold: a patient may validate several folds of a repeat."""
-    folds = validation.groupby(["repeat", "fold"], sort=False)
-    return pd.concat([as_cases(rows) for _, rows in folds], ignore_index=True)
 
 
 def _calibration(predictions: pd.DataFrame) -> dict[str, Any]:

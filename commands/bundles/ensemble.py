@@ -1,6 +1,6 @@
 """The trained folds of a run or of an exported bundle, ready to predict new scans."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from commands.bundles.reference import Reference, describe, read_facts
+from commands.runs.fold_tables import out_of_fold_predictions, validation_predictions
 from commands.runs.run_folder import FoldRun, fold_folder, read_json
 from datamodules.cache.device_storage import volume_tensor
 from datamodules.preprocessing import Preprocessing
 from datamodules.scans import ScanDataModule
 from datamodules.splits import fold_runs, read_splits
 from datamodules.volumes import Intensity, Volumes
-from evaluation.calibration import Calibration, fit_calibration
-from evaluation.predictions import read_predictions
+from evaluation.calibration import Calibration, fit_calibration, held_out
 from lightning_modules.deployment import FoldModel, MeanModel
 from lightning_modules.transfer import read_checkpoint
 
@@ -170,7 +170,7 @@ def _open_run(folder: Path) -> Ensemble:
         )
     settings = config["data"]["init_args"]
     name = config["data"]["class_path"].rpartition(".")[2]
-    states, members = [], []
+    states, members, calibrations = [], [], _calibrations(folds)
     for fold in folds:
         checkpoint = read_checkpoint(fold.best_ckpt)
         states.append(checkpoint[name])
@@ -179,7 +179,7 @@ def _open_run(folder: Path) -> Ensemble:
                 name=fold.folder.name,
                 weights=str(fold.best_ckpt.relative_to(folder)),
                 intensity=Intensity(**checkpoint[name]["intensity"]),
-                calibration=_calibration(fold.folder / "validation.csv"),
+                calibration=calibrations.get((fold.repeat, fold.fold)),
                 reference=_read_reference(fold.folder / "reference.json"),
                 seen_patients=tuple(checkpoint["seen_patients"]),
             )
@@ -224,8 +224,9 @@ def as_spec(ensemble: Ensemble) -> dict[str, Any]:
     return spec
 
 
-def _calibration(validation: Path) -> Calibration | None:
-    return fit_calibration(read_predictions(validation)) if validation.is_file() else None
+def _calibrations(folds: Sequence[FoldRun]) -> dict[tuple[int, int], Calibration]:
+    held = held_out(out_of_fold_predictions(folds), validation_predictions(folds))
+    return {fold_run: fit_calibration(cases) for fold_run, cases in held.items()}
 
 
 def _stored_calibration(member: dict[str, Any], num_classes: int) -> Calibration | None:

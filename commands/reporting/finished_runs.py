@@ -19,6 +19,7 @@ class Result:
     predictions: pd.DataFrame
     splits: pd.DataFrame
     facts: dict[str, Any]
+    protocol: str
 
 
 def read_results(names: list[str]) -> dict[str, Result]:
@@ -40,6 +41,7 @@ def read_results(names: list[str]) -> dict[str, Result]:
             read_predictions(folder / "predictions.csv"),
             read_splits(folder),
             read_json(folder / "run.json"),
+            read_json(folder / "metrics.json")["protocol"],
         )
     return results
 

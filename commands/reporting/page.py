@@ -13,6 +13,7 @@ from commands.reporting.finished_runs import read_results
 from commands.reporting.results import read_tables
 from commands.runs.run_folder import fold_folder, read_config, read_json, write_text
 from datamodules.cohort import Cohort
+from datamodules.splits import folds_tested
 from evaluation.comparison import compare_runs
 from evaluation.confidence import suspected_labels
 from evaluation.predictions import ranking_table
@@ -84,11 +85,9 @@ def _comparison(folder: Path, tables: RunTables, names: str) -> dict[str, Any]:
         for name, result in read_results(names.split()).items()
         if result.folder.resolve() != folder.resolve()
     }
-    own = tables.splits.sort_values(list(tables.splits.columns), ignore_index=True)
+    own = folds_tested(tables.splits)
     same = {
-        name: result
-        for name, result in others.items()
-        if result.splits.sort_values(list(own.columns), ignore_index=True).equals(own)
+        name: result for name, result in others.items() if folds_tested(result.splits).equals(own)
     }
     sentences, differences = [], pd.DataFrame()
     if same:

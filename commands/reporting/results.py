@@ -11,7 +11,7 @@ from commands.runs.run_folder import FoldRun, fold_folder, plain, read_json, wri
 from datamodules.cohort import Cohort
 from datamodules.reading.cohort_table import read_other_columns
 from datamodules.reading.nifti import scan_hash
-from datamodules.splits import fold_runs, protocol_of, read_splits
+from datamodules.splits import fold_runs, read_splits
 from evaluation.calibration import calibrate
 from evaluation.confidence import suspected_labels
 from evaluation.predictions import ranking_table, read_predictions, write_table
@@ -75,8 +75,8 @@ def trained_folds(folder: Path, splits: pd.DataFrame) -> list[FoldRun]:
 def write_results(
     folder: Path,
     cohort: Cohort,
-    predictions: pd.DataFrame,
     made: dict[str, Any],
+    predictions: pd.DataFrame,
     validation: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Write tables, metrics, pictures and report of a run.
@@ -84,10 +84,10 @@ def write_results(
     Args:
         folder: Folder of the run, which holds its run.json and splits.csv.
         cohort: The scans.
-        predictions: Predictions of every tested scan and repeat.
-        made: What run.json shall say of how they were made: wall_time_s of training and
+        made: What run.json shall tell of how it was made: wall_time_s of training and
             prediction, and the device if it is not that of the process that began the run.
-        validation: Predictions of the validation part of every fold.
+        predictions: Predictions of every tested scan and repeat.
+        validation: Predictions of the validation part of every fold, if folds have one.
 
     Returns:
         The metrics.
@@ -97,17 +97,17 @@ def write_results(
         write_table(validation, folder / "validation.csv")
     write_cohort(cohort, folder)
     tables = read_tables(folder)  # the figures are those of the files, to the last digit
-    predictions, validation = tables.cases, tables.validation
+    predictions, held = tables.cases, tables.held_out
     ranking = ranking_table(tables.predictions)
     write_table(ranking, folder / "ranking.csv")
     write_table(suspected_labels(predictions), folder / "suspected_labels.csv")
-    metrics = plain(summarise_run(tables, protocol_of(tables.splits)))
+    metrics = plain(summarise_run(tables))
     if tables.curves is not None:
         pictures.draw_learning_curves(tables.curves, folder / "learning_curves.png")
     pictures.draw_roc(predictions, folder / "roc.png")
     pictures.draw_confusion(predictions, folder / "confusion.png")
     pictures.draw_accuracy_by_coverage(predictions, folder / "accuracy_by_coverage.png")
-    scaled = None if validation is None else calibrate(predictions, validation)
+    scaled = calibrate(predictions, held) if held else None
     pictures.draw_reliability(predictions, scaled, folder / "reliability.png")
     run = read_json(folder / "run.json") | {
         **made,

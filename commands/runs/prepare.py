@@ -139,6 +139,8 @@ class Run:
             "enable_model_summary": False,
             "num_sanity_val_steps": 1,
         }
+        if not getattr(data, "validates", True):
+            settings["limit_val_batches"] = 0
         return Trainer(**{**configured, **settings}), objects.model, data
 
 

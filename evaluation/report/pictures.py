@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 
 REPEAT_COLOR = "0.6"
 MEAN_COLOR = "tab:blue"
+VALIDATION = ("val/loss", "val/balanced_accuracy")
 
 
 def draw_learning_curves(curves: pd.DataFrame, path: Path) -> None:
@@ -46,13 +47,13 @@ def draw_learning_curves(curves: pd.DataFrame, path: Path) -> None:
 
 
 def draw_learning_curves_of_runs(curves: pd.DataFrame, path: Path) -> None:
-    """Draw the mean over folds of each run's validation loss and balanced accuracy.
+    """Draw the mean over folds of each run's losses and balanced accuracy.
 
     Args:
         curves: Columns run, fold_run, epoch and the logged names.
         path: The PNG to write.
     """
-    names = [name for name in ("val/loss", "val/balanced_accuracy") if name in curves]
+    names = [name for name in ("train/loss", *VALIDATION) if name in curves]
     figure, axes = plt.subplots(
         1, len(names), figsize=(5.5 * len(names), 4), squeeze=False, layout="constrained"
     )
@@ -60,9 +61,10 @@ def draw_learning_curves_of_runs(curves: pd.DataFrame, path: Path) -> None:
         for run, rows in curves.groupby("run", sort=False):
             mean = rows.groupby("epoch")[name].mean().dropna()
             axis.plot(mean.index, mean, label=run, linewidth=1.5)
-        axis.set(xlabel="epoch", ylabel=name.partition("/")[2].replace("_", " "))
+        part = "training patients" if name == "train/loss" else "validation patients"
+        axis.set(xlabel="epoch", ylabel=name.partition("/")[2].replace("_", " "), title=part)
     axes[0][0].legend()
-    figure.suptitle("Validation patients, mean over folds and repeats")
+    figure.suptitle("Means over folds and repeats")
     _save(figure, path)
 
 

@@ -127,8 +127,7 @@ def confidence_sentences(metrics: dict[str, Any]) -> list[str]:
         )
         if conformal["mean_size"] == len(metrics["classes"]):
             sentences[-1] += (
-                " The validation parts are too small for such a promise: every class is in every "
-                "set."
+                " There are too few patients for such a promise: every class is in every set."
             )
     if number := metrics["num_suspected_labels"]:
         sentences.append(
@@ -148,7 +147,7 @@ def calibration_sentence(metrics: dict[str, Any]) -> str:
         f"{low:.3f} to {high:.3f}."
     )
     if after is None:
-        return words + " No validation predictions: nothing to calibrate on."
+        return words + " One fold alone has no patients to calibrate on."
     gains = [before[name] - after[name] for name in ("brier", "ece")]
     if min(gains) > 0:
         did = "improved both"
@@ -156,8 +155,9 @@ def calibration_sentence(metrics: dict[str, Any]) -> str:
         did = "improved neither"
     else:
         did = f"improved the {'Brier score' if gains[0] > 0 else 'calibration error'} alone"
+    on = "validation patients" if metrics["calibration"]["on"] == "validation" else "other folds"
     return (
-        f"{words} Slope and intercepts fitted on each fold's validation patients {did}: Brier "
+        f"{words} Slope and intercepts fitted on the {on} of each fold {did}: Brier "
         f"{after['brier']:.3f}, calibration error {after['ece']:.3f}; the pooled AUROC goes from "
         f"{_figure(before['auroc'])} to {_figure(after['auroc'])}."
     )

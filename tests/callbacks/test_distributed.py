@@ -24,6 +24,7 @@ TINY = [
     "--data.preprocessing.spatial_shape=[12,12,12]",
     "--data.augmentation.num_versions=2",
     "--data.splits.num_repeats=1",
+    "--data.splits.val_fraction=0.2",
     "--data.splits.num_folds=3",
 ]
 

@@ -79,14 +79,16 @@ def test_a_fold_that_stopped_early_is_not_trained_further_when_it_is_continued(
         "      init_args: {monitor: val/loss, patience: 1, min_delta: 10}\n"
     )
 
+    parts = ["--fold=0", "--data.splits.val_fraction=0.2"]
+
     def ask(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
 
     table = write_cohort(12)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "predict", ask)
-        assert run_verb("finetune", table, "run", f"-c{own}", "--fold=0", epochs=9) == TERMINATED
-    assert run_verb("finetune", table, "run", f"-c{own}", "--fold=0", epochs=9) == 0
+        assert run_verb("finetune", table, "run", f"-c{own}", *parts, epochs=9) == TERMINATED
+    assert run_verb("finetune", table, "run", f"-c{own}", *parts, epochs=9) == 0
     logs = [pd.read_csv(path) for path in tmp_path.glob("run/repeat0_fold0/logs/*/metrics.csv")]
     assert max(log["epoch"].max() for log in logs) == 1
 

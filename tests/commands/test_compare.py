@@ -40,6 +40,20 @@ def test_a_folder_of_runs_gives_a_row_for_each_and_votes_rows_of_their_own(two_r
 
 
 @pytest.mark.slow
+def test_runs_that_test_the_same_patients_are_paired_whoever_validates(
+    write_cohort, run_verb, tmp_path
+):
+    table = write_cohort(12)
+    for name, fraction in (("first", 0), ("second", 0.2)):
+        given = f"--data.splits.val_fraction={fraction}"
+        assert run_verb("finetune", table, name, given, epochs=1) == 0
+    assert _compare(tmp_path, ["first", "second"]) == 0
+    report = (tmp_path / "cmp/report.md").read_text()
+    assert "Trained on other patients than first, tested on the same: second." in report
+    assert (tmp_path / "cmp/learning_curves.png").stat().st_size > 100
+
+
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_refused_in_one_line(
     two_runs, write_cohort, run_verb, capsys
 ):
@@ -48,7 +62,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(
     assert run_verb("finetune", table, "part", "--fold=0", epochs=1) == 0
     capsys.readouterr()
     for runs, words in (
-        (["arms/first", "other"], "have different folds: in"),
+        (["arms/first", "other"], "have different folds: "),
         (["arms/first", "part"], "is not finished"),
         (["arms/first", "nowhere"], "nowhere' does not exist"),
         (["arms/first"], "needs two or more"),

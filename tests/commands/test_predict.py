@@ -37,9 +37,7 @@ def predict(finished_run, tmp_path):
     return predict_table
 
 
-def test_each_fold_repeats_what_the_run_predicted_for_its_test_and_validation_scans(
-    finished_run, tmp_path
-):
+def test_each_fold_repeats_what_the_run_predicted_for_its_test_scans(finished_run, tmp_path):
     ensemble = open_ensemble(finished_run)
     cohort = Cohort(
         str(finished_run.parent / "data/cohort.csv"),
@@ -51,10 +49,9 @@ def test_each_fold_repeats_what_the_run_predicted_for_its_test_and_validation_sc
         model = fold_model(ensemble, replace(member, calibration=None), finished_run)
         (volume,) = volume_batches(cohort.volumes, np.arange(12))
         probs = dict(zip(cohort.patients, model(volume)[:, 1].tolist(), strict=True))
-        for name in ("predictions.csv", "validation.csv"):
-            rows = read_predictions(finished_run / name).query(f"fold == {fold}")
-            ours = [probs[patient] for patient in rows["patient_id"]]
-            np.testing.assert_allclose(rows["prob_unhealthy"], ours, atol=1e-5)
+        rows = read_predictions(finished_run / "predictions.csv").query(f"fold == {fold}")
+        ours = [probs[patient] for patient in rows["patient_id"]]
+        np.testing.assert_allclose(rows["prob_unhealthy"], ours, atol=1e-5)
 
 
 def test_new_scans_get_the_mean_of_all_folds_after_their_calibrations(
@@ -62,7 +59,7 @@ def test_new_scans_get_the_mean_of_all_folds_after_their_calibrations(
 ):
     table = write_people(tmp_path / "new", range(100, 105), labelled=False)
     found = read_predictions(predict(table) / "predictions.csv")
-    tables = []
+    tested, tables = read_predictions(finished_run / "predictions.csv"), []
     for fold in range(NUM_FOLDS):
         folder = finished_run / f"repeat0_fold{fold}"
         model = Classifier.load_from_checkpoint(folder / "best.ckpt", weights_only=True).eval()
@@ -74,8 +71,7 @@ def test_new_scans_get_the_mean_of_all_folds_after_their_calibrations(
         scaled = (volume - saved["intensity"]["mean"]) / saved["intensity"]["divisor"]
         probs = model(scaled).sigmoid().detach().numpy().astype(float)
         rows = pd.DataFrame({"prob_healthy": probs[:, 0], "prob_unhealthy": probs[:, 1]})
-        calibration = fit_calibration(read_predictions(folder / "validation.csv"))
-        tables.append(apply_calibration(rows, calibration))
+        tables.append(apply_calibration(rows, fit_calibration(tested.query(f"fold != {fold}"))))
     names = ["prob_healthy", "prob_unhealthy"]
     expected = with_decision(sum(rows[names] for rows in tables) / NUM_FOLDS)
     np.testing.assert_allclose(found[names], expected[names], atol=1e-5)
@@ -134,7 +130,8 @@ def test_a_scan_and_its_reoriented_copy_get_the_same_answer(predict, tmp_path, c
 def test_scans_unlike_the_training_scans_are_warned_of(predict, tmp_path):
     table = write_people(tmp_path / "new", range(100, 108), labelled=False)
     noise = np.random.default_rng(0).random((12, 12, 12))
-    voxels = noise + 1000.0 * (np.indices((12, 12, 12)).sum(0) % 2)  # a chessboard
+    right, front, _ = np.indices((12, 12, 12)) > 5
+    voxels = 1000.0 * (noise - 5.0 * (right & front))  # a quarter is dark
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "new/other.nii.gz")
     table.write_text(table.read_text() + "person108,other.nii.gz\n")
     out = predict(table)
@@ -163,11 +160,14 @@ def test_a_missing_fold_is_named(finished_run, predict, tmp_path, capsys):
     assert "1 of 3 folds are missing (first: repeat0_fold1)" in error
 
 
-def test_an_older_run_says_that_it_cannot_compare_or_calibrate(finished_run, predict, tmp_path):
+def test_an_older_run_of_one_fold_says_that_it_cannot_compare_or_calibrate(
+    finished_run, predict, tmp_path
+):
     old = shutil.copytree(finished_run, tmp_path / "old")
-    for name in ("reference.json", "validation.csv"):
-        for path in old.rglob(name):
-            path.unlink()
+    splits = pd.read_csv(old / "splits.csv", dtype=str)
+    splits[splits["fold"] == "0"].to_csv(old / "splits.csv", index=False)
+    for path in old.rglob("reference.json"):
+        path.unlink()
     out = predict(write_people(tmp_path / "new", [100], labelled=False), old)
     report = (out / "report.md").read_text()
     assert "does not tell what its training scans were like" in report

@@ -21,7 +21,7 @@ def data(write_cohort, tmp_path):
         defaults = {
             "preprocessing": SETTINGS,
             "augmentation": Augmentation(num_versions=3),
-            "splits": Splits(num_folds=3, num_repeats=1),
+            "splits": Splits(num_folds=3, num_repeats=1, val_fraction=0.2),
             "batch_size": 4,
             "cache_dir": str(tmp_path / "cache"),
         }

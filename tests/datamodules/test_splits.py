@@ -15,7 +15,6 @@ from datamodules.splits import (
     hold_out,
     make_splits,
     patients_of,
-    protocol_of,
     read_splits,
 )
 
@@ -60,6 +59,7 @@ settings_of_splits = st.builds(
     protocol=st.sampled_from(["nested", "paper"]),
     num_folds=st.just(3),
     num_repeats=st.just(1),
+    val_fraction=st.sampled_from([0.0, 0.2]),
     seed=st.integers(0, 100),
 )
 
@@ -97,7 +97,8 @@ def _no_patient_is_in_two_parts(folder, cohort, splits):
         assert set().union(*parts.values()) == set(patients)
         assert parts["train"]
         assert parts["test"]
-        assert bool(parts["val"]) == (splits.protocol == "nested")
+        validates = splits.protocol == "nested" and splits.val_fraction > 0
+        assert bool(parts["val"]) == validates
         tested += parts["test"]
     assert sorted(tested) == sorted(set(patients))
 
@@ -149,7 +150,7 @@ def test_too_few_patients_in_a_class_names_the_class_and_the_fix():
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [({"val_fraction": 0.0}, "val_fraction is 0.0"), ({"num_folds": 1}, "num_folds is 1")],
+    [({"val_fraction": 1.0}, "val_fraction is 1.0"), ({"num_folds": 1}, "num_folds is 1")],
 )
 def test_a_setting_out_of_range_is_named(setting, words):
     with pytest.raises(ValueError, match=words):
@@ -184,12 +185,12 @@ def test_a_missing_fold_is_named():
         patients_of(make_splits(*_cohort(), Splits()), 0, 9)
 
 
-@pytest.mark.parametrize("protocol", ["nested", "paper"])
-def test_a_splits_table_tells_its_protocol(protocol):
-    table = make_splits(*_cohort(), Splits(num_folds=3, num_repeats=2, protocol=protocol))
-    assert protocol_of(table) == protocol
-
-
-def test_one_fold_without_validation_patients_makes_a_table_optimistic():
-    table = make_splits(*_cohort(), Splits(num_folds=3, num_repeats=1))
-    assert protocol_of(table[(table["fold"] != 1) | (table["part"] != "val")]) == "paper"
+def test_all_others_train_unless_a_fraction_of_them_validates():
+    tables = {
+        fraction: make_splits(*_cohort(), Splits(num_folds=3, val_fraction=fraction))
+        for fraction in (0.0, 0.2)
+    }
+    assert set(tables[0.0]["part"]) == {"train", "test"}
+    assert set(tables[0.2]["part"]) == {"train", "val", "test"}
+    tested = [table[table["part"] == "test"].drop(columns="part") for table in tables.values()]
+    pd.testing.assert_frame_equal(*(table.reset_index(drop=True) for table in tested))

@@ -16,7 +16,7 @@ def _table(**parts):
 
 
 def test_a_class_too_rare_for_the_validation_part_is_named():
-    table = make_splits(PATIENTS, LABELS, Splits(num_folds=2, num_repeats=3))
+    table = make_splits(PATIENTS, LABELS, Splits(num_folds=2, num_repeats=3, val_fraction=0.2))
     (line,) = split_warnings(table, PATIENTS, LABELS)
     assert line.startswith(
         "Class 'rare' is missing in the validation part of 6 of 6 folds (first: repeat 0, fold 0)."

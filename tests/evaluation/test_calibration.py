@@ -15,6 +15,7 @@ from evaluation.calibration import (
     calibration_error,
     calibration_summary,
     fit_calibration,
+    held_out,
     reliability,
 )
 from evaluation.metrics import auroc_within_folds
@@ -115,7 +116,7 @@ def test_offsets_between_folds_lower_the_pooled_auroc_until_folds_are_calibrated
         half = leaning.index % 2 == 0
         table, validation = leaning[half], leaning[~half]  # 50 a fold
         before.append(estimates(table)["auroc"])
-        after.append(estimates(calibrate(table, validation))["auroc"])
+        after.append(estimates(calibrate(table, held_out(table, validation)))["auroc"])
         within.append(auroc_within_folds(table)["mean"])
     assert np.mean(before) < np.mean(within) - 0.05
     assert np.mean(after) == pytest.approx(np.mean(within), abs=0.02)
@@ -124,16 +125,50 @@ def test_offsets_between_folds_lower_the_pooled_auroc_until_folds_are_calibrated
 def test_each_fold_is_calibrated_on_its_own_validation_part():
     table = draw_predictions(num_scans=50)
     validation = draw_calibrated(num_scans=500, temperature=0.5)
-    scaled = calibrate(table, validation)
+    scaled = calibrate(table, held_out(table, validation))
     for fold, rows in table.groupby("fold"):
         alone = apply_calibration(rows, fit_calibration(validation[validation["fold"] == fold]))
         pd.testing.assert_frame_equal(scaled.loc[rows.index], alone)
 
 
-def test_a_fold_without_validation_rows_is_named():
+def test_without_validation_a_fold_is_calibrated_on_the_other_folds_of_its_repeat():
+    table = draw_predictions(num_scans=50, num_repeats=2, per_patient=1)
+    scaled = calibrate(table, held_out(table, None))
+    for (repeat, fold), rows in table.groupby(["repeat", "fold"]):
+        others = table[(table["repeat"] == repeat) & (table["fold"] != fold)]
+        alone = apply_calibration(rows, fit_calibration(others))
+        pd.testing.assert_frame_equal(scaled.loc[rows.index], alone)
+
+
+def test_the_labels_of_a_fold_do_not_move_its_own_calibration():
+    table = draw_predictions(num_scans=50, per_patient=1)
+    swapped = table.assign(
+        label=table["label"].where(table["fold"] != 2, table["label"].iloc[::-1].to_numpy())
+    )
+    assert (swapped["label"] != table["label"]).any()
+    one, two = (calibrate(each, held_out(each, None)) for each in (table, swapped))
+    own = table["fold"] == 2
+    np.testing.assert_array_equal(one.loc[own, "prob_unhealthy"], two.loc[own, "prob_unhealthy"])
+    assert (one.loc[~own, "prob_unhealthy"] != two.loc[~own, "prob_unhealthy"]).all()
+
+
+@pytest.mark.parametrize("temperature", [0.4, 2.5])
+def test_other_folds_undo_too_much_or_too_little_confidence(temperature):
+    table = draw_calibrated(num_scans=1000, temperature=temperature)
+    before, after = (
+        calibration_summary(table),
+        calibration_summary(calibrate(table, held_out(table, None))),
+    )
+    assert after["brier"] < before["brier"]
+    assert after["ece"] < before["ece"] / 2
+
+
+def test_a_fold_without_others_to_calibrate_on_is_named():
     table = draw_predictions(num_scans=50)
-    with pytest.raises(ValueError, match="Repeat 0, fold 4 has no validation"):
-        calibrate(table, table[table["fold"] != 4])
+    held = held_out(table, table[table["fold"] != 4])
+    with pytest.raises(ValueError, match="Repeat 0, fold 4 has no cases to calibrate on"):
+        calibrate(table, held)
+    assert held_out(table[table["fold"] == 4], None) == {}
 
 
 def test_reliability_equals_scikit_learns_quantile_bins():

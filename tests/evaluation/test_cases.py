@@ -6,7 +6,7 @@ import pytest
 from predictions import as_predictions, as_run, draw_predictions
 from sklearn import metrics as sk
 
-from evaluation.calibration import calibrate, fit_calibration
+from evaluation.calibration import calibrate, fit_calibration, held_out
 from evaluation.comparison import compare_runs, hard_vote, soft_vote
 from evaluation.metrics import NAMES, classification_metrics, running_mean, summarise
 from evaluation.predictions import (
@@ -65,7 +65,7 @@ def by_hand(table):
 
 
 def test_a_patient_with_ninety_scans_counts_once():
-    metrics = summarise_run(as_run(one_large_patient_and_ten_small()), "nested")
+    metrics = summarise_run(as_run(one_large_patient_and_ten_small()))
     assert metrics["mean"]["accuracy"] == pytest.approx(6 / 11)
     assert metrics["per_scan"]["mean"]["accuracy"] == pytest.approx(0.95)
     assert (metrics["case"], metrics["num_cases"]) == ("patient", 11)
@@ -133,14 +133,15 @@ def test_everything_measured_is_of_the_same_cases():
     table, one = draw_visits(num_repeats=1, seed=1), draw_visits(num_repeats=1, seed=2)
     two = draw_visits(num_repeats=1, seed=4).assign(fold=lambda rows: (rows["fold"] + 1) % 5)
     validation = pd.concat([one, two])  # each patient validates two folds of a repeat
-    metrics = summarise_run(as_run(table, validation), "nested")
+    metrics = summarise_run(as_run(table, validation))
     by_patient = as_run(as_cases(table), pd.concat([as_cases(one), as_cases(two)]))
-    alone = summarise_run(by_patient, "nested")
+    alone = summarise_run(by_patient)
     own = ("num_scans", "per_scan")
     faults = list(figure_faults(metrics, alone))
     assert {line.split()[1].partition(".")[0] for line in faults} == set(own)
     pd.testing.assert_frame_equal(
-        calibrate(table, validation), calibrate(as_cases(table), validation)
+        calibrate(table, held_out(table, validation)),
+        calibrate(as_cases(table), held_out(as_cases(table), validation)),
     )
     assert fit_calibration(one) == fit_calibration(as_cases(one))
     pd.testing.assert_frame_equal(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -123,9 +125,12 @@ def test_accuracy_by_coverage_ends_at_the_accuracy():
         assert rows["accuracy"].iloc[9] == pytest.approx(correct)
 
 
-def _report(signal, protocol="nested", num_fold_runs=5, num_untested_patients=0):
+CURVES = pd.DataFrame({"fold_run": ["a"], "epoch": [0], "val/accuracy": [0.5]})
+
+
+def _report(signal, watched=False, num_fold_runs=5, num_untested_patients=0):
     table = draw_predictions(signal=signal)
-    metrics = summarise_run(as_run(table), protocol)
+    metrics = summarise_run(as_run(table, curves=CURVES if watched else None))
     metrics["num_untested_patients"] = num_untested_patients
     run = {"name": "x", "init": None, "preprocessing": "Resized.", "command": "c"}
     run |= {
@@ -146,7 +151,7 @@ def test_the_report_says_in_words_what_was_found():
 
 
 def test_the_paper_protocol_is_called_optimistic():
-    assert "Optimistic" in _report(signal=1.0, protocol="paper")
+    assert "Optimistic" in _report(signal=1.0, watched=True)
     assert "Optimistic" not in _report(signal=1.0)
 
 
@@ -172,20 +177,31 @@ def test_the_optimism_is_what_choosing_the_epoch_gained():
     assert optimism(None) is None
 
 
-def test_a_run_by_the_paper_s_protocol_states_its_optimism():
-    run = as_run(
-        draw_predictions(),
-        curves=pd.DataFrame({"fold_run": ["a"], "epoch": [0], "val/accuracy": [0.5]}),
-    )
-    assert summarise_run(run, "paper")["optimism"] == 0
-    assert summarise_run(run, "nested")["optimism"] is None
+def test_test_patients_who_judged_the_epochs_make_a_run_optimistic():
+    table = draw_predictions()
+    watched = summarise_run(as_run(table, curves=CURVES))
+    assert (watched["protocol"], watched["optimism"]) == ("paper", 0)
+    nested = summarise_run(as_run(table, draw_predictions(seed=2), CURVES))
+    assert (nested["protocol"], nested["optimism"]) == ("nested", None)
+    unwatched = CURVES.rename(columns={"val/accuracy": "train/loss"})
+    assert summarise_run(as_run(table, curves=unwatched))["protocol"] == "nested"
+    run = as_run(table, draw_predictions(seed=2), CURVES)
+    in_fold_1 = (run.splits["fold"] == 1) & (run.splits["part"] == "val")
+    assert replace(run, splits=run.splits[~in_fold_1]).protocol == "paper"
 
 
-def test_calibration_is_measured_before_and_after_where_there_are_validation_patients():
+def test_calibration_is_measured_on_validation_patients_on_other_folds_or_not_at_all():
     table, validation = draw_predictions(seed=1), draw_predictions(seed=2)
-    with_them = summarise_run(as_run(table, validation), "nested")
-    without = summarise_run(as_run(table), "nested")
-    assert with_them["calibration"]["calibrated"]["brier"] > 0
-    assert without["calibration"]["calibrated"] is None
-    assert without["conformal"] is None
-    assert with_them["calibration"]["as_trained"] == without["calibration"]["as_trained"]
+    runs = {
+        "validation": as_run(table, validation),
+        "other folds": as_run(table),
+        None: as_run(table[table["fold"] == 0]),
+    }
+    for on, run in runs.items():
+        metrics = summarise_run(run)
+        assert metrics["calibration"]["on"] == on
+        assert (metrics["calibration"]["calibrated"] is None) == (on is None)
+        assert (metrics["conformal"] is None) == (on is None)
+    brier = [summarise_run(runs[on])["calibration"] for on in ("validation", "other folds")]
+    assert brier[0]["as_trained"] == brier[1]["as_trained"]
+    assert brier[0]["calibrated"] != brier[1]["calibrated"]

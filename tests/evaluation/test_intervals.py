@@ -8,6 +8,7 @@ from scipy.special import logit
 from scipy.stats import binomtest, norm
 from simulations import covered, draw_classes, draw_trials
 
+from evaluation.calibration import held_out
 from evaluation.conformal import conformal_summary, prediction_sets
 from evaluation.intervals import (
     dummy_auroc,
@@ -175,10 +176,11 @@ def draw_fold(num_val, num_test, seed, per_patient=1, num_classes=2):
 def test_sets_hold_the_classes_within_the_validation_partss_distance():
     validation = as_predictions(logit(np.array([[0.9, 0.2], [0.6, 0.4]])), [0, 1]).assign(fold=0)
     table = as_predictions(logit(np.array([[0.7, 0.3], [0.6, 0.5]])), [0, 0]).assign(fold=0)
-    sets = prediction_sets(table, validation, error=0.5)  # two of three votes: distance 0.6
+    held = held_out(table, validation)
+    sets = prediction_sets(table, held, error=0.5)  # two of three votes: distance 0.6
     assert list(sets["set"]) == ["healthy", "healthy|unhealthy"]
     assert list(sets["covered"]) == [True, True]
-    unsure = prediction_sets(table, validation, error=0.1)  # more than two patients can promise
+    unsure = prediction_sets(table, held, error=0.1)  # more than two patients can promise
     assert list(unsure["size"]) == [2, 2]
 
 
@@ -187,15 +189,27 @@ def test_sets_hold_the_classes_within_the_validation_partss_distance():
 def test_conformal_sets_cover_as_often_as_they_promise(per_patient, num_classes):
     num_val, error = 30, 0.2
     num_patients = num_val // per_patient
-    covered = [
-        conformal_summary(*draw_fold(num_val, 30, seed, per_patient, num_classes), error)[
-            "coverage"
-        ]
-        for seed in range(400)
-    ]
+    covered = []
+    for seed in range(400):
+        table, validation = draw_fold(num_val, 30, seed, per_patient, num_classes)
+        covered.append(conformal_summary(table, held_out(table, validation), error)["coverage"])
     noise = 3 * np.std(covered) / np.sqrt(len(covered))
     promised = 1 - error
     assert promised - noise <= np.mean(covered) <= promised + 1 / (num_patients + 1) + noise
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("per_patient", "num_classes"), [(1, 2), (3, 2), (1, 3)])
+def test_conformal_sets_of_the_other_folds_cover_as_often_as_they_promise(per_patient, num_classes):
+    num_scans, error, covered = 60, 0.2, []
+    for seed in range(400):
+        table, _ = draw_fold(0, num_scans, seed, per_patient, num_classes)
+        folds = np.arange(num_scans) // per_patient % 5
+        table = table.assign(fold=folds)
+        covered.append(conformal_summary(table, held_out(table, None), error)["coverage"])
+    noise = 3 * np.std(covered) / np.sqrt(len(covered))
+    fewest = num_scans // per_patient * 4 / 5
+    assert 1 - error - noise <= np.mean(covered) <= 1 - error + 1 / (fewest + 1) + noise
 
 
 NOISE = 3 * np.sqrt(0.95 * 0.05 / 1500)  # three Monte Carlo standard errors: 1.7 %

@@ -39,22 +39,23 @@ def draw_tied(num_classes=2, seed=0, num_repeats=3):
 def every_figure(table, validation, other):
     """Call every public function of evaluation/ that takes a predictions table."""
     run = as_run(table, validation)
+    held = run.held_out
     cohort = run.cohort.sort_values(["patient_id", "image"], ignore_index=True)
     cohort = cohort.assign(site=["a", "b"] * (len(cohort) // 2))
     ordered = table.sort_values(KEY)
     return {
-        "summary": summarise_run(run, "nested"),
+        "summary": summarise_run(run),
         "cases": as_cases(table).sort_values(KEY, ignore_index=True),
         "by scan": ranking_table(per_scan(table)),
         "running mean": running_mean(table[table["fold"] != 3]),
         "reliability": reliability(table),
         "ece": calibration_error(table),
         "fit": list(asdict(fit_calibration(table)).values()),
-        "calibrated": calibrate(table, validation).sort_values(KEY, ignore_index=True),
+        "calibrated": calibrate(table, held).sort_values(KEY, ignore_index=True),
         "coverage": accuracy_by_coverage(table),
         "suspects": suspected_labels(table),
         "ranking": ranking_table(table),
-        "sets": prediction_sets(table, validation).sort_values(KEY, ignore_index=True),
+        "sets": prediction_sets(table, held).sort_values(KEY, ignore_index=True),
         "sanity": sanity_row("?", table, "!"),
         "subgroups": subgroup_rows(table, cohort),
         "influence": auroc_influence(table),

@@ -40,11 +40,17 @@ def as_predictions(logits, true, repeat=0, per_patient=1):
 
 
 def as_run(table, validation=None, curves=None):
-    """Put a predictions table into a run: everyone else trains."""
+    """Put a predictions table into a run: everyone else trains, one of them validates if any do."""
+    others = ["train"] if validation is None else ["val", "train"]
     splits = [
-        (repeat, fold, patient, "test" if patient in set(rows["patient_id"]) else "train")
+        (
+            repeat,
+            fold,
+            patient,
+            "test" if patient in set(rows["patient_id"]) else others[n % len(others)],
+        )
         for (repeat, fold), rows in table.groupby(["repeat", "fold"])
-        for patient in sorted(set(table["patient_id"]))
+        for n, patient in enumerate(sorted(set(table["patient_id"])))
     ]
     cohort = table[["patient_id", "image", "label"]].drop_duplicates()
     return RunTables(

@@ -125,5 +125,5 @@ def test_the_page_for_notebooks(tmp_path, monkeypatch, write_cohort):
         exec(block, names)
     assert sum(names["probs"].values()) == pytest.approx(1)
     assert list(names["probs"]) == ["healthy", "unhealthy"]
-    written = {"best.ckpt", "predictions.csv", "ranking.csv", "validation.csv"}
+    written = {"best.ckpt", "predictions.csv", "ranking.csv"}
     assert written <= {path.name for path in (tmp_path / "notebook").iterdir()}

@@ -26,7 +26,8 @@ def test_a_cohort_table_becomes_ranked_out_of_fold_predictions(
     write_cohort, run_verb, pretrained, tmp_path, capsys
 ):
     table = write_cohort(12)
-    assert run_verb("finetune", table, "fine", f"--init={pretrained}", epochs=3) == 0
+    validating = "--data.splits.val_fraction=0.2"
+    assert run_verb("finetune", table, "fine", f"--init={pretrained}", validating, epochs=3) == 0
     out = capsys.readouterr().out
     assert "'unhealthy' counts as positive" in out
     run = tmp_path / "fine"
@@ -138,22 +139,23 @@ def _kill_at(monkeypatch, fold_run, epoch, hook):
 
 
 @pytest.mark.parametrize(
-    ("fold_run", "epoch", "hook"),
+    ("fold_run", "epoch", "hook", "validates"),
     [
-        pytest.param("repeat0_fold1", 2, "on_train_epoch_end", marks=pytest.mark.slow),
-        pytest.param("repeat0_fold0", 0, "on_validation_end", marks=pytest.mark.slow),
-        pytest.param("repeat0_fold1", 2, "on_validation_end", marks=pytest.mark.slow),
-        pytest.param("repeat0_fold2", 3, "on_train_epoch_end", marks=pytest.mark.slow),
+        pytest.param("repeat0_fold1", 2, "on_train_epoch_end", False, marks=pytest.mark.slow),
+        pytest.param("repeat0_fold0", 0, "on_validation_end", True, marks=pytest.mark.slow),
+        pytest.param("repeat0_fold1", 2, "on_validation_end", True, marks=pytest.mark.slow),
+        pytest.param("repeat0_fold2", 3, "on_train_epoch_end", True, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_finetune_continues_to_the_same_predictions(
-    write_cohort, run_verb, tmp_path, monkeypatch, fold_run, epoch, hook
+    write_cohort, run_verb, tmp_path, monkeypatch, fold_run, epoch, hook, validates
 ):
     table = write_cohort(12)
     settings = ["--model.dropout=0.3", "--model.mixup=0.4", "--model.class_weights=balanced"]
     settings += ["--data.sampling=balanced", "--trainer.deterministic=true"]
     strategy = {"head_epochs": 1, "layer_decay": 0.5, "schedule": "cosine", "warmup_epochs": 0.5}
     settings += [f"--model.finetuning.{name}={value}" for name, value in strategy.items()]
+    settings += ["--data.splits.val_fraction=0.2"] * validates
     assert run_verb("finetune", table, "whole", *settings, epochs=4) == 0
     with monkeypatch.context() as patch:
         _kill_at(patch, fold_run, epoch, hook)
@@ -161,7 +163,7 @@ def test_an_interrupted_finetune_continues_to_the_same_predictions(
             run_verb("finetune", table, "broken", *settings, epochs=4)
     assert not (tmp_path / "broken/predictions.csv").exists()
     assert run_verb("finetune", table, "broken", *settings, epochs=4) == 0
-    for name in ("predictions.csv", "validation.csv", "repeat0_fold1/reference.json"):
+    for name in ("predictions.csv", "splits.csv", "repeat0_fold1/reference.json"):
         whole = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "broken" / name).read_bytes() == whole
 
@@ -174,7 +176,8 @@ def test_early_stopping_of_a_users_yaml_ends_a_fold_before_its_last_epoch(
         "trainer:\n  callbacks+:\n    - class_path: lightning.pytorch.callbacks.EarlyStopping\n"
         "      init_args: {monitor: val/loss, patience: 1, min_delta: 10}\n"
     )
-    assert run_verb("finetune", write_cohort(12), "run", f"-c{own}", "--fold=0", epochs=9) == 0
+    parts = ["--fold=0", "--data.splits.val_fraction=0.2"]
+    assert run_verb("finetune", write_cohort(12), "run", f"-c{own}", *parts, epochs=9) == 0
     (log,) = tmp_path.glob("run/repeat0_fold0/logs/*/metrics.csv")
     assert pd.read_csv(log)["epoch"].max() == 1
     assert (tmp_path / "run/repeat0_fold0/predictions.csv").is_file()

@@ -20,6 +20,7 @@ FINETUNE = [
     "--data.augmentation.num_versions=2",
     "--data.splits.num_repeats=1",
     "--data.splits.num_folds=2",
+    "--data.splits.val_fraction=0.2",
 ]
 PRETRAIN = [
     "--data.patch_shape=[6,6,4]",

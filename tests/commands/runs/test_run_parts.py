@@ -71,7 +71,8 @@ def test_a_class_that_is_missing_in_a_part_is_told_before_the_training(
     rows[1:3] = [row.rpartition(",")[0] + ",rare" for row in rows[1:3]]
     table.write_text("\n".join(rows) + "\n")
     step = ["--only=prepare"] if verb == "finetune" else ["--methods=[dummy]"]
-    assert run_verb(verb, table, "run", *step, "--data.splits.num_folds=2") == 0
+    step += ["--data.splits.num_folds=2", "--data.splits.val_fraction=0.2"]
+    assert run_verb(verb, table, "run", *step) == 0
     told = capsys.readouterr().out
     assert told.count("Class 'rare' is missing in the validation part of 2 of 2 folds") == 1
 
@@ -141,8 +142,9 @@ def test_a_folder_is_claimed_where_files_cannot_be_linked(tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_two_workers_write_what_one_process_writes(write_cohort, run_verb, tmp_path):
     table = write_cohort(12)
-    assert run_verb("finetune", table, "one") == 0
-    assert run_verb("finetune", table, "two", "--workers=2") == 0
+    validating = "--data.splits.val_fraction=0.2"
+    assert run_verb("finetune", table, "one", validating) == 0
+    assert run_verb("finetune", table, "two", validating, "--workers=2") == 0
     for name in ("predictions.csv", "validation.csv", "splits.csv"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     assert (tmp_path / "two/report.html").is_file()

@@ -21,6 +21,7 @@ TINY = {
     "data.augmentation.mode": "none",
     "data.splits.num_folds": 2,
     "data.splits.num_repeats": 2,
+    "data.splits.val_fraction": 0.2,
     "data.batch_size": 4,
     "model.filters": 4,
     "model.depth": 1,

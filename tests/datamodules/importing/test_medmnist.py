@@ -142,12 +142,15 @@ def test_only_the_official_test_patients_are_predicted(write_npz, run_verb, tmp_
 
 
 @pytest.mark.slow
-def test_an_official_split_without_validation_patients_is_called_optimistic(
-    write_npz, run_verb, tmp_path
+@pytest.mark.parametrize("protocol", ["nested", "paper"])
+def test_an_official_split_without_validation_patients_is_optimistic_if_test_patients_validate(
+    protocol, write_npz, run_verb, tmp_path
 ):
     table = write_medmnist_cohort(write_npz(), tmp_path / "tiny")
     splits = read_splits(tmp_path / "tiny")
     splits.replace({"part": {"val": "train"}}).to_csv(tmp_path / "two_parts.csv", index=False)
     given = f"--data.splits.path={tmp_path / 'two_parts.csv'}"
-    assert run_verb("finetune", table, "fine", given, epochs=1) == 0
-    assert "Optimistic" in (tmp_path / "fine" / "report.md").read_text()
+    asked = f"--data.splits.protocol={protocol}"
+    assert run_verb("finetune", table, "fine", given, asked, epochs=1) == 0
+    report = (tmp_path / "fine" / "report.md").read_text()
+    assert ("Optimistic" in report) == (protocol == "paper")

@@ -73,7 +73,7 @@ def test_rare_sites_are_counted_together():
 
 
 def _metrics(table, **more):
-    return summarise_run(as_run(table), "nested") | more
+    return summarise_run(as_run(table)) | more
 
 
 def test_three_classes_are_measured_one_by_one():
@@ -95,7 +95,7 @@ def test_three_classes_are_measured_one_by_one():
 
 def _report(table, cohort=None):
     run = as_run(table)
-    metrics = summarise_run(run, "nested")
+    metrics = summarise_run(run)
     described = run.cohort if cohort is None else cohort
     return write_report(metrics, ranking_table(table), RUN, described, has_curves=False)
 
