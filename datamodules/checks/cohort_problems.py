@@ -1,13 +1,11 @@
 """What can be wrong with the names and labels of a cohort table, and how a problem is told."""
 
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Literal
 
+from datamodules.checks.spelling import identity, is_missing, is_near, plain, visible
 from datamodules.reading.cohort_table import Columns, Scan, conflicting_labels
 from datamodules.reading.nifti_bytes import printable
 
@@ -62,7 +60,20 @@ def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Pr
         return
     for scan in scans:
         if not scan.label:
+            fix = "Fill it in, or keep this row in a table for make pretrain alone"
             yield Problem("error", scan.patient_id, scan.image, "label is empty", fix)
+    rows: dict[str, list[int]] = defaultdict(list)
+    for scan in scans:
+        rows[scan.label].append(scan.row)
+    missing = {label for label in rows if is_missing(label)} - set(expected.classes or ())
+    for label in sorted(missing):
+        some = ", ".join(map(str, rows[label][:5])) + ", …" * (len(rows[label]) > 5)
+        what = (
+            f"label {label!r} of {count(len(rows[label]), 'row')} ({some}) means that it is missing"
+        )
+        fix = f"Fill in or empty these cells, or name {label!r} in --data.classes if it is a class"
+        yield Problem("error", "", "", what, fix)
+    scans = [scan for scan in scans if scan.label and scan.label not in missing]
     if expected.labels_per == "patient":
         for patient, labels in conflicting_labels(scans).items():
             what = f"has the labels {' and '.join(map(repr, labels))}"
@@ -70,12 +81,11 @@ def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Pr
             yield Problem("error", patient, "", what, fix)
     members: dict[str, set[str]] = defaultdict(set)
     for scan in scans:
-        if scan.label:
-            members[scan.label].add(scan.patient_id)
+        members[scan.label].add(scan.patient_id)
     sizes = {label: len(patients) for label, patients in members.items()}
     if expected.classes is not None:
         for label in sorted(set(sizes) - set(expected.classes)):
-            close = [name for name in expected.classes if _is_near(label, name)]
+            close = [name for name in expected.classes if is_near(label, name)]
             hint = f"; did you mean {close[0]!r}?" if close else ""
             what = f"label {label!r} is not among the classes {list(expected.classes)}{hint}"
             yield Problem("error", "", "", what, "Fix the table or --data.classes")
@@ -127,35 +137,24 @@ def _misspelt(sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
         for other in sorted(sizes, key=lambda name: (-sizes[name], name)):
             if (sizes[label], label) >= (sizes[other], other):
                 continue
-            if _plain(label) == _plain(other) or (
+            if plain(label) == plain(other) or (
                 sizes[label] <= max(1, sizes[other] // 20)
                 and 2 * sizes[label] <= sizes[other]
-                and _is_near(label, other)
+                and is_near(label, other)
             ):
                 yield label, other
                 break
 
 
-def _is_near(label: str, other: str) -> bool:
-    """Whether one looks like a slip of the other: 'helthy' and 'healthy', not 'unhealthy'."""
-    one, two = _plain(label), _plain(other)
-    if one == two:
-        return True
-    if re.findall(r"\d", one) != re.findall(r"\d", two) or one.endswith(two) or two.endswith(one):
-        return False
-    return SequenceMatcher(None, one, two).ratio() >= 0.85
-
-
 def twin_names(scans: Sequence[Scan]) -> Iterator[Problem]:
     """Patients whose names look alike: they may be one person on two sides of a split."""
-    alike: dict[str, set[str]] = defaultdict(set)
+    alike: dict[object, set[str]] = defaultdict(set)
     for scan in scans:
-        joined = re.sub(r"[\s_-]+", "-", _folded(scan.patient_id))
-        alike[re.sub(r"(?<!\d)0+(?=\d)", "", joined)].add(scan.patient_id)
+        alike[identity(scan.patient_id)].add(scan.patient_id)
     for names in alike.values():
         first, *others = sorted(names)
         for name in others:
-            same = _visible(name) == _visible(first)
+            same = visible(name) == visible(first)
             what = f"may be patient {first!r} by another spelling"
             fix = "Write both alike if they are one person, else rename one"
             yield Problem("error" if same else "warning", name, "", what, fix)
@@ -167,26 +166,10 @@ def near_columns(
     """Columns that are not read because their name is not quite that of an optional one."""
     for field in ("label", "session", "site"):
         wanted = getattr(columns, field)
-        close = [name for name in others if _is_near(name, wanted)]
+        close = [name for name in others if is_near(name, wanted)]
         if close and not any(getattr(scan, field) for scan in scans):
             what = f"column {close[0]!r} is not read; did you mean {wanted!r}?"
             yield Problem("warning", "", "", what, f"Rename it, or set --data.columns.{field}")
-
-
-def _visible(name: str) -> str:
-    """The name as it looks: invisible characters left out, letters and accents joined."""
-    kept = "".join(letter for letter in name if unicodedata.category(letter) not in ("Cf", "Cc"))
-    return " ".join(unicodedata.normalize("NFC", kept).split())
-
-
-def _folded(name: str) -> str:
-    """The name without differences of case and width."""
-    return unicodedata.normalize("NFKC", _visible(name)).casefold()
-
-
-def _plain(name: str) -> str:
-    """The folded name without separators."""
-    return re.sub(r"[\s_-]+", "", _folded(name))
 
 
 def count(number: int, thing: str) -> str:

@@ -35,7 +35,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class Scan:
-    """One row of a cohort table; `path` is `image` made absolute, missing cells are ''."""
+    """One row of a cohort table; `path` is `image` made absolute, missing cells are ''.
+
+    `row` is the line of the file where it ends.
+    """
 
     patient_id: str
     image: str
@@ -43,6 +46,7 @@ class Scan:
     label: str = ""
     session: str = ""
     site: str = ""
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def read_rows(table: str | Path, columns: Columns = Columns()) -> tuple[list[Sca
             who = row["patient_id"], row["image"]
             faults.append(RowFault(line_number, *who, fault.what, fault.fix))
         else:
-            scans.append(Scan(path=path, **row))
+            scans.append(Scan(path=path, row=line_number, **row))
     return scans, faults
 
 

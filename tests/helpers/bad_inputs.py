@@ -348,6 +348,7 @@ def _labelled(*lines, **settings):
 
 
 OK = ("p1,a.nii", "p2,b.nii")
+NA_LABEL = _labelled("p1,a.nii,ill", "p2,b.nii,NA", "p3,c.nii,NA")
 PER_SCAN = ("--data.labels_per=scan",)
 TABLE_CASES = [
     TableCase("empty", b"", "no rows"),
@@ -389,6 +390,20 @@ TABLE_CASES = [
     TableCase("control characters", _table("p\x1b[31m1,no\x07ne.nii"), r"\x1b"),
     TableCase("two labels", _labelled("p1,a.nii,yes", "p1,b.nii,no"), "--data.labels_per=scan"),
     TableCase("empty label", _labelled("p1,a.nii,yes", "p2,b.nii,"), "label is empty"),
+    *(
+        TableCase(
+            f"label {word}",
+            _labelled("p1,a.nii,ill", f"p2,b.nii,{word}"),
+            "(3) means that it is missing",
+        )
+        for word in ("NA", "n/a", "N/A", "NaN", "nan", "null", "NULL", "None", "-", "?", "#N/A")
+    ),
+    TableCase(
+        "NA and another class",
+        NA_LABEL,
+        "of 2 rows (3, 4) means",
+        arguments=("--data.classes=[ill,well]",),
+    ),
     TableCase(
         "misspelt label",
         _labelled("p1,a.nii,healthy", "p2,b.nii,healthy", "p3,c.nii,helthy", "p4,d.nii,ill"),
@@ -434,7 +449,8 @@ TABLE_CASES = [
     TableCase("quotes", _table('"p1","a.nii"'), refused=False),
     TableCase("quoted comma", _table('"p,1","a.nii"'), refused=False),
     TableCase("spaces around", _table(" p1 , a.nii "), refused=False),
-    TableCase("NA and 000", _labelled("NA,a.nii,NA", "000,b.nii,nan"), refused=False),
+    TableCase("NA named as class", NA_LABEL, "", False, ("--data.classes=[ill,NA]",)),
+    TableCase("names like None", _labelled("p1,a.nii,Nanning", "p2,b.nii,nonexistent"), "", False),
     TableCase("unicode", _table("Müller-脳,a.nii"), refused=False),
     TableCase("formula", _table("=1+1,a.nii"), refused=False),
     TableCase("dots inside", _table("p1,sub/../a.nii"), refused=False),
