@@ -114,13 +114,12 @@ def check_cohort(
     refuse_other_orientation(expected.assume_orientation)
     scans, faults = read_rows(table, columns)
     checks = check_scans([scan.path for scan in scans], expected.assume_orientation, cache_dir)
-    problems = [_row_problem(fault) for fault in faults]
+    problems = [*map(_row_problem, faults), *twin_names(scans)]  # a run quotes the first warning
     for scan, check in zip(scans, checks, strict=True):
         if check.fault:
             problems.append(Problem("error", scan.patient_id, scan.image, *check.fault))
         problems += [Problem("warning", scan.patient_id, scan.image, *w) for w in check.warnings]
     problems += label_problems(scans, expected)
-    problems += twin_names(scans)
     if not faults:
         others = list(read_other_columns(table, columns))
         problems += near_columns(scans, others, columns)

@@ -3,9 +3,18 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
-from datamodules.checks.spelling import identity, is_missing, is_near, plain, visible
+from datamodules.checks.spelling import (
+    are_one,
+    identity,
+    is_missing,
+    is_near,
+    number_of,
+    plain,
+    visible,
+)
 from datamodules.reading.cohort_table import Columns, Scan, conflicting_labels
 from datamodules.reading.nifti_bytes import printable
 
@@ -85,11 +94,12 @@ def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Pr
     sizes = {label: len(patients) for label, patients in members.items()}
     if expected.classes is not None:
         for label in sorted(set(sizes) - set(expected.classes)):
-            close = [name for name in expected.classes if is_near(label, name)]
+            close = [name for name in expected.classes if are_one(label, name)]
             hint = f"; did you mean {close[0]!r}?" if close else ""
             what = f"label {label!r} is not among the classes {list(expected.classes)}{hint}"
             yield Problem("error", "", "", what, "Fix the table or --data.classes")
     else:
+        yield from _numbers_in_two_spellings(scans)
         for label, meant in _misspelt(sizes):
             what = f"label {label!r} ({count(sizes[label], 'patient')}) looks like {meant!r}"
             fix = f"Write {meant!r}, or list all classes in --data.classes"
@@ -131,6 +141,19 @@ def class_names(
     return list(order or found)
 
 
+def _numbers_in_two_spellings(scans: Sequence[Scan]) -> Iterator[Problem]:
+    """Labels that are equal numbers, such as 0 and 0.0: they would be classes of their own."""
+    spellings: dict[Decimal, dict[str, int]] = defaultdict(dict)
+    for scan in scans:
+        if (number := number_of(scan.label)) is not None:
+            spellings[number].setdefault(scan.label, scan.row)
+    for rows in spellings.values():
+        if len(rows) > 1:
+            labels = " and ".join(f"{label!r} (row {row})" for label, row in rows.items())
+            fix = "Write them alike, or list all classes in --data.classes"
+            yield Problem("error", "", "", f"labels {labels} are one number", fix)
+
+
 def _misspelt(sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
     """Pairs of a label and the commoner one that was probably meant."""
     for label in sorted(sizes, key=lambda name: (sizes[name], name)):
@@ -148,7 +171,7 @@ def _misspelt(sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
 
 def twin_names(scans: Sequence[Scan]) -> Iterator[Problem]:
     """Patients whose names look alike: they may be one person on two sides of a split."""
-    alike: dict[object, set[str]] = defaultdict(set)
+    alike: dict[str | Decimal, set[str]] = defaultdict(set)
     for scan in scans:
         alike[identity(scan.patient_id)].add(scan.patient_id)
     for names in alike.values():

@@ -45,7 +45,8 @@ def identity(name: str) -> str | Decimal:
     if number is not None and number == number.to_integral_value():
         return number
     joined = re.sub(r"[\s_-]+", "-", folded(name))
-    return re.sub(r"(?<=\d)\.0+$", "", re.sub(r"(?<!\d)0+(?=\d)", "", joined))
+    whole = re.sub(r"((?<![\d.])\d+)\.0+$", r"\1", joined)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", whole)
 
 
 def visible(name: str) -> str:

@@ -9,7 +9,7 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
-from bad_inputs import GOOD, SCAN_CASES, SHAPE, TABLE_CASES, nifti_bytes, write_table_corpus
+from bad_inputs import GOOD, SCAN_CASES, SHAPE, TABLE_CASES, nifti_bytes, voxels, write_table_corpus
 
 import main
 from datamodules.checks.cohort_check import check_cohort
@@ -130,6 +130,16 @@ def test_an_orientation_that_is_told_is_taken(tmp_path, check, orientation):
     code, out, _ = check(f"--data.table={tmp_path / 'table.csv'}", "-c", str(settings))
     assert code == 0
     assert f"{orientation} 1" in out
+
+
+def test_a_run_quotes_ids_that_look_alike_before_other_warnings(tmp_path):
+    (tmp_path / "a.nii").write_bytes(nifti_bytes(descrip=b"DOE^JANE 1970-01-01"))
+    (tmp_path / "b.nii").write_bytes(nifti_bytes(voxels((12, 12, 12))))
+    (tmp_path / "table.csv").write_text("patient_id,image\n7,a.nii\n7.0,b.nii\n")
+    found = check_cohort(tmp_path / "table.csv", Columns(), Expectations(), tmp_path / "cache")
+    brief = found.warnings_in_brief()
+    assert brief.startswith("2 warnings about the data")
+    assert "the first: warning  7.0  may be patient '7' by another spelling" in brief
 
 
 def test_scans_that_stand_out_are_warned_of(write_cohort, write_scan, tmp_path):

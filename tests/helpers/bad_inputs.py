@@ -409,6 +409,23 @@ TABLE_CASES = [
         _labelled("p1,a.nii,healthy", "p2,b.nii,healthy", "p3,c.nii,helthy", "p4,d.nii,ill"),
         "looks like 'healthy'",
     ),
+    *(
+        TableCase(
+            f"label {one} and {other}",
+            _labelled(f"p1,a.nii,{one}", "p2,b.nii,2", f'p3,c.nii,"{other}"'),
+            f"labels '{one}' (row 2) and '{other}' (row 4) are one number",
+        )
+        for one, other in (
+            *(("0", "0.0"), ("1", "1.0"), ("1", "1e0"), ("1", "+1"), ("1", "01"), ("0.50", ".5")),
+            *(("1", "1,0"), ("-1", "-1."), ("0", "-0"), ("1000", "1E3")),
+        )
+    ),
+    TableCase(
+        "number of a class in another spelling",
+        _labelled("p1,a.nii,0.0", "p2,b.nii,1"),
+        "did you mean '0'?",
+        arguments=("--data.classes=['0','1']",),
+    ),
     TableCase("other case", _labelled("p1,a.nii,Healthy", "p2,b.nii,healthy"), "looks like"),
     TableCase("invisible letter", _labelled("p1,a.nii,ill\u200b", "p2,b.nii,ill"), "looks like"),
     TableCase(
@@ -454,7 +471,18 @@ TABLE_CASES = [
     TableCase("unicode", _table("Müller-脳,a.nii"), refused=False),
     TableCase("formula", _table("=1+1,a.nii"), refused=False),
     TableCase("dots inside", _table("p1,sub/../a.nii"), refused=False),
-    TableCase("numbers alike", _table("1,a.nii", "001,b.nii"), "another spelling", False),
+    *(
+        TableCase(
+            f"id {other}", _table(f"{one},a.nii", f'"{other}",b.nii'), "another spelling", False
+        )
+        for one, other in (
+            *(("1", "001"), ("2", "2.0"), ("2", "2,0"), ("002", "2.00"), ("p2", "P2"), ("2", "２")),
+            *(("sub-2", "sub-2.0"), ("p 2", "p_02"), ("2000", "2E3")),
+        )
+    ),
+    TableCase("site.patient", _table("1.1,a.nii", "1.10,b.nii", "1.11,c.nii"), refused=False),
+    TableCase("other numbers", _labelled("1.2.0,a.nii,0.1", "1.2,b.nii,0.10001"), "", False),
+    TableCase("long numbers", _table(f"{10**30},a.nii", f"{10**30 + 1},b.nii"), refused=False),
     TableCase("labels per scan", _labelled("p1,a.nii,yes", "p1,b.nii,no"), "", False, PER_SCAN),
     TableCase("prefix", _labelled("p1,a.nii,healthy", "p2,b.nii,unhealthy"), "", False),
     TableCase("grades", _labelled("p1,a.nii,grade1", "p2,b.nii,grade2"), "", False),
