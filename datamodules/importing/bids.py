@@ -1,7 +1,7 @@
 """Turn a BIDS tree into a cohort table (Gorgolewski et al. 2016, Sci Data 3:160044).
 
 Read are the names sub-<label>/[ses-<label>/]<datatype>/sub-<label>_…_<suffix>.nii[.gz] and
-participants.tsv; derivatives/ and sourcedata/ are trees of their own.
+the tables (bids_tables.py); derivatives/ and sourcedata/ are trees of their own.
 """
 
 import csv
@@ -11,18 +11,15 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
+from datamodules.importing.bids_tables import OWN_COLUMNS, Described, Visit, describe_visits, near
 from files.whole_file import whole_file, write_whole
 
 NAME = re.compile(
     r"(?P<patient>sub-[a-zA-Z0-9]+)(_(?P<session>ses-[a-zA-Z0-9]+))?"
     r"(_[a-zA-Z]+-[a-zA-Z0-9+]+)*_(?P<suffix>[a-zA-Z0-9]+)\.nii(\.gz)?"
 )
-
-MISSING = "n/a"
-OWN_COLUMNS = ["patient_id", "session", "image"]
 
 
 @dataclass
@@ -59,9 +56,7 @@ def import_bids_tree(tree: Path, out: Path, suffix: str = "T1w", label: str = ""
         ValueError: If the tree or participants.tsv is faulty, or the table cannot lie there.
     """
     scans, remarks = find_scans(tree, suffix)
-    people, columns = read_participants(tree, label)
-    cohort = _join(scans, people, columns, label)
-    cohort.remarks = remarks + cohort.remarks
+    cohort = _as_cohort(scans, describe_visits(tree, scans.values(), label), remarks)
     table = out if out.suffix.lower() == ".csv" else out / "cohort.csv"
     try:
         _write(cohort, scans, tree, table, may_copy=table != out)
@@ -72,7 +67,7 @@ def import_bids_tree(tree: Path, out: Path, suffix: str = "T1w", label: str = ""
     return cohort
 
 
-def find_scans(tree: Path, suffix: str) -> tuple[dict[Path, tuple[str, str]], list[str]]:
+def find_scans(tree: Path, suffix: str) -> tuple[dict[Path, Visit], list[str]]:
     """Find the scans with a suffix.
 
     Returns:
@@ -90,7 +85,7 @@ def find_scans(tree: Path, suffix: str) -> tuple[dict[Path, tuple[str, str]], li
     patients = {path.name for path in tree.glob("sub-*") if path.is_dir()}
     if not patients:
         raise ValueError(f"{str(tree)!r} has no folders sub-…: it is no BIDS tree. Check SRC=.")
-    scans: dict[Path, tuple[str, str]] = {}
+    scans: dict[Path, Visit] = {}
     suffixes, remarks = Counter[str](), []
     for path in files:
         place = path.relative_to(tree)
@@ -112,12 +107,14 @@ def find_scans(tree: Path, suffix: str) -> tuple[dict[Path, tuple[str, str]], li
         if not path.exists():
             raise ValueError(f"{str(place)!r} is a broken link. Fetch its content (datalad get).")
         if (twin := path.with_name(path.name.removesuffix(".gz"))) in scans:
-            raise ValueError(f"{str(place)!r} and {twin.name!r} are one scan. Delete one of them.")
+            raise ValueError(
+                f"{str(place)!r} and {twin.name!r} have one name. Move one of them out of the tree."
+            )
         scans[path] = (name["patient"], session)
     if not scans:
         there = ", ".join(f"{number} {name}" for name, number in suffixes.most_common(8)) or "none"
         raise ValueError(
-            f"{str(tree)!r} has no scans that end in _{suffix}{_hint(suffix, list(suffixes))}. "
+            f"{str(tree)!r} has no scans that end in _{suffix}{near(suffix, list(suffixes))}. "
             f"Scans there are: {there}. Choose with SUFFIX=."
         )
     if without := sorted(patients - {patient for patient, _ in scans.values()}):
@@ -125,90 +122,30 @@ def find_scans(tree: Path, suffix: str) -> tuple[dict[Path, tuple[str, str]], li
     return scans, remarks
 
 
-def read_participants(tree: Path, label: str) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Read participants.tsv.
-
-    Returns:
-        Cells of each patient by column, '' for n/a, with the label column under that name; and
-        the columns. Both are empty if there is no such file.
-    """
-    path = tree / "participants.tsv"
-    if not path.is_file():
-        if label:
-            raise ValueError(f"LABEL={label}, but {str(path)!r} does not exist. Add it.")
-        return {}, []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not UTF-8 text. Save it as UTF-8.") from error
-    lines = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
-    header, *lines = [[cell.strip() for cell in line] for line in lines if any(line)] or [[""]]
-    if "participant_id" not in header:
-        raise ValueError(f"{str(path)!r} has no column 'participant_id', it has {header}. Add it.")
-    if label and label not in header:
-        raise ValueError(
-            f"{str(path)!r} has no column LABEL={label}{_hint(label, header)}, it has {header}."
-        )
-    names = [_column(name, label) for name in header]
-    if clash := sorted({name for name in names if names.count(name) > 1 or name in OWN_COLUMNS}):
-        raise ValueError(f"{str(path)!r} would give two columns {clash[0]!r}. Rename one of them.")
-    people: dict[str, dict[str, str]] = {}
-    for line in lines:
-        if len(line) != len(header):
-            raise ValueError(
-                f"{str(path)!r}: the row of {line[0]!r} has {len(line)} cells where the header has "
-                f"{len(header)}. Fix it."
-            )
-        cells = {
-            name: "" if cell.lower() == MISSING else cell
-            for name, cell in zip(names, line, strict=True)
-        }
-        patient = "sub-" + cells.pop("participant_id").removeprefix("sub-")
-        if patient in people:
-            raise ValueError(f"{str(path)!r} has two rows of {patient!r}. Delete one.")
-        people[patient] = cells
-    return people, [name for name in names if name != "participant_id"]
-
-
-def _join(
-    scans: dict[Path, tuple[str, str]],
-    people: dict[str, dict[str, str]],
-    columns: Sequence[str],
-    label: str,
+def _as_cohort(
+    scans: dict[Path, Visit], described: Described, remarks: Sequence[str]
 ) -> BidsCohort:
-    patients = sorted({patient for patient, _ in scans.values()})
-    remarks = []
-    if people and (unknown := [patient for patient in patients if patient not in people]):
-        words = f"{len(unknown)} patients have no row in participants.tsv (first: {unknown[0]!r})."
-        if label:
-            raise ValueError(f"{words} Add them, or move their folders out of the tree.")
-        remarks.append(words)
-    if absent := sorted(set(people) - set(patients)):
-        remarks.append(
-            f"{len(absent)} rows of participants.tsv have no scan here (first: {absent[0]!r})."
-        )
-    if label and (bare := [who for who in patients if not people[who]["label"]]):
-        remarks.append(f"{len(bare)} patients have no {label} (first: {bare[0]!r}); fill them in.")
     together = defaultdict(list)
     for path, visit in scans.items():
         together[visit].append(path.name)
+    remarks = [*remarks, *described.remarks]
     if several := [names for names in together.values() if len(names) > 1]:
         remarks.append(
             f"{len(several)} visits have several scans (first: {', '.join(several[0])}). "
-            "All are in the table; delete the rows that you do not want."
+            "All are in the table."
         )
-    nothing = dict.fromkeys(columns, "")
     sessions = any(session for _, session in scans.values())
     rows = [
-        {"patient_id": patient, "session": session} | (people.get(patient) or nothing)
+        {"patient_id": patient, "session": session} | described.cells[patient, session]
         for patient, session in scans.values()
     ]
     own = [name for name in OWN_COLUMNS if name != "session" or sessions]
-    return BidsCohort([*own, *sorted(columns, key=lambda name: name != "label")], rows, remarks)
+    columns = sorted(described.columns, key=lambda name: name != "label")
+    return BidsCohort([*own, *columns], rows, remarks)
 
 
 def _write(
-    cohort: BidsCohort, scans: dict[Path, tuple[str, str]], tree: Path, table: Path, may_copy: bool
+    cohort: BidsCohort, scans: dict[Path, Visit], tree: Path, table: Path, may_copy: bool
 ) -> None:
     home = table.parent.resolve()
     in_place = tree.resolve().is_relative_to(home)
@@ -226,22 +163,10 @@ def _write(
     writer.writeheader()
     writer.writerows(cohort.rows)
     if table.exists() and table.read_bytes() != text.getvalue().encode():
-        raise ValueError(
-            f"{str(table)!r} exists and says something else. Delete it, or change OUT=."
-        )
+        raise ValueError(f"{str(table)!r} exists and says something else. Move it, or change OUT=.")
     for place in [] if in_place else places:
         (table.parent / place).parent.mkdir(parents=True, exist_ok=True)
         with whole_file(table.parent / place) as unfinished:
             shutil.copyfile(tree / place, unfinished)
     table.parent.mkdir(parents=True, exist_ok=True)
     write_whole(text.getvalue(), table)
-
-
-def _column(name: str, label: str) -> str:
-    return "label" if label and name == label else name
-
-
-def _hint(wanted: str, choices: Sequence[str]) -> str:
-    by_lower = {choice.lower(): choice for choice in choices}
-    close = get_close_matches(wanted.lower(), by_lower, n=1)
-    return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""

@@ -115,7 +115,8 @@ def read_rows(table: str | Path, columns: Columns = Columns()) -> tuple[list[Sca
             file = os.stat(header_file(path) if header_file(path).exists() else path)
             if (earlier := seen.setdefault((file.st_dev, file.st_ino), line_number)) != line_number:
                 raise ScanError(
-                    f"is listed already in row {earlier}, perhaps by another name", "Drop one row"
+                    f"is listed already in row {earlier}, perhaps by another name",
+                    "List each file once",
                 )
         except ScanError as fault:
             who = row["patient_id"], row["image"]

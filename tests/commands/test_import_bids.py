@@ -116,6 +116,99 @@ def test_windows_lines_a_bom_and_ids_without_sub_are_read(tree, importing):
     assert {scan.label for scan in read_cohort_table(tree / "cohort.csv")} == {"patient", "control"}
 
 
+def test_unnamed_empty_columns_are_ignored(tree, importing):
+    header, *rows = PARTICIPANTS.splitlines()
+    lines = [f"{header}\t\t", *(f"{row}\t" for row in rows)]
+    (tree / "participants.tsv").write_bytes("\r\n".join([*lines, "\t\t\t\t\t", ""]).encode())
+    assert importing(tree, "--label=group") == (0, [])
+    assert set(read_other_columns(tree / "cohort.csv")) == {"age", "sex"}
+    assert [scan.label for scan in read_cohort_table(tree / "cohort.csv")].count("patient") == 4
+
+
+def _by_visit(tree, *rows, header="participant_id session_id group"):
+    lines = [line.replace(" ", "\t") for line in (header, *rows)]
+    (tree / "participants.tsv").write_text("\n".join(lines) + "\n")
+
+
+def _labels(tree):
+    """Label of the first run of each visit."""
+    scans = read_cohort_table(tree / "cohort.csv")
+    return {(scan.patient_id, scan.session): scan.label for scan in reversed(scans)}
+
+
+@pytest.mark.parametrize("session", ["session_id", "session"])
+def test_rows_of_visits_are_joined_by_session(session, tree, importing):
+    rows = ["sub-01 ses-b AD", "sub-01 a CN", "sub-02 1 CN", "sub-03 n/a AD"]
+    _by_visit(tree, *rows, header=f"participant_id {session} group")
+    assert importing(tree, "--label=group") == (0, [])
+    assert _labels(tree) == {
+        ("sub-01", "ses-a"): "CN",
+        ("sub-01", "ses-b"): "AD",
+        ("sub-02", ""): "CN",
+        ("sub-03", ""): "AD",
+    }
+    assert set(read_other_columns(tree / "cohort.csv")) == set()
+    assert "1 visits have no row of their own (first: 'sub-02')" in importing.out
+
+
+def test_a_visit_without_a_row_gets_what_its_patients_rows_agree_on(tree, importing):
+    rows = ["sub-01 a AD F", "sub-01 c CN F", "sub-02 n/a CN M", "sub-03 n/a AD M"]
+    _by_visit(tree, *rows, header="participant_id session_id group sex")
+    assert importing(tree, "--label=group") == (0, [])
+    labels = _labels(tree)
+    assert (labels["sub-01", "ses-a"], labels["sub-01", "ses-b"]) == ("AD", "")
+    sexes = read_other_columns(tree / "cohort.csv")["sex"]
+    assert sexes == ["F", "F", "F", "M", "M"]
+    assert "1 visits have no row of their own (first: 'sub-01 ses-b')" in importing.out
+    assert "1 patients have no group (first: 'sub-01 ses-b'); fill them in." in importing.out
+
+
+@pytest.mark.parametrize("place", ["sub-01/sub-01_sessions.tsv", "sessions.tsv"])
+def test_sessions_tsv_tells_more_of_a_visit(place, tree, importing):
+    rows = ["session_id\tscore\tgroup", "ses-a\t7\tn/a", "ses-b\t9\tcontrol"]
+    if place == "sessions.tsv":
+        rows = ["participant_id\t" + rows[0], *("sub-01\t" + row for row in rows[1:])]
+    (tree / place).write_text("\n".join(rows) + "\n")
+    assert importing(tree, "--label=group") == (0, [])
+    labels = _labels(tree)
+    assert (labels["sub-01", "ses-a"], labels["sub-01", "ses-b"]) == ("patient", "control")
+    others = read_other_columns(tree / "cohort.csv")
+    assert others["score"] == ["7", "7", "9", "", ""]
+    assert others["sex"] == ["F", "F", "F", "M", "F"]
+
+
+def test_labels_may_stand_in_sessions_tsv_alone(tree, importing):
+    (tree / "participants.tsv").unlink()
+    (tree / "sub-01/sub-01_sessions.tsv").write_text("session_id\tgroup\na\tx\nb\ty\n")
+    assert importing(tree, "--label=group") == (0, [])
+    assert [scan.label for scan in read_cohort_table(tree / "cohort.csv")] == [
+        "x",
+        "x",
+        "y",
+        "",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("ids", ["1 2 3", "sub-1 sub-2 sub-3", "1.0 2.0 3.0", "001 002 003"])
+def test_ids_that_lost_their_zeros_are_matched_with_a_remark(ids, tree, importing):
+    _by_visit(
+        tree, *(f"{name} n/a {label}" for name, label in zip(ids.split(), "xyz", strict=True))
+    )
+    assert importing(tree, "--label=group") == (0, [])
+    assert "3 ids of the table are matched with folders by another spelling" in importing.out
+    labels = [scan.label for scan in read_cohort_table(tree / "cohort.csv")]
+    assert labels == ["x", "x", "x", "y", "z"]
+
+
+def test_an_id_that_may_be_two_patients_is_not_matched(tree, importing):
+    _rename("sub-03/anat/sub-03_T1w.nii.gz", "sub-002/anat/sub-002_T1w.nii.gz")(tree)
+    _by_visit(tree, "sub-01 n/a x", "sub-2 n/a y")
+    code, (line,) = importing(tree, "--label=group")
+    assert code == 2
+    assert "2 patients have no row in participants.tsv (first: 'sub-002')" in line
+
+
 def _participants(old, new):
     def edit(tree):
         path = tree / "participants.tsv"
@@ -159,14 +252,30 @@ FAULTS = {
     ),
     "scan_twice": (
         lambda tree: shutil.copy(tree / T1, tree / T1.removesuffix(".gz")),
-        "are one scan. Delete one of them",
+        "have one name. Move one of them out of the tree",
     ),
     "broken_link": (_broken_link, "is a broken link. Fetch its content"),
     "no_row": (
         _participants("sub-03\t40\tF\tpatient\n", ""),
         "no row in participants.tsv (first: 'sub-03",
     ),
-    "row_twice": (_participants("sub-03", "sub-02"), "has two rows of 'sub-02'"),
+    "row_twice": (
+        _participants("sub-03", "sub-02"),
+        "has two rows of 'sub-02' that differ in 'age'. Make them agree, or give each its visit",
+    ),
+    "visit_twice": (
+        lambda tree: _by_visit(tree, "sub-01 1 a", "sub-01 1 b"),
+        "has two rows of 'sub-01 ses-1' that differ in 'group'. Make them agree.",
+    ),
+    "value_without_name": (
+        lambda tree: _by_visit(tree, "sub-01 1 a 7", header="participant_id session_id group "),
+        "the row of 'sub-01' has a value in a column without a name",
+    ),
+    "id_column_twice": (_participants("age", "participant_id"), "two columns 'participant_id'"),
+    "session_twice": (
+        lambda tree: _by_visit(tree, "sub-01 1 a", header="participant_id session_id session"),
+        "would give two columns 'session'",
+    ),
     "short_row": (
         _participants("\t40\tF", "\t40"),
         "the row of 'sub-03' has 3 cells where the header has 4",
