@@ -12,6 +12,7 @@ from datamodules.checks.cohort_check import CohortCheck, check_cohort, compare_c
 from datamodules.checks.cohort_problems import Expectations, Problem
 from datamodules.checks.contact_sheet import contact_sheet
 from datamodules.reading.cohort_table import Columns
+from datamodules.reading.nifti import Reading
 from datamodules.reading.nifti_bytes import printable
 from files.run_path import run_path
 
@@ -28,6 +29,7 @@ class CheckedPreprocessing:
     """What a check has to know of the preprocessing."""
 
     assume_orientation: str | None = None
+    fill_nan: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ def _check_data(
         labels_per=data.labels_per,
         classes=data.classes,
         num_folds=data.splits.num_folds,
-        assume_orientation=data.preprocessing.assume_orientation,
+        reading=Reading(**asdict(data.preprocessing)),
     )
     cache_dir = Path(data.cache_dir)
     cohorts = {table: _check(table, data.columns, expected, cache_dir) for table in tables}
     shared: list[Problem] = []
     if len(tables) == 2:
         one, other = (cohorts[table] for table in tables)
-        shared = compare_cohorts(one, other, expected.assume_orientation, cache_dir)
+        shared = compare_cohorts(one, other, expected.reading, cache_dir)
     page = run_path(run) / "contact_sheet.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(contact_sheet(list(cohorts.values())), encoding="utf-8")

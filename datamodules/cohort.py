@@ -72,7 +72,7 @@ class Cohort:
         Raises:
             ValueError: With one line per error.
         """
-        expected = replace(expected, assume_orientation=self.preprocessing.assume_orientation)
+        expected = replace(expected, reading=self.preprocessing.reading)
         found = check_cohort(self.table, self.columns, expected, self.cache_dir)
         found.refuse_errors(self.table)
         self.scans, self.scan_checks = found.scans, found.checks
@@ -82,7 +82,7 @@ class Cohort:
     def scan_checks(self) -> list[ScanCheck]:
         """What the check of each scan found."""
         paths = [scan.path for scan in self.scans]
-        return check_scans(paths, self.preprocessing.assume_orientation, self.cache_dir)
+        return check_scans(paths, self.preprocessing.reading, self.cache_dir)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

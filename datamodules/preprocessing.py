@@ -8,7 +8,7 @@ import numpy as np
 import torchio as tio
 
 from datamodules.batches.warp import rotated_extent
-from datamodules.reading.nifti import ScanError, read_volume
+from datamodules.reading.nifti import Reading, ScanError, read_volume
 from datamodules.resampling import resample
 from datamodules.window import EmptyWindowError, WindowOver, window
 
@@ -18,6 +18,7 @@ ROUNDING = 0.01  # voxels; 256 × 0.9 mm as float32 are 256 voxels of 0.9 mm, no
 BEFORE_IT_WAS_A_SETTING: dict[str, Any] = {
     "assume_orientation": None,
     "assume_spacing_mm": None,
+    "fill_nan": False,
     "margin_degrees": 0.0,
     "window_over": "everything",
     "anti_alias": False,
@@ -53,6 +54,8 @@ class Preprocessing:
             'LPS'; None refuses such scans.
         assume_spacing_mm: Voxel size along R, A, S of scans whose headers do not say it; None is
             the median of the others where these are the majority, otherwise unknown.
+        fill_nan: Give NaN voxels, as resampling leaves them at the border, the scan's smallest
+            intensity; otherwise such scans are refused.
     """
 
     spacing_mm: Triplet | None = None
@@ -66,6 +69,7 @@ class Preprocessing:
     voxel_budget: int | None = None
     assume_orientation: str | None = None
     assume_spacing_mm: Triplet | None = None
+    fill_nan: bool = False
 
     def __post_init__(self) -> None:
         if self.spatial_shape is not None and self.fit is None:
@@ -78,6 +82,11 @@ class Preprocessing:
                 f"window_percentiles {self.window_percentiles} must be two numbers from 0 to 100, "
                 "the lower first, such as [0.5, 99.5]."
             )
+
+    @property
+    def reading(self) -> Reading:
+        """What is done where a scan's file leaves something open."""
+        return Reading(self.assume_orientation, self.fill_nan)
 
     def describe(self) -> str:
         """Say in one sentence what is done to a scan."""
@@ -136,7 +145,7 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
     wanted = preprocessing
     assert wanted.spatial_shape is not None, "plan the preprocessing before using it"
     try:
-        scan = read_volume(path, wanted.assume_orientation)
+        scan = read_volume(path, wanted.reading)
     except ScanError as fault:
         raise ValueError(f"Scan {path} {fault}") from fault
     geometry = scan.geometry

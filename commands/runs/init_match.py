@@ -13,7 +13,7 @@ from datamodules.preprocessing import Preprocessing
 from lightning_modules.transfer import read_checkpoint
 
 LARGEST_RATIO = 1.3  # of voxel sizes along an axis
-NOT_COMPARED = ("spacing_mm", "spatial_shape", "voxel_budget", "assume_")
+NOT_COMPARED = ("spacing_mm", "spatial_shape", "voxel_budget", "assume_", "fill_nan")
 Prepared = Mapping[str, Any]  # a checkpoint's `preprocessing`, and `voxel_mm` where it is known
 
 

@@ -13,7 +13,7 @@ from datamodules.preprocessing import Preprocessing
 from datamodules.reading.cohort_table import Columns
 from files.run_path import run_path
 
-OF_ITS_SCANS = ("assume_orientation", "assume_spacing_mm")  # what its headers do not tell
+OF_ITS_SCANS = ("assume_orientation", "assume_spacing_mm", "fill_nan")  # what its files lack
 ANY_SIZE = 10**9  # a patch costs the same whatever the volume it is cut from
 
 

@@ -22,7 +22,7 @@ from datamodules.checks.leakage import Leak, find_leaks
 from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans
 from datamodules.reading.cohort_table import Columns, RowFault, Scan, read_other_columns, read_rows
 from datamodules.reading.geometry import refuse_other_orientation
-from datamodules.reading.nifti import read_volume, scan_hash
+from datamodules.reading.nifti import Reading, read_volume, scan_hash
 from files.hashes import digest
 from files.whole_file import write_whole
 
@@ -111,9 +111,9 @@ def check_cohort(
     Raises:
         ValueError: If the table itself cannot be read.
     """
-    refuse_other_orientation(expected.assume_orientation)
+    refuse_other_orientation(expected.reading.assume_orientation)
     scans, faults = read_rows(table, columns)
-    checks = check_scans([scan.path for scan in scans], expected.assume_orientation, cache_dir)
+    checks = check_scans([scan.path for scan in scans], expected.reading, cache_dir)
     problems = [*map(_row_problem, faults), *twin_names(scans)]  # a run quotes the first warning
     for scan, check in zip(scans, checks, strict=True):
         if check.fault:
@@ -125,7 +125,7 @@ def check_cohort(
         problems += near_columns(scans, others, columns)
     problems += _outliers(scans, checks)
     patients = [scan.patient_id for scan in scans]
-    for leak in _find_leaks(scans, checks, patients, expected.assume_orientation, cache_dir):
+    for leak in _find_leaks(scans, checks, patients, expected.reading, cache_dir):
         one, other = scans[leak.first], scans[leak.second]
         problems.append(leak_problem(leak, one, f"{other.image} of patient {other.patient_id}"))
     problems.sort(key=lambda problem: problem.severity)  # errors first
@@ -133,13 +133,13 @@ def check_cohort(
 
 
 def compare_cohorts(
-    one: CohortCheck, other: CohortCheck, assume_orientation: str | None, cache_dir: Path
+    one: CohortCheck, other: CohortCheck, reading: Reading, cache_dir: Path
 ) -> list[Problem]:
     """List the scans and patients that two checked cohorts share; problems name the first's."""
     scans, checks = [*one.scans, *other.scans], [*one.checks, *other.checks]
     sides = ["A"] * len(one.scans) + ["B"] * len(other.scans)
     problems = []
-    for leak in _find_leaks(scans, checks, sides, assume_orientation, cache_dir):
+    for leak in _find_leaks(scans, checks, sides, reading, cache_dir):
         a, b = scans[leak.first], scans[leak.second]
         problems.append(leak_problem(leak, a, f"{b.image} of patient {b.patient_id} in B"))
     shared = {scan.patient_id for scan in one.scans} & {scan.patient_id for scan in other.scans}
@@ -166,12 +166,12 @@ def _find_leaks(
     scans: Sequence[Scan],
     checks: Sequence[ScanCheck],
     sides: Sequence[str],
-    assume_orientation: str | None,
+    reading: Reading,
     cache_dir: Path,
 ) -> list[Leak]:
     usable = [row for row, check in enumerate(checks) if check.signature is not None]
     keys = [(scan_hash(scans[row].path), sides[row]) for row in usable]
-    file = cache_dir / "leaks" / f"{digest(keys, assume_orientation)}.json"
+    file = cache_dir / "leaks" / f"{digest(keys, asdict(reading))}.json"
     try:
         found = [Leak(**each) for each in json.loads(file.read_text())]
     except (OSError, ValueError, TypeError):
@@ -179,7 +179,7 @@ def _find_leaks(
             found = find_leaks(
                 [signature for check in checks if (signature := check.signature) is not None],
                 [sides[row] for row in usable],
-                lambda place: read_volume(scans[usable[place]].path, assume_orientation).voxels,
+                lambda place: read_volume(scans[usable[place]].path, reading).voxels,
             )
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(json.dumps([asdict(leak) for leak in found]), file)

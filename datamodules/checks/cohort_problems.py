@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
@@ -16,6 +16,7 @@ from datamodules.checks.spelling import (
     visible,
 )
 from datamodules.reading.cohort_table import Columns, Scan, conflicting_labels
+from datamodules.reading.nifti import Reading
 from datamodules.reading.nifti_bytes import printable
 
 Severity = Literal["error", "warning"]
@@ -46,14 +47,14 @@ class Expectations:
         labels_per: Whether a patient's scans share their label.
         classes: The classes, if they are known.
         num_folds: Folds that every class must have patients for; None if not known.
-        assume_orientation: Where the axes point to if a header does not say.
+        reading: What is done where a scan's file leaves something open.
     """
 
     labelled: bool | None = None
     labels_per: Literal["patient", "scan"] = "patient"
     classes: Sequence[str] | None = None
     num_folds: int | None = None
-    assume_orientation: str | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Problem]:
@@ -187,12 +188,12 @@ def near_columns(
     scans: Sequence[Scan], others: Sequence[str], columns: Columns
 ) -> Iterator[Problem]:
     """Columns that are not read because their name is not quite that of an optional one."""
-    for field in ("label", "session", "site"):
-        wanted = getattr(columns, field)
-        close = [name for name in others if is_near(name, wanted)]
-        if close and not any(getattr(scan, field) for scan in scans):
+    for name in ("label", "session", "site"):
+        wanted = getattr(columns, name)
+        close = [other for other in others if is_near(other, wanted)]
+        if close and not any(getattr(scan, name) for scan in scans):
             what = f"column {close[0]!r} is not read; did you mean {wanted!r}?"
-            yield Problem("warning", "", "", what, f"Rename it, or set --data.columns.{field}")
+            yield Problem("warning", "", "", what, f"Rename it, or set --data.columns.{name}")
 
 
 def count(number: int, thing: str) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from datamodules.batches.workers import in_order, usable_cores
 from datamodules.checks.leakage import Signature, shrink, sign
 from datamodules.checks.likeness import KeptPicture, Picture
-from datamodules.reading.nifti import ScanFile, Volume, scan_files, scan_hash
+from datamodules.reading.nifti import Reading, ScanFile, Volume, scan_files, scan_hash
 from datamodules.reading.nifti_bytes import MAX_BYTES, ScanError, suffix_of
 from files.hashes import FileKey, digest, file_key, known_hashes
 from files.whole_file import whole_file
@@ -69,14 +69,12 @@ class ScanCheck:
     slices: tuple[Picture, ...] = ()
 
 
-def check_scans(
-    paths: Sequence[Path], assume_orientation: str | None, cache_dir: Path
-) -> list[ScanCheck]:
+def check_scans(paths: Sequence[Path], reading: Reading, cache_dir: Path) -> list[ScanCheck]:
     """Read and check every scan that was not checked before.
 
     Args:
         paths: The scans.
-        assume_orientation: Where the axes point to if a header does not say.
+        reading: What is done where a file leaves something open.
         cache_dir: Folder of the cache; may be deleted at any time.
 
     Returns:
@@ -86,10 +84,10 @@ def check_scans(
         place: check
         for place, path in enumerate(paths)
         if all(map(_is_hashed, scan_files(path)))
-        and (check := _load(_kept_file(path, scan_hash(path), assume_orientation, cache_dir)))
+        and (check := _load(_kept_file(path, scan_hash(path), reading, cache_dir)))
     }
     todo = [place for place in range(len(paths)) if place not in known]
-    check_at = partial(_check_at, paths, assume_orientation, cache_dir)
+    check_at = partial(_check_at, paths, reading, cache_dir)
     found = in_order(check_at, todo, usable_cores())
     pause = 0.5 if sys.stderr.isatty() else 30  # in a log file, a line now and then
     bar = tqdm(total=len(todo), desc="Checking scans", disable=len(todo) < 10, mininterval=pause)
@@ -101,7 +99,7 @@ def check_scans(
     return [known[place] for place in range(len(paths))]
 
 
-def check_scan(path: Path, assume_orientation: str | None, cache_dir: Path) -> ScanCheck:
+def check_scan(path: Path, reading: Reading, cache_dir: Path) -> ScanCheck:
     """Check one scan, opened once; never raises for what a file may hold.
 
     The check of the same bytes is taken from the cache, or kept there.
@@ -109,10 +107,10 @@ def check_scan(path: Path, assume_orientation: str | None, cache_dir: Path) -> S
     try:
         with ScanFile(path) as file:
             if file.size > MAX_BYTES:
-                return _examine(file, assume_orientation)
-            kept = _kept_file(path, file.content_hash(), assume_orientation, cache_dir)
+                return _examine(file, reading)
+            kept = _kept_file(path, file.content_hash(), reading, cache_dir)
             if (check := _load(kept)) is None:
-                check = _examine(file, assume_orientation)
+                check = _examine(file, reading)
                 _save(check, kept)
                 check = _load(kept) or check
             return check
@@ -122,9 +120,9 @@ def check_scan(path: Path, assume_orientation: str | None, cache_dir: Path) -> S
         return ScanCheck((f"cannot be read ({error.strerror})", "Copy it again"), [])
 
 
-def _examine(file: ScanFile, assume_orientation: str | None) -> ScanCheck:
+def _examine(file: ScanFile, reading: Reading) -> ScanCheck:
     try:
-        volume = file.read(assume_orientation)
+        volume = file.read(reading)
     except ScanError as fault:
         return ScanCheck((fault.what, fault.fix), [])
     except MemoryError:
@@ -146,10 +144,10 @@ def _examine(file: ScanFile, assume_orientation: str | None) -> ScanCheck:
 
 
 def _check_at(
-    paths: Sequence[Path], assume_orientation: str | None, cache_dir: Path, place: int
+    paths: Sequence[Path], reading: Reading, cache_dir: Path, place: int
 ) -> tuple[ScanCheck, dict[FileKey, str]]:
     """The check of one of the scans, and the hashes of its files."""
-    check = check_scan(paths[place], assume_orientation, cache_dir)
+    check = check_scan(paths[place], reading, cache_dir)
     keys = [file_key(file) for file in scan_files(paths[place]) if _is_hashed(file)]
     return check, {key: known_hashes[key] for key in keys}
 
@@ -178,9 +176,9 @@ def _middle_slices(volume: Volume) -> tuple[np.ndarray, ...]:
     return tuple(slices)
 
 
-def _kept_file(path: Path, hashed: str, assume_orientation: str | None, cache_dir: Path) -> Path:
+def _kept_file(path: Path, hashed: str, reading: Reading, cache_dir: Path) -> Path:
     """Where the check of these bytes is kept."""
-    key = digest(VERSION, hashed, suffix_of(path).lower(), assume_orientation)
+    key = digest(VERSION, hashed, suffix_of(path).lower(), asdict(reading))
     return cache_dir / f"checks-{VERSION}" / f"{key}.npz"
 
 

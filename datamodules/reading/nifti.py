@@ -41,6 +41,19 @@ ABOUT_SOFTWARE = re.compile(  # a version, or a program's name and what it write
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What is done where a file leaves something open.
+
+    Args:
+        assume_orientation: Where the axes point to if the header does not say.
+        fill_nan: Whether NaN voxels get the scan's smallest intensity; otherwise they are refused.
+    """
+
+    assume_orientation: str | None = None
+    fill_nan: bool = False
+
+
+@dataclass(frozen=True)
 class Volume:
     """A scan that can be used.
 
@@ -89,11 +102,11 @@ class ScanFile:
         """Hash the bytes as they are stored; to be asked for before anything else is read."""
         return _joint_hash([hash_file(each.path, each.file) for each in self.sources])
 
-    def read(self, assume_orientation: str | None = None) -> Volume:
+    def read(self, reading: Reading = Reading()) -> Volume:
         """Read and check the scan, once.
 
         Args:
-            assume_orientation: Where the axes point to if the header does not say.
+            reading: What is done where its files leave something open.
 
         Raises:
             ScanError: If the file or its header lies or is damaged, or its voxels cannot be used.
@@ -102,7 +115,7 @@ class ScanFile:
         single = main is other
         header, start = parse_header(main, single=single)
         dtype = _stored_type(header)
-        geometry = geometry_of(header, assume_orientation)
+        geometry = geometry_of(header, reading.assume_orientation)
         offset, length = _places(header, geometry.shape, dtype, len(start), single=single)
         _refuse_wrong_size(other, offset, length)
         if single:
@@ -116,13 +129,18 @@ class ScanFile:
         geometry.warnings.extend(_text_warnings(header, extensions))
         array = np.frombuffer(stored, dtype).reshape(geometry.shape, order="F")
         slope, intercept = _scaling(header, geometry.warnings)
-        return Volume(geometry, _scaled(array, slope, intercept), slope, intercept, dtype.name)
+        voxels, num_nan = _scaled(array, slope, intercept, fill_nan=reading.fill_nan)
+        if num_nan:
+            share = f"{100 * num_nan / voxels.size:.2g} %"
+            what = f"has {num_nan:,} NaN voxels ({share}), filled with its smallest intensity"
+            geometry.warnings.append((what, "See that they lie outside of the body"))
+        return Volume(geometry, voxels, slope, intercept, dtype.name)
 
 
-def read_volume(path: Path, assume_orientation: str | None = None) -> Volume:
+def read_volume(path: Path, reading: Reading = Reading()) -> Volume:
     """Open, read and check a scan, see `ScanFile`."""
     with ScanFile(path) as file:
-        return file.read(assume_orientation)
+        return file.read(reading)
 
 
 def scan_hash(path: Path) -> str:
@@ -196,25 +214,40 @@ def _scaling(header: Any, warnings: Warnings) -> tuple[float, float]:
     return slope, intercept
 
 
-def _scaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+def _scaled(
+    stored: np.ndarray, slope: float, intercept: float, *, fill_nan: bool
+) -> tuple[np.ndarray, int]:
+    """Turn stored numbers into intensities; also how many were NaN and are filled."""
     if stored.min() == stored.max():
         raise ScanError(f"is constant ({stored.flat[0] * slope + intercept:g})", "Leave it out")
     voxels = np.empty(stored.shape, dtype=np.float32, order="F")
-    low, high = np.inf, -np.inf
+    low, high, num_nan = np.inf, -np.inf, 0
     for index in range(stored.shape[2]):  # a slice at a time: float64 costs memory
         with np.errstate(over="ignore", invalid="ignore"):
             plane = stored[..., index]
             if (slope, intercept) != (1, 0):
                 plane = plane.astype(np.float64) * slope + intercept
             voxels[..., index] = plane
-        if not np.isfinite(voxels[..., index]).all():
-            beyond = np.isfinite(plane).all()
+        known = voxels[..., index]
+        if (is_nan := np.isnan(known)).any():
+            if not fill_nan:
+                raise ScanError(
+                    f"holds NaN or infinite voxels (slice {index})",
+                    "Set --data.preprocessing.fill_nan=true, which gives NaN its smallest "
+                    "intensity, or leave it out",
+                )
+            num_nan += int(is_nan.sum())
+            known = known[~is_nan]
+        if not np.isfinite(known).all():
+            beyond = np.isfinite(plane[~is_nan]).all()
             what = "numbers beyond float32" if beyond else "NaN or infinite voxels"
             raise ScanError(f"holds {what} (slice {index})", "Repair it or leave it out")
-        low, high = min(low, voxels[..., index].min()), max(high, voxels[..., index].max())
-    if low == high:
-        raise ScanError(f"is constant ({low:g})", "Leave it out")
-    return voxels
+        low, high = known.min(initial=low), known.max(initial=high)
+    if low >= high:
+        raise ScanError(f"is constant ({low if low == high else np.nan:g})", "Leave it out")
+    if num_nan:
+        np.nan_to_num(voxels, copy=False, nan=low)
+    return voxels, num_nan
 
 
 def _text_warnings(header: Any, extensions: bytes) -> Warnings:

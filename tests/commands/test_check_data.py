@@ -15,8 +15,9 @@ import main
 from datamodules.checks.cohort_check import check_cohort
 from datamodules.checks.cohort_problems import Expectations
 from datamodules.checks.scan_check import check_scan
+from datamodules.preprocessing import Preprocessing, preprocess
 from datamodules.reading.cohort_table import Columns
-from datamodules.reading.nifti import read_volume
+from datamodules.reading.nifti import Reading, read_volume
 from datamodules.reading.nifti_bytes import printable
 
 
@@ -38,7 +39,7 @@ def test_a_scan_gets_its_verdict_within_five_seconds(case, tmp_path):
     path = tmp_path / case.name
     case.write(path)
     started = time.monotonic()
-    found = check_scan(path, None, tmp_path / "cache")
+    found = check_scan(path, Reading(), tmp_path / "cache")
     assert time.monotonic() - started < 5
     assert (found.fault is not None) == case.refused
     if case.refused:
@@ -116,7 +117,7 @@ def test_an_accepted_scan_is_read_as_nibabel_reads_it(case, tmp_path):
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "PIR"])
 def test_an_orientation_that_is_told_is_taken(tmp_path, check, orientation):
     (tmp_path / "a.nii").write_bytes(nifti_bytes(sform_code=0))
-    geometry = read_volume(tmp_path / "a.nii", orientation).geometry
+    geometry = read_volume(tmp_path / "a.nii", Reading(orientation)).geometry
     assert geometry.orientation == orientation
     np.testing.assert_allclose(geometry.spacing_mm, (1, 1.1, 1.2), rtol=1e-6)
     (tmp_path / "table.csv").write_text("patient_id,image\np1,a.nii\n")
@@ -130,6 +131,46 @@ def test_an_orientation_that_is_told_is_taken(tmp_path, check, orientation):
     code, out, _ = check(f"--data.table={tmp_path / 'table.csv'}", "-c", str(settings))
     assert code == 0
     assert f"{orientation} 1" in out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("slope", [1, -2.5])
+def test_nan_voxels_are_filled_where_that_is_asked_for(dtype, slope, tmp_path, check):
+    data = np.random.default_rng(0).normal(50, 9, SHAPE).astype(dtype)
+    data[0], data[:, :2] = np.nan, np.nan
+    num_nan = int(np.isnan(data).sum())
+    path = tmp_path / "a.nii"
+    path.write_bytes(nifti_bytes(data, scl_slope=slope, scl_inter=3))
+    (tmp_path / "table.csv").write_text("patient_id,image\np1,a.nii\n")
+    code, out, _ = check(f"--data.table={tmp_path / 'table.csv'}")
+    assert code == 2
+    assert "holds NaN or infinite voxels (slice 0). Set --data.preprocessing.fill_nan=true" in out
+    code, out, _ = check(
+        f"--data.table={tmp_path / 'table.csv'}", "--data.preprocessing.fill_nan=true"
+    )
+    assert code == 0
+    assert f"has {num_nan} NaN voxels (29 %), filled with its smallest intensity" in out
+    expected = slope * data.astype(np.float64) + 3
+    expected[np.isnan(expected)] = np.nanmin(expected)
+    filled = read_volume(path, Reading(fill_nan=True)).voxels
+    np.testing.assert_allclose(filled, expected, rtol=1e-6)
+    wanted = Preprocessing(spatial_shape=SHAPE, fill_nan=True)
+    assert np.isfinite(preprocess(path, wanted).volume).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(np.inf, "NaN or infinite voxels"), (np.nan, "is constant (nan)")]
+)
+def test_infinite_voxels_and_nothing_but_nan_stay_refused(value, words, tmp_path):
+    data = voxels(dtype="float32")
+    data[0] = np.nan
+    data[1:] = value if np.isnan(value) else data[1:]
+    data[1, 1, 1] = value
+    path = tmp_path / "a.nii"
+    path.write_bytes(nifti_bytes(data))
+    fault = check_scan(path, Reading(fill_nan=True), tmp_path / "cache").fault
+    assert fault is not None
+    assert words in fault[0]
 
 
 def test_a_run_quotes_ids_that_look_alike_before_other_warnings(tmp_path):

@@ -16,6 +16,7 @@ from datamodules.fingerprint import (
 )
 from datamodules.preprocessing import Preprocessing, preprocess
 from datamodules.reading.cohort_table import Columns
+from datamodules.reading.nifti import Reading
 
 SETTINGS = Preprocessing(voxel_budget=40**3)
 
@@ -28,7 +29,7 @@ def _fingerprint(shapes, spacings=(1, 1, 1), known=True, doubtful=False):
 
 
 def _read(path, cache_dir, orientation=None):
-    facts = check_scan(path, orientation, cache_dir).facts
+    facts = check_scan(path, Reading(orientation), cache_dir).facts
     assert facts is not None
     return cohort_fingerprint([facts])
 

@@ -21,7 +21,7 @@ from datamodules.reading.cohort_table import (
     Columns,
     read_cohort_table,
 )
-from datamodules.reading.nifti import read_volume
+from datamodules.reading.nifti import Reading, read_volume
 from datamodules.splits import Splits, fold_runs, make_splits, patients_of, read_splits
 
 pytestmark = pytest.mark.real_data
@@ -92,7 +92,7 @@ def test_the_check_raises_no_false_alarm(checked):
 @pytest.mark.slow
 @pytest.mark.parametrize(("one", "other"), [("ixi_t1", "ms_two_visits"), ("ixi_t1", "lgg_flair")])
 def test_cohorts_of_different_people_share_nothing(checked, tmp_path, one, other):
-    assert compare_cohorts(checked[one], checked[other], None, tmp_path) == []
+    assert compare_cohorts(checked[one], checked[other], Reading(), tmp_path) == []
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from datamodules.checks.cohort_check import check_cohort, compare_cohorts
 from datamodules.checks.cohort_problems import Expectations
 from datamodules.checks.leakage import find_leaks, known_scans, shrink, sign, voxel_fingerprints
 from datamodules.reading.cohort_table import Columns
-from datamodules.reading.nifti import read_volume
+from datamodules.reading.nifti import Reading, read_volume
 
 
 def turned(code):
@@ -138,7 +138,7 @@ def test_comparing_cohorts_looks_at_pairs_across_alone(people, tmp_path):
     other = check_cohort(
         write_table(tmp_path / "b", people[2:], first=5), Columns(), Expectations(), tmp_path
     )
-    assert compare_cohorts(found, other, None, tmp_path) == []
+    assert compare_cohorts(found, other, Reading(), tmp_path) == []
 
 
 def test_marks_of_seen_scans_are_found_in_any_orientation(people, tmp_path):

@@ -9,6 +9,7 @@ import main
 from datamodules.checks.scan_check import check_scans
 from datamodules.importing.medmnist import write_medmnist_cohort
 from datamodules.reading.cohort_table import read_cohort_table
+from datamodules.reading.nifti import Reading
 from datamodules.splits import fold_runs, patients_of, read_splits
 from evaluation.predictions import read_predictions
 
@@ -47,7 +48,7 @@ def test_every_volume_becomes_a_scan_with_its_voxels_and_label(write_npz, tmp_pa
     np.testing.assert_array_equal(stored, np.concatenate(parts))
     labels = np.concatenate([arrays[f"{part}_labels"].ravel() for part in NUMBERS])
     assert [scan.label for scan in scans] == [str(label) for label in labels]
-    checks = check_scans([scan.path for scan in scans], None, tmp_path / "cache")
+    checks = check_scans([scan.path for scan in scans], Reading(), tmp_path / "cache")
     assert all(check.facts.spacing_doubtful for check in checks)
 
 
