@@ -36,7 +36,7 @@ setup: $(READY) ## Make .venv with the exact versions of requirements.lock
 $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
-	$(PY) -m uv pip install --quiet --python $(PY) --requirements requirements.lock
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --requirements requirements.lock
 	touch $@
 
 demo: $(READY) ## The main job on synthetic brains; ends with runs/demo/finetune/report.md
