@@ -110,7 +110,8 @@ class ScanDataModule(LightningDataModule):
         """All folds of all repeats, drawn from the seed or read from `splits.path`."""
         patients = self.cohort.patients
         if self.splits.path is None:
-            return make_splits(patients, self.cohort.labels, self.splits)
+            sites = [scan.site for scan in self.cohort.scans]
+            return make_splits(patients, self.cohort.labels, self.splits, sites)
         table = read_splits(self.splits.path)
         drawn, present = set(table["patient_id"]), set(patients)
         for missing, where in (

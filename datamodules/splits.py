@@ -5,6 +5,7 @@ without 'val' rows is trained without validation, or validates on its test patie
 'paper').
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ class Splits:
 
     Args:
         scheme: 'k-fold' divides patients so that folds are as even as possible in patients, scans
-            and classes; 'leave-one-patient-out' has as many folds as patients.
+            and classes; 'leave-one-patient-out' has as many folds as patients,
+            'leave-one-site-out' as many as the column site has values.
         num_folds: Folds of 'k-fold'.
         num_repeats: Divisions, each with a seed of its own.
         val_fraction: Share of the training patients that validates, which a callback with a
@@ -43,7 +45,7 @@ class Splits:
         path: A splits.csv, or a run that has one, to use instead of all of the above.
     """
 
-    scheme: Literal["k-fold", "leave-one-patient-out"] = "k-fold"
+    scheme: Literal["k-fold", "leave-one-patient-out", "leave-one-site-out"] = "k-fold"
     num_folds: int = 5
     num_repeats: int = 5
     val_fraction: float = 0.0
@@ -52,19 +54,23 @@ class Splits:
     path: str | None = None
 
 
-def make_splits(patients: Names, labels: Names, splits: Splits) -> pd.DataFrame:
+def make_splits(
+    patients: Names, labels: Names, splits: Splits, sites: Names | None = None
+) -> pd.DataFrame:
     """Draw all folds of all repeats.
 
     Args:
         patients: Patient of each scan, (N,).
         labels: Class of each scan, (N,).
         splits: How to divide.
+        sites: Site of each scan, (N,); for 'leave-one-site-out'.
 
     Returns:
         The splits table.
 
     Raises:
-        ValueError: If a class has fewer patients than folds, or a setting is out of range.
+        ValueError: If a class has fewer patients than folds, a setting is out of range, or sites
+            cannot be left out: one is missing, a patient was at two, a class is at one alone.
     """
     if splits.val_fraction:
         _refuse_fraction(splits.val_fraction)
@@ -75,17 +81,20 @@ def make_splits(patients: Names, labels: Names, splits: Splits) -> pd.DataFrame:
         )
     cohort = _count_scans(patients, labels)
     _refuse_small_classes(cohort, splits)
+    places = None
+    if splits.scheme == "leave-one-site-out":
+        places = _site_of_patients(cohort, sites if sites is not None else [""] * len(patients))
     columns: list[list[np.ndarray]] = []
     for repeat in range(splits.num_repeats):
-        for fold, test in enumerate(_test_parts(cohort.counts, splits, repeat)):
+        for fold, test in enumerate(_test_parts(cohort.counts, splits, repeat, places)):
             part = np.where(test, 2, 0)  # positions in PARTS
             if splits.protocol == "nested" and splits.val_fraction:
                 rest = np.flatnonzero(~test)
                 generator = np.random.default_rng((splits.seed, repeat, fold + 1))
                 part[rest[_chosen(cohort.counts[rest], splits.val_fraction, generator)]] = 1
             order = part.argsort(kind="stable")
-            places = [np.full(len(order), number) for number in (repeat, fold)]
-            columns.append([*places, cohort.patients[order], PARTS[part[order]]])
+            numbers = [np.full(len(order), number) for number in (repeat, fold)]
+            columns.append([*numbers, cohort.patients[order], PARTS[part[order]]])
     stacked = [np.concatenate(column) for column in zip(*columns, strict=True)]
     return pd.DataFrame(dict(zip(COLUMNS, stacked, strict=True)))
 
@@ -197,8 +206,39 @@ def _count_scans(patients: Names, labels: Names) -> _Cohort:
     return _Cohort(names, classes, rows, counts)
 
 
-def _test_parts(counts: np.ndarray, splits: Splits, repeat: int) -> np.ndarray:
+def _site_of_patients(cohort: _Cohort, sites: Names) -> np.ndarray:
+    """Name the site of each patient, (P,)."""
+    sites = np.asarray(sites).astype(str)
+    for patient, site in zip(cohort.patients[cohort.rows], sites, strict=True):
+        if not site:
+            raise ValueError(
+                f"Patient {str(patient)!r} has a scan without a site, which 'leave-one-site-out' "
+                "needs: fill the column site, or name it in --data.columns.site."
+            )
+    pairs = sorted(set(zip(cohort.rows.tolist(), sites.tolist(), strict=True)))
+    for (row, site), (other, second) in itertools.pairwise(pairs):
+        if row == other:
+            raise ValueError(
+                f"Patient {str(cohort.patients[row])!r} has scans of the sites {site!r} and "
+                f"{second!r}: whoever is left out at one would be trained on at the other. Give "
+                "the patient one site."
+            )
+    place = np.array([site for _, site in pairs])
+    for column, label in enumerate(cohort.classes):
+        if len(here := set(place[cohort.counts[:, column] > 0])) == 1:
+            raise ValueError(
+                f"Class {str(label)!r} is at the site {str(here.pop())!r} alone: a model trained "
+                "without that site cannot know it. Use k-fold."
+            )
+    return place
+
+
+def _test_parts(
+    counts: np.ndarray, splits: Splits, repeat: int, places: np.ndarray | None
+) -> np.ndarray:
     """Which patients each fold tests, (folds, P)."""
+    if places is not None:
+        return places == np.unique(places)[:, None]
     if splits.scheme == "leave-one-patient-out":
         return np.eye(len(counts), dtype=bool)
     shares = np.full(splits.num_folds, 1 / splits.num_folds)

@@ -142,6 +142,46 @@ def test_leave_one_patient_out_has_a_fold_per_patient():
     assert len(fold_runs(table)) == 9
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 10**6), st.sampled_from([0.0, 0.2]))
+def test_leave_one_site_out_never_mixes_sites(num_sites, seed, fraction):
+    generator = np.random.default_rng(seed)
+    at = [*range(num_sites), *range(num_sites), *generator.integers(num_sites, size=20)]
+    of_class = [0] * num_sites + [1] * num_sites + generator.integers(2, size=20).tolist()
+    num_scans = generator.integers(1, 4, len(at))
+    patients, sites, labels = (
+        np.repeat(np.array([f"{prefix}{n}" for n in each]), num_scans)
+        for prefix, each in (("p", range(len(at))), ("hospital", at), ("class", of_class))
+    )
+    order = generator.permutation(len(patients))
+    wanted = Splits(scheme="leave-one-site-out", num_repeats=2, val_fraction=fraction)
+    table = make_splits(patients[order], labels[order], wanted, sites[order])
+    site_of = dict(zip(patients, sites, strict=True))
+    assert len(fold_runs(table)) == 2 * num_sites
+    left_out = []
+    for repeat, fold in fold_runs(table):
+        parts = patients_of(table, repeat, fold)
+        (site,) = {site_of[patient] for patient in parts["test"]}
+        assert site not in {site_of[patient] for patient in parts["train"] | parts["val"]}
+        assert set().union(*parts.values()) == set(patients)
+        left_out.append((repeat, site))
+    assert len(set(left_out)) == len(left_out)
+
+
+@pytest.mark.parametrize(
+    ("sites", "words"),
+    [
+        (None, "Patient 'p0' has a scan without a site"),
+        (["A", "B", "A", "A", "B", "A", "B"], "'p2' has scans of the sites 'A' and 'B'"),
+        (["A", "A", "B", "B", "B", "A", "A"], "Class 'rare' is at the site 'A' alone"),
+    ],
+)
+def test_sites_that_cannot_be_left_out_are_named(sites, words):
+    patients, labels = ["p0", "p1", "p2", "p3", "p2", "p4", "p5"], [*"abab", "a", "rare", "rare"]
+    with pytest.raises(ValueError, match=words):
+        make_splits(patients, labels, Splits(scheme="leave-one-site-out"), sites)
+
+
 def test_too_few_patients_in_a_class_names_the_class_and_the_fix():
     patients, labels = [f"p{n}" for n in range(10)], ["a"] * 7 + ["rare"] * 3
     with pytest.raises(ValueError, match=r"'rare' has 3 patients, .* Lower num_folds to 3"):
