@@ -24,7 +24,7 @@ pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLI
 finetune = $(PY) main.py finetune $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
 TASKS ?= 25
 
-.PHONY: help setup demo check-data pretrain finetune sweep agent slurm-pretrain slurm-finetune baseline classical report sanity verify compare predict export import-dicom import-bids bench test check
+.PHONY: help setup demo check-data pretrain finetune sweep agent slurm-pretrain slurm-finetune baseline classical report sanity verify compare predict evaluate export import-dicom import-bids bench test check
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -89,6 +89,9 @@ compare: $(READY) ## Compare RUNS="a b c" with the first or REFERENCE=a; ENSEMBL
 
 predict: $(READY) ## Predict the scans of DATA with all folds of RUN; ranked by confidence in OUT
 	$(PY) main.py predict --run="$(RUN)" --data="$(DATA)" --out="$(OUT)" $(ARGS)
+
+evaluate: $(READY) ## Measure RUN on the labelled patients of DATA, who come from elsewhere; report in OUT
+	$(PY) main.py evaluate --run="$(RUN)" --data="$(DATA)" --out="$(OUT)" $(ARGS)
 
 export: $(READY) ## Write RUN as a bundle into OUT: safetensors, ONNX and a model card
 	$(PY) main.py export --run="$(RUN)" $(if $(OUT),--out="$(OUT)") $(ARGS)

@@ -28,6 +28,7 @@ VERBS = {
     "verify": "Compare a run's files with their hashes, its tables and figures with each other.",
     "compare": "Compare finished runs on identical folds, with paired tests.",
     "predict": "Predict new scans with all folds of a finished run.",
+    "evaluate": "Measure a finished run on a labelled cohort from elsewhere.",
     "export": "Write a finished run as a bundle: safetensors, ONNX and a model card.",
     "synthesize": "Make a small cohort of synthetic brain volumes.",
     "convert_medmnist": "Make a cohort, with its official split, from a MedMNIST-3D file.",

@@ -116,10 +116,7 @@ class Cohort:
             patients: Patients whose scans it must not have seen.
             checkpoint_path: Where it is.
         """
-        rows = self.rows_of(patients)
-        signatures = self._signatures(rows)
-        positions = {position for scans in seen for position in find_seen(scans, signatures)}
-        if met := sorted({self.scans[rows[position]].patient_id for position in positions}):
+        if met := self.patients_seen_in(seen, patients):
             raise ValueError(
                 f"The encoder {checkpoint_path} was pretrained on the very scans of {len(met)} "
                 f"patients of this fold's validation or test part, or on altered copies of them, "
@@ -127,6 +124,13 @@ class Cohort:
                 "one patient_id in both tables and pretrain fold by fold (SPLITS=), or drop these "
                 "scans."
             )
+
+    def patients_seen_in(self, seen: Sequence[SeenScans], patients: set[str]) -> list[str]:
+        """Name those of these patients who have a scan, perhaps altered, among the seen ones."""
+        rows = self.rows_of(patients)
+        signatures = self._signatures(rows)
+        positions = {position for scans in seen for position in find_seen(scans, signatures)}
+        return sorted({self.scans[rows[position]].patient_id for position in positions})
 
     def _signatures(self, rows: Sequence[int]) -> list[Signature]:
         signatures = [self.scan_checks[row].signature for row in rows]

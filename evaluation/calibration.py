@@ -76,7 +76,7 @@ def held_out(predictions: pd.DataFrame, validation: pd.DataFrame | None) -> Fold
     return held
 
 
-def fit_calibration(held: pd.DataFrame) -> Calibration:
+def fit_calibration(held: pd.DataFrame, *, keep_slope: bool = False) -> Calibration:
     """Fit slope and intercepts by maximum likelihood on cases that the model has not trained on.
 
     Models of different folds may lean to different classes; the intercepts take that out, which a
@@ -86,6 +86,7 @@ def fit_calibration(held: pd.DataFrame) -> Calibration:
 
     Args:
         held: Their predictions, from `held_out`.
+        keep_slope: Fit the intercepts alone.
     """
     held = as_cases(held).sort_values(["patient_id", "image"])  # sums in one order
     logs, is_class = _logs(held), _is_class(held)
@@ -99,7 +100,9 @@ def fit_calibration(held: pd.DataFrame) -> Calibration:
         return float(surprise + 0.5 * parameters @ parameters), gradient
 
     start = np.zeros(1 + logs.shape[1])
-    log_slope, *intercepts = minimize(loss, start, jac=True, method="L-BFGS-B", tol=1e-12).x
+    limits = [(0.0, 0.0) if keep_slope else (None, None), *[(None, None)] * logs.shape[1]]
+    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits, tol=1e-12)
+    log_slope, *intercepts = fitted.x
     return Calibration(float(np.exp(log_slope)), tuple(map(float, intercepts)))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class Ensemble:
     model: dict[str, Any]
     columns: dict[str, str]
     members: list[Member]
-    labels_per: str = "patient"
+    labels_per: Literal["patient", "scan"] = "patient"
 
     @property
     def references(self) -> list[Reference]:

@@ -64,6 +64,8 @@ def write_report(
         f"{who_is_predicted(metrics)} "
         f"{start_sentence(run)} {run['preprocessing']}",
     ]
+    if run.get("external"):
+        sections += ["## Against the cohort that it was trained on", *run["external"]]
     if metrics["protocol"] == "paper":
         sections.append(f"**Optimistic:** {optimism_sentence(metrics)}")
     if described := table_one(cohort, metrics["classes"]):

@@ -113,6 +113,7 @@ def render_report(page: Page) -> str:
         ],
         verdict=verdict(metrics),
         optimism=optimism_sentence(metrics) if metrics["protocol"] == "paper" else "",
+        external=run.get("external", []),
         sanity_warnings=[row["verdict"] for row in page.checks or [] if row["warning"]],
         flow=_flow(page),
         who=_sentence(who_is_predicted(metrics)),

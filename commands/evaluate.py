@@ -1,0 +1,145 @@
+"""`evaluate`: a finished run on labelled patients from elsewhere, against its own figures."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jsonargparse import auto_cli
+
+from commands.bundles.ensemble import Ensemble, fold_model, open_ensemble, volume_batches
+from commands.predict import predict_cohort
+from commands.reporting.page import write_page
+from commands.reporting.results import write_results
+from commands.runs.run_folder import (
+    claim,
+    keep_splits,
+    read_config,
+    read_json,
+    run_path,
+    write_json,
+)
+from datamodules.checks.cohort_problems import Expectations
+from datamodules.cohort import Cohort
+from datamodules.reading.cohort_table import Columns
+from datamodules.splits import COLUMNS
+from evaluation.external import drops, external_sentences, recalibration
+from evaluation.predictions import PROB, prediction_table, read_predictions, write_table
+from lightning_modules.transfer import read_checkpoint, read_seen
+
+
+def evaluate(args: list[str]) -> None:
+    """Evaluate the run on the cohort that the command line names."""
+    auto_cli(_evaluate, args=args, prog="main.py evaluate")
+
+
+def _evaluate(run: str = "", data: str = "", out: str = "", cache_dir: str = "cache") -> None:
+    """Write every figure of a run's models on other patients, whose labels are known.
+
+    Args:
+        run: Name or folder of a finished run.
+        data: Cohort table of the other patients, with labels.
+        out: Folder for the results, as a run has them.
+        cache_dir: Folder for preprocessed volumes; may be deleted at any time.
+    """
+    if not run or not data or not out:
+        raise ValueError("Give what is evaluated on whom, and where to: RUN= DATA= OUT=.")
+    source, folder, started = run_path(run), Path(out).expanduser(), time.monotonic()
+    if not (source / "predictions.csv").is_file():
+        raise ValueError(
+            f"{source} has no out-of-fold predictions to compare with. Set RUN= to a finished run "
+            "of `make finetune`."
+        )
+    ensemble, config = open_ensemble(source), read_config(source)
+    columns = Columns(**config["data"]["init_args"]["columns"])
+    cohort = Cohort(data, columns, ensemble.preprocessing, cache_dir)
+    check = cohort.check(Expectations(True, ensemble.labels_per, ensemble.classes))
+    if warnings := check.warnings_in_brief():
+        print(warnings)
+    if missing := sorted(set(ensemble.classes) - set(cohort.labels)):
+        raise ValueError(
+            f"{data} has no patient of the class {missing[0]!r}: figures need patients of all "
+            "classes. Without labels use `make predict`."
+        )
+    _refuse_seen(ensemble, source, cohort)
+    made_by = (
+        f"Predicted by the models of the run {source.name}: {len(ensemble.members)} folds, "
+        "calibrated and averaged."
+    )
+    config["data"]["init_args"]["table"] = str(Path(data).expanduser().resolve())
+    facts = read_json(source / "run.json")
+    claim(
+        folder,
+        config | {"method": f"the models of {source.name}", "features": "scans"},
+        {
+            "seed": facts["seed"],
+            "init": None,
+            "data_hash": cohort.content_hash(),
+            "preprocessing": facts["preprocessing"],
+            "method": made_by,
+        },
+    )
+    tested = [(0, 0, patient, "test") for patient in dict.fromkeys(cohort.patients)]
+    keep_splits(pd.DataFrame(tested, columns=COLUMNS), folder)
+    new = predict_cohort(ensemble, source, cohort)
+    predictions = _with_labels(new[[PROB + name for name in ensemble.classes]], ensemble, cohort)
+    found = drops(
+        read_predictions(source / "predictions.csv"), _by_each_model(ensemble, source, cohort)
+    )
+    calibration = recalibration(predictions)
+    sentences = external_sentences(source.name, found, calibration)
+    unlike = new[new["warnings"] != ""]
+    sentences.append(
+        f"{len(unlike)} of {len(new)} scans are unlike the training scans; why stands in "
+        "`warnings.csv`."
+    )
+    write_table(unlike[["patient_id", "image", "warnings"]], folder / "warnings.csv")
+    write_json({"drops": found, "calibration": calibration}, folder / "external.json")
+    made = {"wall_time_s": time.monotonic() - started, "external": sentences}
+    write_results(folder, cohort, made, predictions)
+    write_page(folder)
+    print("\n".join(sentences))
+
+
+def _with_labels(
+    probs: pd.DataFrame | np.ndarray, ensemble: Ensemble, cohort: Cohort, repeat: int = 0
+) -> pd.DataFrame:
+    return prediction_table(
+        cohort.scans,
+        np.asarray(probs).tolist(),
+        ensemble.classes,
+        repeat=repeat,
+        fold=0,
+        labels_per=ensemble.labels_per,
+    )
+
+
+def _by_each_model(ensemble: Ensemble, source: Path, cohort: Cohort) -> pd.DataFrame:
+    """Predict everyone with each fold's model as trained, each a repeat of its own."""
+    tables, rows = [], np.arange(len(cohort.scans))
+    for number, member in enumerate(ensemble.members):
+        fold = fold_model(ensemble, replace(member, calibration=None), source)
+        probs = torch.cat([fold(batch) for batch in volume_batches(cohort.volumes, rows)])
+        tables.append(_with_labels(probs.numpy(), ensemble, cohort, number))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _refuse_seen(ensemble: Ensemble, source: Path, cohort: Cohort) -> None:
+    """Raise if a model has met one of the patients, or one of the scans under another name."""
+    known = {patient for member in ensemble.members for patient in member.seen_patients}
+    if met := sorted(known & set(cohort.patients)):
+        raise ValueError(
+            f"{len(met)} patients of {cohort.table} were in the training of {source}: "
+            f"{', '.join(met[:5])}{', …' * (len(met) > 5)}. Their out-of-fold predictions are in "
+            "the run; leave them out here, or rename them if they are other people."
+        )
+    for member in ensemble.members:
+        seen = read_seen(read_checkpoint(source / member.weights)).scans
+        if met := cohort.patients_seen_in(seen, set(cohort.patients)):
+            raise ValueError(
+                f"The models of {source} have seen the very scans of {len(met)} patients of "
+                f"{cohort.table}, or altered copies, under other names: {', '.join(met[:5])}"
+                f"{', …' * (len(met) > 5)}. Leave them out."
+            )

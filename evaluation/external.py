@@ -1,0 +1,101 @@
+"""A cohort from elsewhere: what is lost against the out-of-fold figures of the training cohort.
+
+The two cohorts have no patient in common, so the interval of a difference combines the intervals
+of both figures by Newcombe's method (1998; "MOVER", Zou and Donner 2008). Each figure is that of
+one model: out of fold a patient is predicted by one model of a repeat, and elsewhere every model
+predicts everyone, as if it were a repeat. The average of all models is often better than one; it
+is no part of the difference.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluation.calibration import apply_calibration, calibration_summary, fit_calibration
+from evaluation.intervals import headline_intervals
+from evaluation.predictions import as_cases
+from evaluation.uncertainty import estimates
+
+FIGURES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
+
+
+def drops(at_home: pd.DataFrame, elsewhere: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Measure what a figure loses from one cohort to another.
+
+    Args:
+        at_home: Out-of-fold predictions of the training cohort.
+        elsewhere: Predictions of the other cohort; each model is a repeat.
+
+    Returns:
+        For each of FIGURES: at_home, elsewhere, drop (positive is worse elsewhere), interval_95.
+    """
+    at_home, elsewhere = as_cases(at_home), as_cases(elsewhere)
+    figures = [estimates(at_home), estimates(elsewhere)]
+    intervals = [headline_intervals(at_home), headline_intervals(elsewhere)]
+    found = {}
+    for name in FIGURES:
+        (first, second), drop = (
+            [each[name] for each in figures],
+            figures[0][name] - figures[1][name],
+        )
+        (low, high), (lowest, highest) = (each[name] for each in intervals)
+        found[name] = {
+            "at_home": first,
+            "elsewhere": second,
+            "drop": drop,
+            "interval_95": [
+                float(drop - np.hypot(first - low, highest - second)),
+                float(drop + np.hypot(high - first, second - lowest)),
+            ],
+        }
+    return found
+
+
+def recalibration(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Measure calibration as predicted, and after new intercepts alone.
+
+    The intercepts are fitted on the same patients: what a site gains that knows its own shares of
+    the classes, at best.
+
+    Args:
+        predictions: Predictions of the other cohort, calibrated as new scans are.
+    """
+    cases = as_cases(predictions)
+    moved = apply_calibration(cases, fit_calibration(cases, keep_slope=True))
+    return {"as_predicted": calibration_summary(cases), "intercepts": calibration_summary(moved)}
+
+
+def external_sentences(
+    name: str, found: dict[str, dict[str, Any]], calibration: dict[str, Any]
+) -> list[str]:
+    """Tell in words what was lost, and how far the probabilities can be believed there.
+
+    Args:
+        name: Name of the run that predicts.
+        found: From `drops`.
+        calibration: From `recalibration`.
+    """
+    sentences = []
+    for measure, words in FIGURES.items():
+        its = found[measure]
+        low, high = its["interval_95"]
+        if low > 0:
+            verdict = "it is worse here"
+        elif high < 0:
+            verdict = "it is better here"
+        else:
+            verdict = "a difference is not shown"
+        sentences.append(
+            f"The {words} of one model is {its['elsewhere']:.3f} here and was {its['at_home']:.3f} "
+            f"out of fold in `{name}`: a drop of {its['drop']:.3f} (95 % interval {low:.3f} to "
+            f"{high:.3f}); {verdict}."
+        )
+    before, after = calibration["as_predicted"], calibration["intercepts"]
+    sentences.append(
+        f"Probabilities as predicted: Brier score {before['brier']:.3f}, calibration error "
+        f"{before['ece']:.3f} ({before['ece_if_perfect'][0]:.3f} to "
+        f"{before['ece_if_perfect'][1]:.3f} if they were exactly right). With new intercepts "
+        f"alone, fitted on these patients: {after['brier']:.3f} and {after['ece']:.3f}."
+    )
+    return sentences
