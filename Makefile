@@ -24,7 +24,7 @@ pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLI
 finetune = $(PY) main.py finetune $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
 TASKS ?= 25
 
-.PHONY: help setup demo check-data pretrain finetune sweep agent slurm-pretrain slurm-finetune baseline classical report sanity verify compare predict evaluate export import-dicom import-bids bench test check
+.PHONY: help setup demo check-data pretrain finetune sweep agent slurm-pretrain slurm-finetune learning-curve baseline classical report sanity verify compare predict evaluate export import-dicom import-bids bench test check
 .DEFAULT_GOAL := help
 
 help: ## List every target
@@ -58,6 +58,9 @@ sweep: $(READY) ## Cross-validate the settings of SWEEP=configs/sweeps/x.yaml wi
 
 agent: $(READY) ## Cross-validate the settings that the W&B sweep SWEEP=id asks for; COUNT=n of them
 	$(PY) main.py agent --sweep="$(SWEEP)" $(if $(COUNT),--count=$(COUNT)) $(settings) $(ARGS)
+
+learning-curve: $(READY) ## AUROC at 25, 50, 75, 100 % of the training patients, from random weights and INIT
+	$(PY) main.py learning_curve $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
 
 baseline: $(READY) ## Cross-validate a 2D network on slices of DATA, pretrained on ImageNet
 	$(PY) main.py finetune -c configs/finetune.yaml $(common) -c configs/baseline.yaml $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(ARGS)

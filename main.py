@@ -22,6 +22,7 @@ VERBS = {
     "finetune": "Cross-validate a classifier, from random or pretrained weights.",
     "sweep": "Cross-validate the settings of a sweep file: a grid, or a search.",
     "agent": "Cross-validate the settings that a W&B sweep asks for.",
+    "learning_curve": "Cross-validate on shares of the training patients.",
     "classical": "Cross-validate classical methods on the same folds.",
     "report": "Write a run's report.html again, with other runs to compare.",
     "sanity": "Check what should not work in a run: random labels, headers alone, the site.",

@@ -39,6 +39,8 @@ class Splits:
             whole patients allow. Every class with two patients is in both parts, even where that
             takes more. 0 trains on all of them for a fixed number of epochs; calibration then
             comes from the other folds.
+        train_fraction: Share of a fold's training patients that is used, of each class alike, for
+            learning curves. A smaller share is part of a larger one; test parts stay.
         protocol: 'nested' takes the validation patients from the training part; 'paper' lets the
             test patients choose the checkpoint as MCTL §4.2 does, which is optimistic.
         seed: Seed of all divisions.
@@ -49,6 +51,7 @@ class Splits:
     num_folds: int = 5
     num_repeats: int = 5
     val_fraction: float = 0.0
+    train_fraction: float = 1.0
     protocol: Literal["nested", "paper"] = "nested"
     seed: int = 0
     path: str | None = None
@@ -74,6 +77,8 @@ def make_splits(
     """
     if splits.val_fraction:
         _refuse_fraction(splits.val_fraction)
+    if not 0 < splits.train_fraction <= 1:
+        raise ValueError(f"train_fraction is {splits.train_fraction}; it must be above 0, up to 1.")
     if splits.num_folds < 2 or splits.num_repeats < 1:
         raise ValueError(
             f"num_folds is {splits.num_folds} and num_repeats {splits.num_repeats}; "
@@ -92,7 +97,12 @@ def make_splits(
                 rest = np.flatnonzero(~test)
                 generator = np.random.default_rng((splits.seed, repeat, fold + 1))
                 part[rest[_chosen(cohort.counts[rest], splits.val_fraction, generator)]] = 1
+            generator = np.random.default_rng((splits.seed, repeat, fold + 1, 1))
+            used = part > 0
+            training = np.flatnonzero(~used)
+            used[training] = _used(cohort.counts[training], splits.train_fraction, generator)
             order = part.argsort(kind="stable")
+            order = order[used[order]]
             numbers = [np.full(len(order), number) for number in (repeat, fold)]
             columns.append([*numbers, cohort.patients[order], PARTS[part[order]]])
     stacked = [np.concatenate(column) for column in zip(*columns, strict=True)]
@@ -258,6 +268,21 @@ def _chosen(counts: np.ndarray, fraction: float, generator: np.random.Generator)
             "of a class. Add patients."
         )
     return chosen
+
+
+def _used(counts: np.ndarray, fraction: float, generator: np.random.Generator) -> np.ndarray:
+    """Which training patients to use, (P,): of those with the same classes the first ones drawn."""
+    kinds = np.unique(counts > 0, axis=0, return_inverse=True)[1].ravel()
+    order, place = generator.permutation(len(counts)), np.empty(len(counts))
+    for kind in range(kinds.max() + 1):
+        members = order[kinds[order] == kind]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    used = place <= fraction
+    for has_class in counts.T > 0:
+        if has_class.any() and not (used & has_class).any():
+            members = np.flatnonzero(has_class)
+            used[members[place[members].argmin()]] = True
+    return used
 
 
 def _refuse_fraction(fraction: float) -> None:

@@ -134,7 +134,7 @@ def _check_name(key: str, names: Names) -> None:
 
 
 def _check_paths(verb: str, settings: Settings) -> None:
-    table = settings.get("data" if verb == "predict" else "data.table")
+    table = settings.get("data" if verb in ("predict", "evaluate") else "data.table")
     path = Path(str(table)).expanduser()
     if table and "${" not in str(table) and not path.is_file():
         what = f"Cohort table {str(table)!r} does not exist. Check the path in DATA=."

@@ -133,7 +133,7 @@ def markdown_table(table: pd.DataFrame) -> str:
     """Write a table in Markdown, its floats with three digits."""
     lines = ["| " + " | ".join(table.columns) + " |", "|---" * len(table.columns) + "|"]
     for row in table.itertuples(index=False):
-        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
+        cells = (_figure(cell) if isinstance(cell, float) else str(cell) for cell in row)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

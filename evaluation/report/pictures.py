@@ -68,6 +68,27 @@ def draw_learning_curves_of_runs(curves: pd.DataFrame, path: Path) -> None:
     _save(figure, path)
 
 
+def draw_learning_curve(curve: pd.DataFrame, path: Path) -> None:
+    """Draw the AUROC by the share of the training patients, with 95 % bands over patients.
+
+    Args:
+        curve: What `evaluation.learning_curve.learning_curve` returned.
+        path: The PNG to write.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for color, (name, rows) in zip(
+        ("0.35", "tab:blue"), curve.groupby("arm", sort=False), strict=False
+    ):
+        shares = 100 * rows["share"]
+        axis.fill_between(shares, rows["low"], rows["high"], color=color, alpha=0.15, linewidth=0)
+        axis.errorbar(shares, rows["auroc"], rows["sd"], color=color, marker="o", label=name)
+    axis.axhline(0.5, linestyle=":", color="0.5")
+    axis.set(xlabel="share of the training patients, %", ylabel="AUROC", xlim=(0, 103))
+    axis.set_title("Bands: 95 % over patients; bars: sd over repeats", fontsize="medium")
+    axis.legend(loc="lower right")
+    _save(figure, path)
+
+
 def draw_performance(comparison: pd.DataFrame, path: Path) -> None:
     """Draw AUROC and balanced accuracy of each run as bars, with 95 % intervals and repeats' range.
 

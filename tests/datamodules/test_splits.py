@@ -1,5 +1,6 @@
 import csv
 import io
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -136,6 +137,29 @@ def test_the_order_of_the_rows_in_a_split_does_not_depend_on_later_repeats():
     assert few.equals(many[many["repeat"] == 0])
 
 
+@pytest.mark.parametrize("val_fraction", [0.0, 0.2])
+def test_smaller_shares_of_the_training_patients_are_parts_of_larger_ones(val_fraction):
+    patients, labels = _cohort(60)
+    label_of = dict(zip(patients, labels, strict=True))
+    tables = {
+        share: make_splits(
+            patients, labels, Splits(train_fraction=share, val_fraction=val_fraction)
+        )
+        for share in (0.01, 0.25, 0.5, 0.75, 1.0)
+    }
+    for fold_run in fold_runs(tables[1.0]):
+        parts = {share: patients_of(table, *fold_run) for share, table in tables.items()}
+        sizes = [len(parts[share]["train"]) / len(parts[1.0]["train"]) for share in tables]
+        assert sizes[1:] == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.04)
+        for smaller, larger in itertools.pairwise(parts.values()):
+            assert smaller["train"] <= larger["train"]
+            assert smaller["test"] == larger["test"]
+            assert smaller["val"] == larger["val"]
+        assert {label_of[patient] for patient in parts[0.01]["train"]} == {"a", "b"}
+    whole = make_splits(patients, labels, Splits(val_fraction=val_fraction))
+    pd.testing.assert_frame_equal(tables[1.0], whole)
+
+
 def test_leave_one_patient_out_has_a_fold_per_patient():
     patients, labels = _cohort(9)
     table = make_splits(patients, labels, Splits(scheme="leave-one-patient-out", num_repeats=1))
@@ -190,7 +214,11 @@ def test_too_few_patients_in_a_class_names_the_class_and_the_fix():
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [({"val_fraction": 1.0}, "val_fraction is 1.0"), ({"num_folds": 1}, "num_folds is 1")],
+    [
+        ({"val_fraction": 1.0}, "val_fraction is 1.0"),
+        ({"num_folds": 1}, "num_folds is 1"),
+        ({"train_fraction": 0.0}, "train_fraction is 0.0"),
+    ],
 )
 def test_a_setting_out_of_range_is_named(setting, words):
     with pytest.raises(ValueError, match=words):
