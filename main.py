@@ -124,7 +124,7 @@ def _run(verb: str, arguments: list[str]) -> None:
     )
     command = import_module(f"commands.{verb}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric", "timm"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with logging_redirect_tqdm():
         getattr(command, verb)(arguments)

@@ -42,6 +42,7 @@ class ImageNetBaseline(ScanClassifier):
             and counts after `weights`.
     """
 
+    has_own_scale = True
     mean: Tensor
     std: Tensor
 
@@ -103,7 +104,9 @@ class ImageNetBaseline(ScanClassifier):
 
     @override
     def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
-        return self.slice_features(volume).mean(1)
+        """Compute mean and maximum over the slices of each of the backbone's features."""
+        features = self.slice_features(volume)
+        return torch.cat([features.mean(1), features.amax(1)], 1)
 
     def slice_logits(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b s k"]:
         """Compute one logit per class and slice; attention has one slice left, the scan."""

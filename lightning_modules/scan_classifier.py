@@ -69,6 +69,7 @@ class ScanClassifier(LightningModule):
     """
 
     encoder: nn.Module
+    has_own_scale = False  # whether it scales the intensities of a scan itself
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from torch import nn
 from datamodules.cache.device_storage import volume_tensor
 from datamodules.cache.row_cache import cached_rows
 from datamodules.scans import ScanDataModule
+from datamodules.volumes import Intensity
 from files.hashes import digest
 from lightning_modules.scan_classifier import ScanClassifier
 
@@ -32,6 +33,8 @@ def encoder_features(
     model.load_start()
     volumes, intensity = data.cohort.volumes, data.intensity
     assert intensity is not None
+    if model.has_own_scale:
+        intensity = Intensity(0.0, 1.0)
     source = Path(str(volumes.data.filename)).parent.name  # the recipe of the volumes
     settings = [type(model).__name__, dict(model.hparams), asdict(intensity), source]
     recipe = digest("features", _weights_hash(model.encoder), settings)
