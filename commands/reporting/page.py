@@ -133,6 +133,7 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
     predictions = page.tables.predictions
     members = _members(folder, ensemble, predictions) if ensemble is not None else {}
     views: Views = {}
+    num_empty = 0
     for scan in wanted:
         if scan not in rows:
             continue
@@ -142,6 +143,7 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
             fold = members[scan]
             k = ensemble.classes.index(predicted[scan])
             heat = class_map(fold.model, fold.scale(volume), k, kind)
+            num_empty += not heat.any()
         right, front, up = volumes.spacings_mm[rows[scan]]
         views[scan] = view(volume[0, 0].float().numpy(), (right, front, up), heat)
     first = " (the first scan of each)" if (ranking["num_scans"] > 1).any() else ""
@@ -154,6 +156,9 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
             f" Maps: {kind} for the predicted class, by the model of repeat 0 that never saw the "
             "patient; they show where the network looks, not why."
         )
+    if num_empty:
+        found = "nothing was found to speak for the predicted class"
+        note += f" {num_empty} of {len(views)} maps are empty: {found}."
     return views, note
 
 

@@ -219,7 +219,7 @@ def draw_settings(table: pd.DataFrame, keys: Sequence[str], measure: str, path: 
     shown = [key for key in keys if known[key].nunique() > 1]
     if not shown:
         return False
-    width = 1 + 2.2 * len(shown)
+    width = max(5.0, 1 + 2.2 * len(shown))  # the title has to fit
     figure, axes = plt.subplots(
         1, len(shown), sharey=True, squeeze=False, figsize=(width, 3.5), layout="constrained"
     )

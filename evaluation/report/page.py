@@ -100,6 +100,7 @@ def render_report(page: Page) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["code"] = _code
+    environment.filters["breakable"] = _breakable
     return environment.get_template("template.html").render(
         kind="Cross-validation"
         if run["num_fold_runs"] > metrics["num_repeats"]
@@ -160,6 +161,11 @@ def _sentence(words: str) -> str:
 def _code(words: str) -> Markup:
     """Turn `words` in backticks into code."""
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(words))))
+
+
+def _breakable(name: str) -> Markup:
+    """Let a long file name continue in the next line after a separator."""
+    return Markup(re.sub(r"([/_\-]|(?=\.))", r"\1<wbr>", str(escape(name))))
 
 
 def _names(page: Page) -> dict[tuple[str, str], tuple[str, str]]:

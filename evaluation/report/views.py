@@ -25,11 +25,13 @@ def view(
     Args:
         volume: Voxels along R, A, S.
         spacing_mm: Voxel sizes.
-        heat: Values from 0 to 1 at the same places; a second row shows them in colour.
+        heat: Values from 0 to 1 at the same places; a second row shows them in colour, unless all
+            are 0.
 
     Returns:
         A WebP picture as data URI, and words for those who cannot see it.
     """
+    asked = heat is not None
     low, high = np.percentile(volume, [1, 99])
     grey = np.clip((volume - low) / max(high - low, 1e-6), 0, 1)
     if heat is not None and heat.max() > 0:
@@ -48,6 +50,8 @@ def view(
     words = "Sagittal, coronal and axial slice through voxel {}, {}, {} (R, A, S)".format(*centre)
     if heat is not None:
         words += "; below, what speaks for the predicted class"
+    elif asked:
+        words += "; no map: nothing was found to speak for the predicted class"
     return data_uri(buffer.getvalue(), "image/webp"), words
 
 

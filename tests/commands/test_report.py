@@ -105,6 +105,27 @@ def test_a_view_shows_right_on_the_left_and_superior_up():
     assert "voxel 10, 10, 10" in words
 
 
+def test_an_empty_map_is_told_in_the_row_and_counted(run, monkeypatch):
+    def empty_for_the_first(model, volume, k, kind):
+        heat = np.full(volume.shape[2:], float(len(drawn) > 0))
+        drawn.append(kind)
+        return heat
+
+    drawn = []
+    monkeypatch.setattr("commands.reporting.page.class_map", empty_for_the_first)
+    html = write_page(run, maps="gradcam").read_text()
+    assert html.count("no map: nothing was found to speak for the predicted class\">") == 1
+    assert f"1 of {len(drawn)} maps are empty" in html
+
+
+def test_a_long_name_continues_after_its_separators_and_the_picture_has_a_row_of_its_own(run):
+    html = write_page(run).read_text()
+    assert "<td>0<wbr>.nii<wbr>.gz</td>" in html
+    opened = re.search(r'<tr class="view"><td colspan="(\d+)"><img', html)
+    heads = re.search(r'<table class="sortable">.*?<thead>(.*?)</thead>', html, re.DOTALL)
+    assert int(opened[1]) == heads[1].count("<th")
+
+
 @pytest.mark.slow
 def test_the_page_is_drawn_by_a_browser(finished_run, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
