@@ -5,13 +5,16 @@ become `Picture`s, so that everything after this file is the same for either.
 """
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite, nan
 from pathlib import Path
+from typing import Any
 
 import pydicom
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -22,6 +25,7 @@ from pydicom.uid import (
 
 MAX_INFLATED_BYTES = 2**27
 MAX_FRAMES = 100_000
+MAX_ELEMENT = 2**16  # larger ones are passed over: raw data, protocols
 MAX_COMPRESSION = 1000  # an all-black picture reaches a few hundred
 KEYWORDS = [
     *("SOPClassUID", "Modality", "ImageType", "PatientID", "PatientName", "PatientBirthDate"),
@@ -31,13 +35,9 @@ KEYWORDS = [
     *("NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("RescaleSlope", "RescaleIntercept", "EchoTime", "RepetitionTime", "InversionTime"),
     *("TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "TriggerTime"),
-    *(
-        "FlipAngle",
-        "SpacingBetweenSlices",
-        "SharedFunctionalGroupsSequence",
-        "PerFrameFunctionalGroupsSequence",
-    ),
+    *("FlipAngle", "SpacingBetweenSlices"),
 ]
+TAGS = {keyword: Tag(keyword) for keyword in KEYWORDS}
 VOLUME_KEYWORDS = [  # what tells the volumes of one series apart, the likeliest first
     *("EchoTime", "InversionTime", "DiffusionBValue", "TemporalPositionIdentifier"),
     *("TriggerTime", "FlipAngle", "ImageType", "AcquisitionNumber"),
@@ -74,7 +74,6 @@ class Picture:
         series_number: SeriesNumber as it stands.
         description: SeriesDescription, free text.
         modality: Modality, such as MR.
-        image_type: ImageType, such as ORIGINAL, PRIMARY, LOCALIZER.
         instance: InstanceNumber as it stands.
         size: Rows and columns.
         colour: PhotometricInterpretation.
@@ -99,7 +98,6 @@ class Picture:
     series_number: str
     description: str
     modality: str
-    image_type: str
     instance: str
     size: tuple[int, int]
     colour: str
@@ -119,8 +117,10 @@ def read_pictures(path: Path) -> list[Picture]:
     Raises:
         ValueError: If the header is cut off, or promises more than the file holds.
     """
-    dataset = read_dataset(path, KEYWORDS)
-    kind = UID(_text(dataset.file_meta, "MediaStorageSOPClassUID") or _text(dataset, "SOPClassUID"))
+    dataset = read_dataset(path)
+    kind = UID(
+        _text(dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID"))
+    )
     if "Rows" not in dataset:
         if not kind or "Image Storage" in kind.name:
             raise ValueError("its header is cut off or empty")
@@ -128,17 +128,27 @@ def read_pictures(path: Path) -> list[Picture]:
     screenshot = "Secondary Capture" in kind.name and "ImagePositionPatient" not in dataset
     if screenshot and "PerFrameFunctionalGroupsSequence" not in dataset:
         return []
-    if not _text(dataset, "SeriesInstanceUID"):
+    if not _text(dataset.get("SeriesInstanceUID")):
         raise ValueError("it has no SeriesInstanceUID")
-    frames = _frames(dataset)
-    _check_size(path, dataset, len(frames))
-    return [_picture(path, number, dataset, frame) for number, frame in enumerate(frames)]
+    groups = _frame_groups(dataset)
+    _check_size(path, dataset, len(groups))
+    values = _values(dataset) | _group_values(
+        (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    )
+    return [
+        _picture(path, number, values | _group_values(group)) for number, group in enumerate(groups)
+    ]
 
 
-def read_dataset(path: Path, keywords: Sequence[str]) -> FileDataset:
-    """Read some elements of a DICOM file, with or without the preamble."""
-    _refuse_deflate_bomb(path)
-    dataset = pydicom.dcmread(path, specific_tags=list(keywords), force=True)
+def read_dataset(path: Path, voxels: bool = False) -> FileDataset:
+    """Read a DICOM file, with or without the preamble, up to its voxels or with them."""
+    everything = _is_deflated(path) or voxels  # elements of a deflated file have no place in it
+    dataset = pydicom.dcmread(
+        path,
+        stop_before_pixels=not voxels,
+        defer_size=None if everything else MAX_ELEMENT,
+        force=True,
+    )
     if "TransferSyntaxUID" not in dataset.file_meta:  # no preamble, hence no such group
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -146,24 +156,54 @@ def read_dataset(path: Path, keywords: Sequence[str]) -> FileDataset:
     return dataset
 
 
-def _refuse_deflate_bomb(path: Path) -> None:
+def _is_deflated(path: Path) -> bool:
+    """Whether the data set is deflated; ValueError if it would fill the memory."""
     with path.open("rb") as file:
         head = file.read(2**16)
         if DeflatedExplicitVRLittleEndian.encode() not in head:
-            return
+            return False
         file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind the file's meta group
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         if len(inflate.decompress(file.read(), MAX_INFLATED_BYTES)) == MAX_INFLATED_BYTES:
             raise ValueError("it inflates to more than 128 MiB")
+    return True
 
 
-def _frames(dataset: Dataset) -> list[Dataset]:
+def _frame_groups(dataset: Dataset) -> list[Dataset]:
     """The functional groups of each frame; an empty one where there are none."""
     number = int(dataset.get("NumberOfFrames") or 1)
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if not 1 <= number <= MAX_FRAMES or (groups and len(groups) != number):
         raise ValueError(f"it has {number} frames, and positions of {len(groups)} frames")
     return list(groups) or [Dataset()] * number
+
+
+def _values(dataset: FileDataset) -> dict[str, Any]:
+    """The values of the elements by keyword, None where absent."""
+    values: dict[str, Any] = dict.fromkeys(TAGS)
+    charset = dataset.original_character_set
+    charset = charset if isinstance(charset, str) else "\\".join(charset)
+    for keyword, tag in TAGS.items():
+        element = dataset.get_item(tag) if tag in dataset else None
+        if isinstance(element, RawDataElement):
+            values[keyword] = _convert(element._replace(value_tell=0), charset)
+        elif element is not None:
+            values[keyword] = element.value
+    return values
+
+
+@lru_cache(maxsize=2**12)  # most elements are the same in all slices
+def _convert(element: RawDataElement, charset: str) -> Any:
+    return convert_raw_data_element(element, encoding=charset.split("\\")).value
+
+
+def _group_values(groups: Dataset) -> dict[str, Any]:
+    """What the functional groups of a frame, or of all frames, tell, by the classic keyword."""
+    return {
+        keyword: groups[sequence][0][inner].value
+        for keyword, (sequence, inner) in FRAME_SEQUENCES.items()
+        if groups.get(sequence) and inner in groups[sequence][0]
+    }
 
 
 def _check_size(path: Path, dataset: FileDataset, num_frames: int) -> None:
@@ -180,70 +220,51 @@ def _check_size(path: Path, dataset: FileDataset, num_frames: int) -> None:
         )
 
 
-def _picture(path: Path, number: int, dataset: Dataset, frame: Dataset) -> Picture:
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-
-    def source(keyword: str) -> tuple[Dataset, str]:
-        group, inner = FRAME_SEQUENCES.get(keyword, ("", ""))
-        for place in (frame, shared):
-            if place.get(group) and inner in place[group][0]:
-                return place[group][0], inner
-        return dataset, keyword
-
-    def text(keyword: str) -> str:
-        return _text(*source(keyword))
-
-    def numbers(keyword: str, length: int) -> tuple[float, ...] | None:
-        found = _numbers(*source(keyword))
-        return found if found and len(found) == length else None
-
-    def number_or(keyword: str, default: float | None) -> float | None:
-        return (numbers(keyword, 1) or (nan,))[0] if text(keyword) else default
-
-    slope, intercept = number_or("RescaleSlope", 1.0), number_or("RescaleIntercept", 0.0)
-    samples = int(dataset.get("SamplesPerPixel") or 1)
-    assert slope is not None
-    assert intercept is not None
+def _picture(path: Path, frame: int, values: dict[str, Any]) -> Picture:
+    texts = {keyword: _text(value) for keyword, value in values.items()}
+    samples = int(values["SamplesPerPixel"] or 1)
     return Picture(
         path=path,
-        frame=number,
-        patient_id=text("PatientID"),
-        person=(text("PatientName"), text("PatientBirthDate"), text("PatientSex")),
-        age=text("PatientAge"),
-        study_uid=text("StudyInstanceUID"),
-        study_time=f"{text('StudyDate')} {text('StudyTime')}".strip(),
-        series_uid=text("SeriesInstanceUID"),
-        series_number=text("SeriesNumber"),
-        description=text("SeriesDescription"),
-        modality=text("Modality"),
-        image_type=text("ImageType"),
-        instance=text("InstanceNumber"),
-        size=(int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)),
-        colour=text("PhotometricInterpretation") if samples == 1 else f"{samples} samples",
-        position=numbers("ImagePositionPatient", 3),
-        orientation=numbers("ImageOrientationPatient", 6),
-        spacing=numbers("PixelSpacing", 2),
-        step=number_or("SpacingBetweenSlices", None),
-        slope=slope,
-        intercept=intercept,
-        volume={keyword: text(keyword) for keyword in VOLUME_KEYWORDS},
+        frame=frame,
+        patient_id=texts["PatientID"],
+        person=(texts["PatientName"], texts["PatientBirthDate"], texts["PatientSex"]),
+        age=texts["PatientAge"],
+        study_uid=texts["StudyInstanceUID"],
+        study_time=f"{texts['StudyDate']} {texts['StudyTime']}".strip(),
+        series_uid=texts["SeriesInstanceUID"],
+        series_number=texts["SeriesNumber"],
+        description=texts["SeriesDescription"],
+        modality=texts["Modality"],
+        instance=texts["InstanceNumber"],
+        size=(int(values["Rows"] or 0), int(values["Columns"] or 0)),
+        colour=texts["PhotometricInterpretation"] if samples == 1 else f"{samples} samples",
+        position=_numbers(values["ImagePositionPatient"], 3),
+        orientation=_numbers(values["ImageOrientationPatient"], 6),
+        spacing=_numbers(values["PixelSpacing"], 2),
+        step=_number(values["SpacingBetweenSlices"]),
+        slope=1.0 if (slope := _number(values["RescaleSlope"])) is None else slope,
+        intercept=_number(values["RescaleIntercept"]) or 0.0,
+        volume={keyword: texts[keyword] for keyword in VOLUME_KEYWORDS},
         timing=tuple(
-            number_or(keyword, None) for keyword in ("EchoTime", "RepetitionTime", "InversionTime")
+            _number(values[keyword]) for keyword in ("EchoTime", "RepetitionTime", "InversionTime")
         ),
     )
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
+def _text(value: Any) -> str:
     return "" if value is None else str(value).strip(" \0")
 
 
-def _numbers(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
-    """The values of an element if each of them is a finite number."""
+def _number(value: Any) -> float | None:
+    """One number; nan if it is none, None if there is nothing."""
+    return (_numbers(value, 1) or (nan,))[0] if _text(value) else None
+
+
+def _numbers(value: Any, length: int) -> tuple[float, ...] | None:
+    """The values of an element if it has so many and each is a finite number."""
     try:
-        values = dataset.get(keyword)
-        one = isinstance(values, int | float | str)
-        numbers = tuple(float(value) for value in ([values] if one else values))
+        one = isinstance(value, int | float | str)
+        numbers = tuple(float(number) for number in ([value] if one else value))
     except (TypeError, ValueError):
         return None
-    return numbers if all(map(isfinite, numbers)) else None
+    return numbers if len(numbers) == length and all(map(isfinite, numbers)) else None

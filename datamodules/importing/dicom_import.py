@@ -10,6 +10,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,7 +33,7 @@ from datamodules.importing.dicom_table import (
     sessions,
     write_table,
 )
-from datamodules.importing.dicom_voxels import read_voxels
+from datamodules.importing.dicom_voxels import Unpacker, read_voxels
 from datamodules.importing.pseudonyms import pseudonym, read_or_make_key
 from files.whole_file import whole_file
 
@@ -80,7 +81,8 @@ def import_series(
     if not stacks:
         return done
     try:
-        return _write(done, stacks, source, folder, key_path, mapping)
+        with closing(Unpacker()) as unpacker:
+            return _write(done, stacks, source, folder, key_path, mapping, unpacker)
     except OSError as error:
         raise ValueError(
             f"Cannot write {str(error.filename or folder)!r}: {error.strerror}."
@@ -134,6 +136,7 @@ def _write(
     folder: Path,
     key_path: Path,
     mapping: Path | None,
+    unpacker: Unpacker,
 ) -> Import:
     table = folder / "cohort.csv"
     if table.exists() and not key_path.exists():
@@ -152,7 +155,7 @@ def _write(
         first = slices.pictures[0]
         name = _series_name(uid, [picture.path for picture in slices.pictures], source)
         try:
-            voxels = read_voxels(slices.pictures)
+            voxels = read_voxels(slices.pictures, unpacker)
         except (ValueError, MemoryError) as error:
             done.refused.append(f"{name}: {error}.")
             continue

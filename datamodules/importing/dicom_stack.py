@@ -35,7 +35,7 @@ class Stack:
 
 def why_skipped(pictures: Sequence[Picture]) -> str | None:
     """Say why a sound series is not worth importing; None if it is."""
-    if all("LOCALIZER" in picture.image_type for picture in pictures):
+    if all("LOCALIZER" in picture.volume["ImageType"] for picture in pictures):
         return "a localiser"
     if len(pictures) < MIN_SLICES:
         return f"fewer than {MIN_SLICES} slices"
@@ -111,7 +111,7 @@ def _check_picture(picture: Picture) -> None:
         raise ValueError(
             f"inverted grey values ({picture.colour[:16]!r} in {name}). Export it again"
         )
-    if "MOSAIC" in picture.image_type:
+    if "MOSAIC" in picture.volume["ImageType"]:
         raise ValueError(f"many slices in one picture (mosaic, {name}). Convert it with dcm2niix")
     for what, keyword in (
         ("position", "ImagePositionPatient"),

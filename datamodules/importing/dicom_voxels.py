@@ -3,14 +3,16 @@
 import os
 import resource
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -29,14 +31,37 @@ OF_PYDICOM = (
     RLELossless,
 )
 MAX_UNPACKING_BYTES = 2**29
-KEYWORDS = [
-    *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "PixelData"),
-]
 
 
-def read_voxels(ordered: Sequence[Picture]) -> np.ndarray:
+class Unpacker:
+    """SimpleITK in a process of its own, which a corrupt JPEG may break or fill."""
+
+    def __init__(self) -> None:
+        self._process: ProcessPoolExecutor | None = None
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Voxels of a packed file; RuntimeError or MemoryError if that is not possible."""
+        if self._process is None:
+            self._process = ProcessPoolExecutor(1, get_context("spawn"), initializer=_limit_process)
+        try:
+            return self._process.submit(_unpack, path).result()
+        except BrokenProcessPool:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.shutdown()
+            self._process = None
+
+
+def read_voxels(ordered: Sequence[Picture], unpacker: Unpacker) -> np.ndarray:
     """Read the voxels of slices in order, with each slice's own slope and intercept applied.
+
+    Args:
+        ordered: The slices.
+        unpacker: Reads what pydicom does not.
 
     Returns:
         (columns, rows, slices); int16 where that loses nothing, else float32.
@@ -46,11 +71,13 @@ def read_voxels(ordered: Sequence[Picture]) -> np.ndarray:
     """
     rows, columns = ordered[0].size
     voxels = np.zeros((columns, rows, len(ordered)), np.int16, order="F")
-    path, frames, scaled = None, np.empty(0), False
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_limit_process) as unpacker:
-        for index, picture in enumerate(ordered):
-            if picture.path != path:
-                path, (frames, scaled) = picture.path, _decode(picture, unpacker)
+    places: dict[Path, list[int]] = defaultdict(list)
+    for index, picture in enumerate(ordered):
+        places[picture.path].append(index)
+    for indices in places.values():  # each file is read once, wherever its frames lie
+        frames, scaled = _decode(ordered[indices[0]], unpacker)
+        for index in indices:
+            picture = ordered[index]
             plane = frames[picture.frame].T.astype(np.float64)  # (columns, rows)
             if not scaled:
                 plane = plane * picture.slope + picture.intercept
@@ -62,17 +89,17 @@ def read_voxels(ordered: Sequence[Picture]) -> np.ndarray:
     return voxels
 
 
-def _decode(picture: Picture, unpacker: ProcessPoolExecutor) -> tuple[np.ndarray, bool]:
+def _decode(picture: Picture, unpacker: Unpacker) -> tuple[np.ndarray, bool]:
     """Voxels of one file, (frames, rows, columns), and whether they are rescaled already."""
     name = repr(picture.path.name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom remarks on every oddity
-            dataset = read_dataset(picture.path, KEYWORDS)
+            dataset = read_dataset(picture.path, voxels=True)
             syntax = dataset.file_meta.TransferSyntaxUID
             stored = dataset.get("PixelData") or b""
             if syntax in OF_PYDICOM:
-                frames = dataset.pixel_array.reshape(-1, *picture.size)
+                frames = _native(dataset).reshape(-1, *picture.size)
                 spare = 0 if syntax == RLELossless else len(stored) - frames.nbytes
     except Exception as error:  # pydicom raises anything for a corrupt file
         raise ValueError(f"the voxels of {name} are cut off or corrupt. Copy it again") from error
@@ -85,7 +112,7 @@ def _decode(picture: Picture, unpacker: ProcessPoolExecutor) -> tuple[np.ndarray
     if not stored.rstrip(b"\0").endswith(b"\xff\xd9"):  # the end mark of all kinds of JPEG
         raise ValueError(f"the voxels of {name} are cut off or corrupt. Copy it again")
     try:
-        frames = unpacker.submit(_unpack, picture.path).result()
+        frames = unpacker(picture.path)
     except (RuntimeError, MemoryError) as error:  # or the process broke down
         raise ValueError(
             f"{name} is corrupt, or packed ({syntax.name[:60]!r}) as nothing here unpacks. Install "
@@ -94,6 +121,15 @@ def _decode(picture: Picture, unpacker: ProcessPoolExecutor) -> tuple[np.ndarray
     if frames.shape != (1, *picture.size):
         raise ValueError(f"{name} is packed, and not one picture. Install gdcm: gdcmconv --raw")
     return frames, True
+
+
+def _native(dataset: FileDataset) -> np.ndarray:
+    """All voxels; the usual ones without pydicom's many checks, which take longer than the rest."""
+    little = dataset.file_meta.TransferSyntaxUID in OF_PYDICOM[:2]
+    if not little or (dataset.BitsAllocated, dataset.SamplesPerPixel) != (16, 1):
+        return dataset.pixel_array
+    count = dataset.Rows * dataset.Columns * int(dataset.get("NumberOfFrames") or 1)
+    return np.frombuffer(dataset.PixelData, "<i2" if dataset.PixelRepresentation else "<u2", count)
 
 
 def _limit_process() -> None:

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pydicom
 import pytest
@@ -18,6 +20,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     RLELossless,
 )
+
+from datamodules.reading.cohort_table import read_cohort_table
 
 
 def _compress(syntax):
@@ -184,3 +188,25 @@ def test_a_corrupt_jpeg_is_refused_even_if_its_decoder_breaks_down(importing, tm
     code, lines = importing()
     assert (code, len(lines)) == (2, 1)
     assert "'1.dcm' is corrupt, or packed ('JPEG Lossless" in lines[0]
+
+
+def test_each_file_is_opened_once_for_its_header_and_once_for_its_voxels(
+    importing, tmp_path, monkeypatch
+):
+    for number in range(4):
+        write_series(tmp_path / f"src/{number}", series=f"1.2.{number}", num_slices=9)
+    for number, heights in enumerate([(0, 6, 12), (3, 9, 15)]):  # slices of two files by turns
+        frames = enhanced_dataset(voxels_of(3), [(0, 0, height) for height in heights])
+        frames.SOPInstanceUID += str(number)
+        save(frames, tmp_path / f"src/{number}.dcm")
+    opened = Counter()
+    read = pydicom.dcmread
+
+    def counting(path, *arguments, **settings):
+        opened[path] += 1
+        return read(path, *arguments, **settings)
+
+    monkeypatch.setattr(pydicom, "dcmread", counting)
+    assert importing() == (0, [])
+    assert len(read_cohort_table(tmp_path / "out/cohort.csv")) == 5
+    assert list(opened.values()) == [2] * (4 * 9 + 2)
