@@ -4,31 +4,34 @@ A classic file holds one slice; an enhanced one holds many, each with a geometry
 become `Picture`s, so that everything after this file is the same for either.
 """
 
-import zlib
 from dataclasses import dataclass
-from functools import lru_cache
-from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-import pydicom
-from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import Tag
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from datamodules.importing.dicom_dataset import (
+    number_of,
+    numbers_of,
+    read_dataset,
+    text_of,
+    values_of,
 )
 
-MAX_INFLATED_BYTES = 2**27
 MAX_FRAMES = 100_000
-MAX_ELEMENT = 2**16  # larger ones are passed over: raw data, protocols
 MAX_COMPRESSION = 1000  # an all-black picture reaches a few hundred
 KEYWORDS = [
-    *("SOPClassUID", "Modality", "ImageType", "PatientID", "PatientName", "PatientBirthDate"),
+    *(
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "Modality",
+        "ImageType",
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+    ),
     *("PatientSex", "PatientAge", "StudyInstanceUID", "StudyDate", "StudyTime"),
     *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "InstanceNumber", "Rows"),
     *("Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation"),
@@ -51,6 +54,7 @@ FRAME_SEQUENCES = {  # where an enhanced file keeps what a classic one has at it
     "RescaleIntercept": ("PixelValueTransformationSequence", "RescaleIntercept"),
     "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
     "RepetitionTime": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
+    "InversionTime": ("MRModifierSequence", "InversionTimes"),
     "FlipAngle": ("MRTimingAndRelatedParametersSequence", "FlipAngle"),
     "TemporalPositionIdentifier": ("FrameContentSequence", "TemporalPositionIndex"),
     "DiffusionBValue": ("MRDiffusionSequence", "DiffusionBValue"),
@@ -75,6 +79,7 @@ class Picture:
         description: SeriesDescription, free text.
         modality: Modality, such as MR.
         instance: InstanceNumber as it stands.
+        instance_uid: SOPInstanceUID: its file, whatever that is called.
         size: Rows and columns.
         colour: PhotometricInterpretation.
         position: Centre of the first voxel in mm, LPS (left, posterior, superior); None if absent.
@@ -99,6 +104,7 @@ class Picture:
     description: str
     modality: str
     instance: str
+    instance_uid: str
     size: tuple[int, int]
     colour: str
     position: tuple[float, ...] | None
@@ -119,7 +125,7 @@ def read_pictures(path: Path) -> list[Picture]:
     """
     dataset = read_dataset(path)
     kind = UID(
-        _text(dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID"))
+        text_of(dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID"))
     )
     if "Rows" not in dataset:
         if not kind or "Image Storage" in kind.name:
@@ -128,45 +134,18 @@ def read_pictures(path: Path) -> list[Picture]:
     screenshot = "Secondary Capture" in kind.name and "ImagePositionPatient" not in dataset
     if screenshot and "PerFrameFunctionalGroupsSequence" not in dataset:
         return []
-    if not _text(dataset.get("SeriesInstanceUID")):
+    if not text_of(dataset.get("SeriesInstanceUID")):
         raise ValueError("it has no SeriesInstanceUID")
     groups = _frame_groups(dataset)
     _check_size(path, dataset, len(groups))
-    values = _values(dataset) | _group_values(
+    values = values_of(dataset, TAGS) | _group_values(
         (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     )
+    if len(groups) > 1 and not groups[0]:
+        values["ImagePositionPatient"] = None  # that of one frame at best
     return [
         _picture(path, number, values | _group_values(group)) for number, group in enumerate(groups)
     ]
-
-
-def read_dataset(path: Path, voxels: bool = False) -> FileDataset:
-    """Read a DICOM file, with or without the preamble, up to its voxels or with them."""
-    everything = _is_deflated(path) or voxels  # elements of a deflated file have no place in it
-    dataset = pydicom.dcmread(
-        path,
-        stop_before_pixels=not voxels,
-        defer_size=None if everything else MAX_ELEMENT,
-        force=True,
-    )
-    if "TransferSyntaxUID" not in dataset.file_meta:  # no preamble, hence no such group
-        implicit, little = dataset.original_encoding
-        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return dataset
-
-
-def _is_deflated(path: Path) -> bool:
-    """Whether the data set is deflated; ValueError if it would fill the memory."""
-    with path.open("rb") as file:
-        head = file.read(2**16)
-        if DeflatedExplicitVRLittleEndian.encode() not in head:
-            return False
-        file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind the file's meta group
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        if len(inflate.decompress(file.read(), MAX_INFLATED_BYTES)) == MAX_INFLATED_BYTES:
-            raise ValueError("it inflates to more than 128 MiB")
-    return True
 
 
 def _frame_groups(dataset: Dataset) -> list[Dataset]:
@@ -176,25 +155,6 @@ def _frame_groups(dataset: Dataset) -> list[Dataset]:
     if not 1 <= number <= MAX_FRAMES or (groups and len(groups) != number):
         raise ValueError(f"it has {number} frames, and positions of {len(groups)} frames")
     return list(groups) or [Dataset()] * number
-
-
-def _values(dataset: FileDataset) -> dict[str, Any]:
-    """The values of the elements by keyword, None where absent."""
-    values: dict[str, Any] = dict.fromkeys(TAGS)
-    charset = dataset.original_character_set
-    charset = charset if isinstance(charset, str) else "\\".join(charset)
-    for keyword, tag in TAGS.items():
-        element = dataset.get_item(tag) if tag in dataset else None
-        if isinstance(element, RawDataElement):
-            values[keyword] = _convert(element._replace(value_tell=0), charset)
-        elif element is not None:
-            values[keyword] = element.value
-    return values
-
-
-@lru_cache(maxsize=2**12)  # most elements are the same in all slices
-def _convert(element: RawDataElement, charset: str) -> Any:
-    return convert_raw_data_element(element, encoding=charset.split("\\")).value
 
 
 def _group_values(groups: Dataset) -> dict[str, Any]:
@@ -221,7 +181,7 @@ def _check_size(path: Path, dataset: FileDataset, num_frames: int) -> None:
 
 
 def _picture(path: Path, frame: int, values: dict[str, Any]) -> Picture:
-    texts = {keyword: _text(value) for keyword, value in values.items()}
+    texts = {keyword: text_of(value) for keyword, value in values.items()}
     samples = int(values["SamplesPerPixel"] or 1)
     return Picture(
         path=path,
@@ -236,35 +196,18 @@ def _picture(path: Path, frame: int, values: dict[str, Any]) -> Picture:
         description=texts["SeriesDescription"],
         modality=texts["Modality"],
         instance=texts["InstanceNumber"],
+        instance_uid=texts["SOPInstanceUID"],
         size=(int(values["Rows"] or 0), int(values["Columns"] or 0)),
         colour=texts["PhotometricInterpretation"] if samples == 1 else f"{samples} samples",
-        position=_numbers(values["ImagePositionPatient"], 3),
-        orientation=_numbers(values["ImageOrientationPatient"], 6),
-        spacing=_numbers(values["PixelSpacing"], 2),
-        step=_number(values["SpacingBetweenSlices"]),
-        slope=1.0 if (slope := _number(values["RescaleSlope"])) is None else slope,
-        intercept=_number(values["RescaleIntercept"]) or 0.0,
+        position=numbers_of(values["ImagePositionPatient"], 3),
+        orientation=numbers_of(values["ImageOrientationPatient"], 6),
+        spacing=numbers_of(values["PixelSpacing"], 2),
+        step=number_of(values["SpacingBetweenSlices"]),
+        slope=1.0 if (slope := number_of(values["RescaleSlope"])) is None else slope,
+        intercept=number_of(values["RescaleIntercept"]) or 0.0,
         volume={keyword: texts[keyword] for keyword in VOLUME_KEYWORDS},
         timing=tuple(
-            _number(values[keyword]) for keyword in ("EchoTime", "RepetitionTime", "InversionTime")
+            number_of(values[keyword])
+            for keyword in ("EchoTime", "RepetitionTime", "InversionTime")
         ),
     )
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip(" \0")
-
-
-def _number(value: Any) -> float | None:
-    """One number; nan if it is none, None if there is nothing."""
-    return (_numbers(value, 1) or (nan,))[0] if _text(value) else None
-
-
-def _numbers(value: Any, length: int) -> tuple[float, ...] | None:
-    """The values of an element if it has so many and each is a finite number."""
-    try:
-        one = isinstance(value, int | float | str)
-        numbers = tuple(float(number) for number in ([value] if one else value))
-    except (TypeError, ValueError):
-        return None
-    return numbers if len(numbers) == length and all(map(isfinite, numbers)) else None

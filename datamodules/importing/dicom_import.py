@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from datamodules.importing.dicom_files import Found, find_pictures
 from datamodules.importing.dicom_header import Picture
-from datamodules.importing.dicom_stack import Stack, refuse_mixture, stack, why_skipped
+from datamodules.importing.dicom_mixture import refuse_mixture, why_skipped
+from datamodules.importing.dicom_stack import Stack, stack
 from datamodules.importing.dicom_table import (
     COLUMNS,
     MAPPING_COLUMNS,

@@ -4,15 +4,14 @@ DICOM counts millimetres towards left, posterior, superior (LPS); NIfTI towards 
 superior (RAS). The geometry follows DICOM PS3.3 C.7.6.2.1.1.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.importing.dicom_header import VOLUME_KEYWORDS, Picture
+from datamodules.importing.dicom_header import Picture
+from datamodules.importing.dicom_mixture import names, refuse_mixed_contrasts, why_repeated
 
-MIN_SLICES = 3
 STEP_TOLERANCE = 0.02  # of the distance between slices
 MIN_TOLERANCE_MM = 0.01  # headers round positions
 MIN_SPACING_MM, MAX_SPACING_MM = 0.01, 100.0
@@ -33,32 +32,6 @@ class Stack:
     affine: np.ndarray
 
 
-def why_skipped(pictures: Sequence[Picture]) -> str | None:
-    """Say why a sound series is not worth importing; None if it is."""
-    if all("LOCALIZER" in picture.volume["ImageType"] for picture in pictures):
-        return "a localiser"
-    if len(pictures) < MIN_SLICES:
-        return f"fewer than {MIN_SLICES} slices"
-    return None
-
-
-def refuse_mixture(pictures: Sequence[Picture]) -> None:
-    """Raise ValueError if the pictures of one series belong to several patients or studies."""
-    first = pictures[0]
-    for other in pictures:
-        persons = zip(first.person, other.person, strict=True)
-        if other.patient_id != first.patient_id or any(a != b for a, b in persons if a and b):
-            raise ValueError(
-                f"two patients are in it ({_names(first, other)}). Export each of them again"
-            )
-        if other.study_uid != first.study_uid:
-            raise ValueError(
-                f"two studies are in it ({_names(first, other)}). Export each of them again"
-            )
-    if not first.patient_id:
-        raise ValueError("it has no PatientID. Write one into its files (dcmodify -i PatientID=…)")
-
-
 def stack(pictures: Sequence[Picture]) -> Stack:
     """Order the slices of a series and derive the affine.
 
@@ -74,14 +47,14 @@ def stack(pictures: Sequence[Picture]) -> Stack:
         if picture.size != first.size:
             raise ValueError(
                 f"pictures of two sizes, {_by(first.size)} and {_by(picture.size)} "
-                f"({_names(first, picture)}). Part them, or leave the odd ones out"
+                f"({names(first, picture)}). Part them, or leave the odd ones out"
             )
         for what, tolerance in (("spacing", 1e-3), ("orientation", 1e-3)):
             one, two = getattr(first, what), getattr(picture, what)
             if not np.allclose(one, two, rtol=0, atol=tolerance):
                 raise ValueError(
                     f"mixed {'voxel sizes' if what == 'spacing' else 'orientations'} "
-                    f"({_names(first, picture)}). Part them, or leave the odd ones out"
+                    f"({names(first, picture)}). Part them, or leave the odd ones out"
                 )
     row, column = np.array(first.orientation).reshape(2, 3)
     normal = np.cross(row, column)
@@ -90,6 +63,7 @@ def stack(pictures: Sequence[Picture]) -> Stack:
     _check_steps(ordered, positions @ normal)
     step = (positions[-1] - positions[0]) / (len(ordered) - 1)
     _check_line(ordered, positions, step, normal)
+    refuse_mixed_contrasts(ordered)
     assert first.spacing is not None
     affine = np.eye(4)
     affine[:3, 0] = row * first.spacing[1]  # from one column to the next
@@ -141,20 +115,15 @@ def _check_steps(ordered: Sequence[Picture], heights: np.ndarray) -> None:
     steps = np.diff(heights)
     usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # the lower median
     if (near := steps < max(MIN_TOLERANCE_MM, 0.1 * usual)).any():
-        first = int(np.argmax(near))
-        raise ValueError(
-            _volumes_of(ordered)
-            or f"two slices at one position ({_names(*ordered[first : first + 2])}). "
-            "Delete the one that is too many"
-        )
+        raise ValueError(why_repeated(ordered, near))
     if usual > MAX_SPACING_MM:
-        raise ValueError(f"slices {usual:g} mm apart ({_names(*ordered[:2])}). Export it again")
+        raise ValueError(f"slices {usual:g} mm apart ({names(*ordered[:2])}). Export it again")
     tolerance = max(MIN_TOLERANCE_MM, STEP_TOLERANCE * usual)
     for index, step in enumerate(steps):
         if abs(step - usual) <= tolerance:
             continue
         where = (
-            f"({_names(*ordered[index : index + 2])} are {step:.4g} mm apart, others {usual:.4g})"
+            f"({names(*ordered[index : index + 2])} are {step:.4g} mm apart, others {usual:.4g})"
         )
         missing = round(step / usual) - 1
         if missing > 0 and abs(step - (missing + 1) * usual) <= 2 * tolerance:
@@ -162,22 +131,6 @@ def _check_steps(ordered: Sequence[Picture], heights: np.ndarray) -> None:
                 f"{missing} slice{'s' * (missing > 1)} missing in between {where}. Export it again"
             )
         raise ValueError(f"unevenly spaced slices {where}. Resample it with a tool made for it")
-
-
-def _volumes_of(ordered: Sequence[Picture]) -> str | None:
-    """In words, that the series holds several volumes; None if slices are just there twice."""
-    for keyword in VOLUME_KEYWORDS:
-        groups = defaultdict(list)
-        for picture in ordered:
-            groups[picture.volume[keyword]].append(picture.position)
-        sizes = [len(group) for group in groups.values()]
-        apart = all(len(set(group)) == len(group) for group in groups.values())
-        if apart and len(groups) > 1 and min(sizes) >= max(MIN_SLICES, max(sizes) / 2):
-            return (
-                f"{len(groups)} volumes in one series, told apart by {keyword}. Convert it with "
-                "dcm2niix and write the volume that you want into the table"
-            )
-    return None
 
 
 def _check_line(
@@ -188,7 +141,7 @@ def _check_line(
         angle = float(np.degrees(np.arcsin(min(1.0, float(sideways)))))
         raise ValueError(
             f"a sheared stack, by {angle:.1f}° (tilted gantry), from "
-            f"{_names(ordered[0], ordered[-1])}. Resample it with a tool made for it"
+            f"{names(ordered[0], ordered[-1])}. Resample it with a tool made for it"
         )
     line = positions[0] + np.outer(np.arange(len(ordered)), step)
     away = np.linalg.norm(positions - line, axis=1)
@@ -197,15 +150,6 @@ def _check_line(
         raise ValueError(
             f"{worst.path.name!r} lies {away.max():.3g} mm off the others. Export it again"
         )
-
-
-def _names(*pictures: Picture) -> str:
-    names = [repr(picture.path.name) for picture in pictures]
-    if len({picture.path for picture in pictures}) == 1:
-        return f"frames {' and '.join(str(p.frame + 1) for p in pictures)} of {names[0]}"
-    if len(set(names)) == 1:
-        names = [repr(f"{picture.path.parent.name}/{picture.path.name}") for picture in pictures]
-    return " and ".join(names)
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -21,7 +21,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from datamodules.importing.dicom_header import Picture, read_dataset
+from datamodules.importing.dicom_dataset import read_dataset
+from datamodules.importing.dicom_header import Picture
 
 OF_PYDICOM = (
     ImplicitVRLittleEndian,

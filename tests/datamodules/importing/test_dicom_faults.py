@@ -18,6 +18,7 @@ from dicom_series import (
     voxels_of,
     write_series,
 )
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     RLELossless,
@@ -77,6 +78,41 @@ def _two_volumes(keyword, values):
     return write
 
 
+def _repeated(times, keyword="InstanceNumber"):
+    """Volumes at the same positions, as a scanner writes them: the slices numbered throughout."""
+
+    def write(folder):
+        for time in range(times):
+
+            def edit(dataset, index, time=time):
+                setattr(dataset, keyword, time * 5 + index + 1)
+                dataset.SOPInstanceUID = f"1.2.3.4.{time}.{index}"
+
+            write_series(folder / str(time), edit=edit)
+
+    return write
+
+
+def _every_other(**elements):
+    """A series in which another one has overwritten every other slice."""
+
+    def edit(dataset, index):
+        if index % 2:
+            set_to(**elements)(dataset, index)
+
+    return lambda folder: write_series(folder, num_slices=12, edit=edit)
+
+
+def _enhanced_echoes(folder):
+    folder.mkdir()
+    dataset = enhanced_dataset(voxels_of(4), [(0, 0, 3.0 * n) for n in range(4)])
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        echo = Dataset()
+        echo.EffectiveEchoTime = 4.92 if number > 1 else 7.38
+        frame.MREchoSequence = [echo]
+    save(dataset, folder / "one.dcm")
+
+
 def _edited(edit, **settings):
     return lambda folder: write_series(folder, edit=edit, **settings)
 
@@ -97,9 +133,12 @@ FAULTS = {
     "three_missing": (_edited(leave_out(3, 4, 5), num_slices=9), "3 slices missing in between"),
     "same_slice_twice": (
         _edited(on_slice(3, shift(z=-STEP))),
-        "two slices at one position ('im002.dcm'",
+        "two slices at one position ('im002.dcm' and 'im003.dcm'), 1 to 2 at each: several",
     ),
-    "whole_series_twice": (_twice, "two slices at one position ('one/im000.dcm' and 'two/im000"),
+    "whole_series_twice": (
+        _twice,
+        "one picture is there twice ('one/im000.dcm' and 'two/im000.dcm'). Leave one copy out",
+    ),
     "uneven": (
         _edited(on_slice(2, shift(z=0.4))),
         "unevenly spaced slices ('im001.dcm' and 'im002.dcm'",
@@ -186,6 +225,26 @@ FAULTS = {
         "by TemporalPositionIdentifier",
     ),
     "two_acquisitions": (_two_volumes("AcquisitionNumber", [1, 2]), "by AcquisitionNumber"),
+    "ten_times": (_repeated(10), "10 volumes in one series: 10 slices at each position. Convert"),
+    "ten_trigger_times": (_repeated(10, "TriggerTime"), "10 volumes in one series: 10 slices at"),
+    "overwritten_echoes": (
+        _every_other(EchoTime=4.92),
+        "EchoTime varies between its slices: 3.5 and 4.92 ('im000.dcm' and 'im001.dcm'; 6 of 12",
+    ),
+    "overwritten_inversions": (
+        _every_other(InversionTime=900),
+        "InversionTime varies between its slices: none and 900",
+    ),
+    "overwritten_flips": (_every_other(FlipAngle=15), "FlipAngle varies between its slices: none"),
+    "overwritten_b_values": (_every_other(DiffusionBValue=800), "DiffusionBValue varies between"),
+    "overwritten_phase": (
+        _every_other(ImageType=["ORIGINAL", "PRIMARY", "P"]),
+        "ImageType varies between its slices: ['ORIGINAL', 'PRIMARY', 'M'] and ['ORIGINAL', 'PRI",
+    ),
+    "overwritten_frames": (
+        _enhanced_echoes,
+        "EchoTime varies between its slices: 7.38 and 4.92 (frames 1 and 3 of 'one.dcm'; 2 of 4",
+    ),
     "no_voxels": (
         _edited(on_slice(1, drop("PixelData"))),
         "the voxels of 'im001.dcm' are cut off or corrupt",
@@ -215,7 +274,7 @@ FAULTS = {
     ),
     "frames_of_one": (
         _edited(set_to(NumberOfFrames=3)),
-        "at one position (frames 1 and 2 of 'im",
+        "ImagePositionPatient is missing or not a number in 'im000.dcm'",
     ),
     "many_frames": (
         _edited(set_to(NumberOfFrames=2**30)),
@@ -319,6 +378,16 @@ def test_reports_and_screenshots_are_passed_over(importing, tmp_path):
     save(screenshot, tmp_path / "src/screenshot.dcm")
     assert importing() == (0, [])
     assert "2 DICOM files without a volume (reports, screenshots)" in importing.out
+
+
+def test_values_that_differ_by_rounding_alone_are_one_contrast(importing, tmp_path):
+    write_series(tmp_path / "src", edit=_every_other_echo_rounded)
+    assert importing() == (0, [])
+    assert only_scan(tmp_path).shape == (8, 6, 5)
+
+
+def _every_other_echo_rounded(dataset, index):
+    dataset.EchoTime = "3.5" if index % 2 else "3.5000001"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""What one DICOM series may hold in the place of one volume: people, scouts, times, contrasts."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from math import isclose
+
+import numpy as np
+
+from datamodules.importing.dicom_header import VOLUME_KEYWORDS, Picture
+
+MIN_SLICES = 3
+CONTRAST_KEYWORDS = ("EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ImageType")
+SPLIT = (
+    "Convert it with dcm2niix, which parts them (a volume of a 4D file: "
+    "nibabel.load(FILE).slicer[..., 0]), and write the volume that you want into the table"
+)
+
+
+def why_skipped(pictures: Sequence[Picture]) -> str | None:
+    """Say why a sound series is not worth importing; None if it is."""
+    if all("LOCALIZER" in picture.volume["ImageType"] for picture in pictures):
+        return "a localiser"
+    if len(pictures) < MIN_SLICES:
+        return f"fewer than {MIN_SLICES} slices"
+    return None
+
+
+def refuse_mixture(pictures: Sequence[Picture]) -> None:
+    """Raise ValueError if the pictures of one series belong to several patients or studies."""
+    first = pictures[0]
+    for other in pictures:
+        persons = zip(first.person, other.person, strict=True)
+        if other.patient_id != first.patient_id or any(a != b for a, b in persons if a and b):
+            raise ValueError(
+                f"two patients are in it ({names(first, other)}). Export each of them again"
+            )
+        if other.study_uid != first.study_uid:
+            raise ValueError(
+                f"two studies are in it ({names(first, other)}). Export each of them again"
+            )
+    if not first.patient_id:
+        raise ValueError("it has no PatientID. Write one into its files (dcmodify -i PatientID=…)")
+
+
+def why_repeated(ordered: Sequence[Picture], near: np.ndarray) -> str:
+    """Say what a stack is whose slices are in part at one position (`near` to the next)."""
+    first = int(np.argmax(near))
+    pair = names(*ordered[first : first + 2])
+    seen: dict[tuple[object, ...], Picture] = {}
+    for picture in ordered:
+        uid = picture.instance_uid or picture.path
+        key = (picture.position, uid, picture.frame, picture.instance, *picture.volume.values())
+        if key in seen:
+            twice = names(seen[key], picture)
+            return f"one picture is there twice ({twice}). Leave one copy out of SRC"
+        seen[key] = picture
+    for keyword in VOLUME_KEYWORDS:
+        groups = defaultdict(list)
+        for picture in ordered:
+            groups[picture.volume[keyword]].append(picture.position)
+        sizes = [len(group) for group in groups.values()]
+        apart = all(len(set(group)) == len(group) for group in groups.values())
+        if apart and len(groups) > 1 and min(sizes) >= max(MIN_SLICES, max(sizes) / 2):
+            return f"{len(groups)} volumes in one series, told apart by {keyword}. {SPLIT}"
+    ends = np.flatnonzero(np.append(~near, True)) + 1
+    times = np.diff(ends, prepend=0)
+    if times.min() == times.max():
+        return f"{times[0]} volumes in one series: {times[0]} slices at each position. {SPLIT}"
+    return (
+        f"two slices at one position ({pair}), {times.min()} to {times.max()} at each: several "
+        "volumes, or a copy. Export it again, each volume as a series of its own"
+    )
+
+
+def refuse_mixed_contrasts(ordered: Sequence[Picture]) -> None:
+    """Raise ValueError if the slices of an even stack are of several images."""
+    first = ordered[0]
+    for keyword in CONTRAST_KEYWORDS:
+        value = first.volume[keyword]
+        others = [other for other in ordered if not _same_value(value, other.volume[keyword])]
+        if others:
+            raise ValueError(
+                f"{keyword} varies between its slices: {value[:60] or 'none'} and "
+                f"{others[0].volume[keyword][:60] or 'none'} ({names(first, others[0])}; "
+                f"{len(others)} of {len(ordered)} differ from the first). One image may have "
+                "overwritten another. Export it again, each image as a series of its own"
+            )
+
+
+def _same_value(one: str, two: str) -> bool:
+    try:
+        return isclose(float(one), float(two), rel_tol=1e-3)
+    except ValueError:
+        return one == two
+
+
+def names(*pictures: Picture) -> str:
+    """The files of one or two pictures, or which frames of one file they are."""
+    quoted = [repr(picture.path.name) for picture in pictures]
+    if len({picture.path for picture in pictures}) == 1:
+        return f"frames {' and '.join(str(p.frame + 1) for p in pictures)} of {quoted[0]}"
+    if len(set(quoted)) == 1:
+        quoted = [repr(f"{picture.path.parent.name}/{picture.path.name}") for picture in pictures]
+    return " and ".join(quoted)
