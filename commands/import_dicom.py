@@ -38,7 +38,7 @@ def _import(
         heading = f"{len(faults)} faults under {src!r}, {len(done.rows)} series imported."
         raise ValueError("\n  ".join([heading, *faults]) if len(faults) > 1 else faults[0])
     if not done.rows:
-        why = "; ".join([*done.skipped[:1], *_passed_over(done)]) or "it is empty"
+        why = "; ".join([*done.skipped[:1], *done.found.lines()]) or "it is empty"
         raise ValueError(f"Nothing to import under {src!r}: {why}.")
 
 
@@ -47,7 +47,7 @@ def _tell(done: Import, folder: Path, key_path: Path, private: Path | None) -> N
         print(f"skipped: {line}")
     for line in done.remarks:
         print(f"look at: {line}")
-    for line in _passed_over(done):
+    for line in done.found.lines():
         print(f"passed over: {line}")
     if not done.rows:
         return
@@ -56,7 +56,3 @@ def _tell(done: Import, folder: Path, key_path: Path, private: Path | None) -> N
     print(f"The key {key_path} makes the patient ids; keep it, and keep it private.")
     if private is not None:
         print(f"Who is who: {private}. Join your labels by it, and keep it private.")
-
-
-def _passed_over(done: Import) -> list[str]:
-    return [f"{number} {what}" for what, number in done.found.passed_over.items() if number]

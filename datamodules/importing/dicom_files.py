@@ -1,26 +1,46 @@
 """Find the DICOM pictures under a folder, whatever the names of their files."""
 
+import gzip
 import os
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydicom.filereader import read_file_meta_info
 from tqdm import tqdm
 
-from datamodules.importing.dicom_header import Picture, read_pictures
+from datamodules.importing.dicom_header import Picture, read_pictures, what_else
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
+COPY = "Copy it again, or take it out of SRC"
 
 
 @dataclass
 class Found:
-    """What lies under a folder: pictures, broken files with the reason, what was passed over."""
+    """What lies under a folder.
+
+    Args:
+        pictures: The slices.
+        broken: Why a file that should be one cannot be read, and what to do.
+        passed_over: Other files, counted by what they are.
+        no_scans: DICOM files without an image, counted by their kind.
+    """
 
     pictures: list[Picture] = field(default_factory=list)
     broken: dict[Path, str] = field(default_factory=dict)
     passed_over: Counter[str] = field(default_factory=Counter)
+    no_scans: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> list[str]:
+        """Tell what was passed over, one line for each sort."""
+        lines = [f"{number} {what}" for what, number in self.passed_over.items() if number]
+        if self.no_scans:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in self.no_scans.most_common())
+            lines.append(f"{self.no_scans.total()} DICOM files that are no scan ({kinds})")
+        return lines
 
 
 def find_pictures(source: Path, leave_out: Path) -> Found:
@@ -36,14 +56,9 @@ def find_pictures(source: Path, leave_out: Path) -> Found:
         warnings.simplefilter("ignore")  # pydicom remarks on every oddity of a header
         for path in tqdm(paths, desc="Headers", leave=False, disable=None):
             try:
-                pictures = _read(path)
+                found.pictures += _read(path, found)
             except ValueError as error:
                 found.broken[path] = str(error)
-                continue
-            if isinstance(pictures, str):
-                found.passed_over[pictures] += 1
-            else:
-                found.pictures += pictures
     return found
 
 
@@ -51,7 +66,9 @@ def _files(source: Path, leave_out: Path, found: Found) -> Iterator[Path]:
     root, seen = source.resolve(), set()
 
     def unreadable(error: OSError) -> None:
-        found.broken[Path(error.filename)] = f"cannot be entered ({error.strerror})"
+        found.broken[Path(error.filename)] = (
+            f"cannot be entered ({error.strerror}). Make it readable"
+        )
 
     for folder, folders, names in os.walk(source, onerror=unreadable):
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
@@ -75,25 +92,52 @@ def _files(source: Path, leave_out: Path, found: Found) -> Iterator[Path]:
                 yield path
 
 
-def _read(path: Path) -> list[Picture] | str:
-    """Slices of one file, or in a few words why an import passes it over."""
+def _read(path: Path, found: Found) -> list[Picture]:
+    """Slices of one file; none, and counted, if an import passes it over."""
     if path.name.upper() == "DICOMDIR":
-        return "directories of a medium (DICOMDIR)"
+        found.passed_over["directories of a medium (DICOMDIR)"] += 1
+        return []
     try:
         with path.open("rb") as file:
             head = file.read(132)
     except OSError as error:
-        raise ValueError(f"cannot be opened ({error.strerror})") from error
-    has_suffix = path.suffix.lower() in SUFFIXES
-    sure = has_suffix or head[128:] == b"DICM"
-    if head[128:] != b"DICM" and head[:2] not in (b"\x08\x00", b"\x02\x00"):  # nor a bare data set
-        if has_suffix:
-            raise ValueError(f"is no DICOM file, though its name ends in {path.suffix}")
-        return "files that are not DICOM"
+        raise ValueError(f"cannot be opened ({error.strerror}). Make it readable") from error
+    has_suffix, has_mark = path.suffix.lower() in SUFFIXES, head[128:] == b"DICM"
+    if head[:2] == b"\x1f\x8b" and _is_gzipped_dicom(path):
+        raise ValueError("is a gzipped DICOM file. Unpack such files: gunzip -r SRC")
+    if has_mark or head[:2] in (b"\x08\x00", b"\x02\x00"):  # or a bare data set
+        pictures: list[Picture] | str | None
+        try:
+            pictures = read_pictures(path)
+        except Exception as error:  # pydicom raises anything for a corrupt file
+            pictures = _what_else(path)
+            if not pictures and (has_suffix or has_mark):
+                reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+                reason = " ".join(reason.split())[:200]
+                raise ValueError(f"cannot be read: {reason}. {COPY}") from error
+        if isinstance(pictures, list):
+            return pictures
+        if pictures:
+            found.no_scans[pictures] += 1
+            return []
+    elif has_suffix:
+        raise ValueError(f"is no DICOM file, though its name ends in {path.suffix}. {COPY}")
+    found.passed_over["files that are not DICOM"] += 1
+    return []
+
+
+def _is_gzipped_dicom(path: Path) -> bool:
     try:
-        return read_pictures(path) or "DICOM files without a volume (reports, screenshots)"
-    except Exception as error:  # pydicom raises anything for a corrupt file
-        if not sure:
-            return "files that are not DICOM"
-        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
-        raise ValueError(f"cannot be read: {' '.join(reason.split())[:200]}") from error
+        with gzip.open(path) as file:
+            head = file.read(132)
+    except (OSError, EOFError, zlib.error):
+        head = b""
+    return head[128:] == b"DICM" or Path(path.stem).suffix.lower() in SUFFIXES
+
+
+def _what_else(path: Path) -> str | None:
+    """What a file is that cannot be read to its end, if its first bytes tell that it is no scan."""
+    try:
+        return what_else(read_file_meta_info(path).MediaStorageSOPClassUID)
+    except Exception:  # pydicom raises anything for a corrupt file
+        return None

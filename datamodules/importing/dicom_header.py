@@ -61,6 +61,11 @@ FRAME_SEQUENCES = {  # where an enhanced file keeps what a classic one has at it
     "ImageType": ("MRImageFrameTypeSequence", "FrameType"),
 }
 
+OTHER_IMAGES = ("Enhanced US Volume Storage", "Parametric Map Storage")
+NO_IMAGE = (  # raw data and segmentations also of later standards; of Siemens; of Philips
+    *("1.2.840.10008.5.1.4.1.1.66", "1.3.12.2.1107.5.9.1", "1.3.46.670589.11.0.0.12."),
+)
+
 
 @dataclass(frozen=True, slots=True)  # there may be a million
 class Picture:
@@ -117,23 +122,24 @@ class Picture:
     timing: tuple[float | None, ...]
 
 
-def read_pictures(path: Path) -> list[Picture]:
-    """Read the slices of one DICOM file; none if it is a report or the like.
+def read_pictures(path: Path) -> list[Picture] | str:
+    """Read the slices of one DICOM file, or say what it is if it is no scan.
 
     Raises:
         ValueError: If the header is cut off, or promises more than the file holds.
     """
     dataset = read_dataset(path)
-    kind = UID(
-        text_of(dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID"))
-    )
+    meta, kind = dataset.file_meta, UID(text_of(dataset.get("SOPClassUID")))
+    kind = UID(text_of(meta.get("MediaStorageSOPClassUID"))) or kind
+    if other := what_else(kind):
+        return other
     if "Rows" not in dataset:
         if not kind or "Image Storage" in kind.name:
             raise ValueError("its header is cut off or empty")
-        return []
+        return kind.name
     screenshot = "Secondary Capture" in kind.name and "ImagePositionPatient" not in dataset
     if screenshot and "PerFrameFunctionalGroupsSequence" not in dataset:
-        return []
+        return "Secondary Capture Image"
     if not text_of(dataset.get("SeriesInstanceUID")):
         raise ValueError("it has no SeriesInstanceUID")
     groups = _frame_groups(dataset)
@@ -146,6 +152,15 @@ def read_pictures(path: Path) -> list[Picture]:
     return [
         _picture(path, number, values | _group_values(group)) for number, group in enumerate(groups)
     ]
+
+
+def what_else(kind: UID) -> str | None:
+    """What a DICOM object is that holds no image, by its SOP class; None for images."""
+    if kind.name == kind and not kind.startswith(NO_IMAGE):  # a class that pydicom does not know
+        return None
+    if "Image Storage" in kind.name or kind.name in OTHER_IMAGES:
+        return None
+    return kind.name.removesuffix(" Storage")
 
 
 def _frame_groups(dataset: Dataset) -> list[Dataset]:

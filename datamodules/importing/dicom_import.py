@@ -122,7 +122,7 @@ def _series(done: Import, source: Path) -> dict[str, list[Picture]]:
     for (folder, _), (path, *others) in alike.items():
         reason = done.found.broken[path]
         more = f" (and {len(others)} next to it)" if others else ""
-        line = f"File {str(path.relative_to(source))!r}{more} {reason}. Copy it again, or delete it"
+        line = f"File {str(path.relative_to(source))!r}{more} {reason}"
         if len(in_folder[folder]) == 1:
             series.pop(next(iter(in_folder[folder])), None)
             line += "; the series next to it may lack this slice and is held back"

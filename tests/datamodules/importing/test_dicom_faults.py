@@ -1,3 +1,4 @@
+import gzip
 import os
 import subprocess
 import sys
@@ -364,20 +365,77 @@ def test_faults_of_series_that_were_not_asked_for_do_not_count(importing, tmp_pa
     assert only_scan(tmp_path).shape == (8, 6, 5)
 
 
-def test_reports_and_screenshots_are_passed_over(importing, tmp_path):
+def _no_scan(sop_class, path, **elements):
+    """Write an object of another class into the folder, study and even series of a scan."""
+    dataset = slice_dataset(voxels_of(1)[0], 0)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    for keyword in ("ImagePositionPatient", "PixelSpacing"):
+        delattr(dataset, keyword)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    save(dataset, path)
+
+
+def _segmentation(path):
+    dataset = enhanced_dataset(voxels_of(5), [(0, 0, 3.0 * n) for n in range(5)])
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
+    save(dataset, path)
+
+
+def test_what_is_no_scan_by_its_class_is_passed_over_and_counted_in_one_line(importing, tmp_path):
     write_series(tmp_path / "src")
-    report = slice_dataset(voxels_of(1)[0], 0, series="1.2.7")
-    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
-    for keyword in ("Rows", "Columns", "PixelData"):
-        delattr(report, keyword)
-    save(report, tmp_path / "src/report.dcm")
-    screenshot = slice_dataset(voxels_of(1)[0], 0, series="1.2.8")
-    screenshot.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    del screenshot.ImagePositionPatient
-    screenshot.NumberOfFrames = 9
-    save(screenshot, tmp_path / "src/screenshot.dcm")
+    for name in ("one", "two", "cut_off"):
+        _segmentation(tmp_path / f"src/{name}.dcm")
+    cut_off = tmp_path / "src/cut_off.dcm"
+    cut_off.write_bytes(cut_off.read_bytes()[:700])
+    for number, sop_class in enumerate(NO_SCANS):
+        _no_scan(sop_class, tmp_path / f"src/{number}.dcm")
+    _no_scan("1.2.840.10008.5.1.4.1.1.4.2", tmp_path / "src/s.dcm", Rows=1, SeriesInstanceUID="")
+    _no_scan("1.2.840.10008.5.1.4.1.1.7", tmp_path / "src/screenshot.dcm", NumberOfFrames=9)
     assert importing() == (0, [])
-    assert "2 DICOM files without a volume (reports, screenshots)" in importing.out
+    assert only_scan(tmp_path).shape == (8, 6, 5)
+    (line,) = [line for line in importing.out.splitlines() if "no scan" in line]
+    assert line.startswith(f"passed over: {len(NO_SCANS) + 5} DICOM files that are no scan (3 Segm")
+    assert "1 MR Spectroscopy" in line
+    assert "1 Encapsulated PDF" in line
+    assert "1 Secondary Capture Image" in line
+
+
+NO_SCANS = [
+    "1.2.840.10008.5.1.4.1.1.66",  # raw data
+    "1.2.840.10008.5.1.4.1.1.66.7",  # label map, newer than pydicom's dictionary
+    "1.2.840.10008.5.1.4.1.1.88.11",  # basic text report
+    "1.2.840.10008.5.1.4.1.1.88.59",  # key objects
+    "1.2.840.10008.5.1.4.1.1.11.1",  # presentation state
+    "1.2.840.10008.5.1.4.1.1.481.3",  # RT structures
+    "1.2.840.10008.5.1.4.1.1.481.2",  # RT dose
+    "1.2.840.10008.5.1.4.1.1.104.1",  # PDF
+    "1.3.12.2.1107.5.9.1",  # Siemens' own
+]
+
+
+def test_a_segmentation_alone_is_no_scan(importing, tmp_path):
+    (tmp_path / "src").mkdir()
+    _segmentation(tmp_path / "src/one.dcm")
+    code, (line,) = importing()
+    assert code == 2
+    assert "Nothing to import under" in line
+    assert "1 DICOM files that are no scan (1 Segmentation)" in line
+
+
+@pytest.mark.parametrize("name", ["im002.dcm.gz", "im002"])
+def test_a_gzipped_slice_holds_back_its_series_and_is_told_with_what_to_type(
+    name, importing, tmp_path
+):
+    write_series(tmp_path / "src")
+    path = tmp_path / "src/im002.dcm"
+    (tmp_path / "src" / name).write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    (tmp_path / "src/t1.nii.gz").write_bytes(gzip.compress(bytes(400)))
+    code, (line,) = importing()
+    assert code == 2
+    assert f"{name!r} is a gzipped DICOM file. Unpack such files: gunzip -r SRC; the series" in line
+    assert "1 files that are not DICOM" in importing.out
 
 
 def test_values_that_differ_by_rounding_alone_are_one_contrast(importing, tmp_path):
