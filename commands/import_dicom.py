@@ -14,7 +14,12 @@ def import_dicom(args: list[str]) -> None:
 
 
 def _import(
-    src: str = "", out: str = "", key: str = "", mapping: str = "", series: str = "*"
+    src: str = "",
+    out: str = "",
+    key: str = "",
+    mapping: str = "",
+    series: str = "*",
+    patient_folder: int = 0,
 ) -> None:
     """Write one NIfTI file per whole series, and cohort.csv; name every series that is not.
 
@@ -24,14 +29,18 @@ def _import(
         key: Key of the patient ids, made if it is missing; next to OUT, as OUT.key, if not given.
         mapping: Where to write a private table from the new ids to PatientID, to join labels.
         series: Pattern of the SeriesDescription, such as '*mprage*'; case does not count.
+        patient_folder: Which folder below SRC names the patient of series without PatientID: 1 for
+            the first one below SRC, 2 for the one in it; 0 for none.
     """
+    if patient_folder < 0:
+        raise ValueError(f"patient_folder is {patient_folder}. Give 1 for the first below SRC.")
     if not src or not out:
         raise ValueError("Give the folder to import and where to: SRC=folder OUT=folder.")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes headers
     source, folder = Path(src).expanduser(), Path(out).expanduser()
     key_path = Path(key).expanduser() if key else Path(f"{folder.resolve()}.key")
     private = Path(mapping).expanduser() if mapping else None
-    done = import_series(source, folder, key_path, private, series)
+    done = import_series(source, folder, key_path, private, series, patient_folder)
     _tell(done, folder, key_path, private)
     if done.refused:
         faults = done.refused

@@ -4,6 +4,7 @@ A classic file holds one slice; an enhanced one holds many, each with a geometry
 become `Picture`s, so that everything after this file is the same for either.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ FRAME_SEQUENCES = {  # where an enhanced file keeps what a classic one has at it
     "ImageType": ("MRImageFrameTypeSequence", "FrameType"),
 }
 
+UIH_GRID = Tag(0x0065, 0x1050)  # how many slices one picture shows
 OTHER_IMAGES = ("Enhanced US Volume Storage", "Parametric Map Storage")
 NO_IMAGE = (  # raw data and segmentations also of later standards; of Siemens; of Philips
     *("1.2.840.10008.5.1.4.1.1.66", "1.3.12.2.1107.5.9.1", "1.3.46.670589.11.0.0.12."),
@@ -87,6 +89,7 @@ class Picture:
         instance_uid: SOPInstanceUID: its file, whatever that is called.
         size: Rows and columns.
         colour: PhotometricInterpretation.
+        tiles: What lays all slices of a volume out in this one picture; '' if nothing does.
         position: Centre of the first voxel in mm, LPS (left, posterior, superior); None if absent.
         orientation: Directions of a row and of a column, LPS; None if absent.
         spacing: Distance in mm between rows and between columns; None if absent.
@@ -112,6 +115,7 @@ class Picture:
     instance_uid: str
     size: tuple[int, int]
     colour: str
+    tiles: str
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     spacing: tuple[float, ...] | None
@@ -147,6 +151,7 @@ def read_pictures(path: Path) -> list[Picture] | str:
     values = values_of(dataset, TAGS) | _group_values(
         (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     )
+    values["tiles"] = _tiles(dataset, text_of(values["ImageType"]))
     if len(groups) > 1 and not groups[0]:
         values["ImagePositionPatient"] = None  # that of one frame at best
     return [
@@ -195,6 +200,13 @@ def _check_size(path: Path, dataset: FileDataset, num_frames: int) -> None:
         )
 
 
+def _tiles(dataset: FileDataset, image_type: str) -> str:
+    grid = re.search(r"\d+", str(dataset[UIH_GRID].value)) if UIH_GRID in dataset else None
+    if grid and int(grid[0]) > 1:
+        return f"UIH grid of {int(grid[0])}"
+    return "Siemens mosaic" if "MOSAIC" in image_type else ""
+
+
 def _picture(path: Path, frame: int, values: dict[str, Any]) -> Picture:
     texts = {keyword: text_of(value) for keyword, value in values.items()}
     samples = int(values["SamplesPerPixel"] or 1)
@@ -202,7 +214,7 @@ def _picture(path: Path, frame: int, values: dict[str, Any]) -> Picture:
         path=path,
         frame=frame,
         patient_id=texts["PatientID"],
-        person=(texts["PatientName"], texts["PatientBirthDate"], texts["PatientSex"]),
+        person=(texts["PatientName"].rstrip("^= "), texts["PatientBirthDate"], texts["PatientSex"]),
         age=texts["PatientAge"],
         study_uid=texts["StudyInstanceUID"],
         study_time=f"{texts['StudyDate']} {texts['StudyTime']}".strip(),
@@ -214,6 +226,7 @@ def _picture(path: Path, frame: int, values: dict[str, Any]) -> Picture:
         instance_uid=texts["SOPInstanceUID"],
         size=(int(values["Rows"] or 0), int(values["Columns"] or 0)),
         colour=texts["PhotometricInterpretation"] if samples == 1 else f"{samples} samples",
+        tiles=texts["tiles"],
         position=numbers_of(values["ImagePositionPatient"], 3),
         orientation=numbers_of(values["ImageOrientationPatient"], 6),
         spacing=numbers_of(values["PixelSpacing"], 2),

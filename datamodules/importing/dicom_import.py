@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -59,7 +59,12 @@ class Import:
 
 
 def import_series(
-    source: Path, folder: Path, key_path: Path, mapping: Path | None = None, wanted: str = "*"
+    source: Path,
+    folder: Path,
+    key_path: Path,
+    mapping: Path | None = None,
+    wanted: str = "*",
+    patient_folder: int = 0,
 ) -> Import:
     """Write the sound series under a folder as NIfTI files, with their cohort table.
 
@@ -69,6 +74,8 @@ def import_series(
         key_path: The key of the pseudonyms; made if it is missing.
         mapping: Where to write the private table from pseudonyms to PatientID; None for nowhere.
         wanted: Pattern of the SeriesDescription, such as '*mprage*'; case does not count.
+        patient_folder: Which folder below the source names the patient of series without
+            PatientID, from 1; 0 for none.
 
     Returns:
         What was imported, refused and skipped; a refused series does not stop the others.
@@ -78,6 +85,8 @@ def import_series(
     """
     _check_places(source, folder, key_path, mapping)
     done = Import(find_pictures(source, leave_out=folder))
+    if patient_folder:
+        done.found.pictures = _named_by_folder(done.found.pictures, source, patient_folder)
     stacks = _stacks(done, source, wanted)
     if not stacks:
         return done
@@ -90,6 +99,17 @@ def import_series(
         ) from error
 
 
+def _named_by_folder(pictures: list[Picture], source: Path, level: int) -> list[Picture]:
+    """The pictures, those without PatientID with the name of their folder at a level."""
+    named = []
+    for picture in pictures:
+        folders = picture.path.relative_to(source).parts[:-1]
+        if not picture.patient_id and level <= len(folders):
+            picture = replace(picture, patient_id=folders[level - 1])
+        named.append(picture)
+    return named
+
+
 def _stacks(done: Import, source: Path, wanted: str) -> dict[str, Stack]:
     """The sound stacks by series; whatever is not goes into `done`, one line each."""
     stacks = {}
@@ -99,11 +119,11 @@ def _stacks(done: Import, source: Path, wanted: str) -> dict[str, Stack]:
             if not fnmatchcase(pictures[0].description.lower(), wanted.lower()):
                 done.skipped.append(f"{name}: its description does not match SERIES={wanted}")
                 continue
-            refuse_mixture(pictures)
-            if reason := why_skipped(pictures):
+            if reason := why_skipped(pictures, wanted):
                 done.skipped.append(f"{name}: {reason}")
-            else:
-                stacks[uid] = stack(pictures)
+                continue
+            refuse_mixture(pictures)
+            stacks[uid] = stack(pictures)
         except ValueError as error:
             done.refused.append(f"{name}: {error}.")
     return stacks

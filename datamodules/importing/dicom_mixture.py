@@ -1,5 +1,6 @@
 """What one DICOM series may hold in the place of one volume: people, scouts, times, contrasts."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from math import isclose
@@ -9,6 +10,7 @@ import numpy as np
 from datamodules.importing.dicom_header import VOLUME_KEYWORDS, Picture
 
 MIN_SLICES = 3
+SCOUT = r"scout|locali[sz]er|3.?pl(ane)?.?loc|(?<![a-z])survey(?![a-z])"
 CONTRAST_KEYWORDS = ("EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ImageType")
 SPLIT = (
     "Convert it with dcm2niix, which parts them (a volume of a 4D file: "
@@ -16,17 +18,24 @@ SPLIT = (
 )
 
 
-def why_skipped(pictures: Sequence[Picture]) -> str | None:
-    """Say why a sound series is not worth importing; None if it is."""
+def why_skipped(pictures: Sequence[Picture], wanted: str) -> str | None:
+    """Say why a series is not worth importing, whatever is in it; None if it is.
+
+    Args:
+        pictures: The series.
+        wanted: Pattern of the descriptions that are asked for.
+    """
     if all("LOCALIZER" in picture.volume["ImageType"] for picture in pictures):
         return "a localiser"
-    if len(pictures) < MIN_SLICES:
+    if re.search(SCOUT, pictures[0].description, re.I) and not re.search(SCOUT, wanted, re.I):
+        return "a scout by its description (SERIES='*scout*', or like it, imports scouts)"
+    if len(pictures) < MIN_SLICES and not pictures[0].tiles:
         return f"fewer than {MIN_SLICES} slices"
     return None
 
 
 def refuse_mixture(pictures: Sequence[Picture]) -> None:
-    """Raise ValueError if the pictures of one series belong to several patients or studies."""
+    """Raise ValueError if a series is of several patients or studies, of none, or of tiles."""
     first = pictures[0]
     for other in pictures:
         persons = zip(first.person, other.person, strict=True)
@@ -39,7 +48,15 @@ def refuse_mixture(pictures: Sequence[Picture]) -> None:
                 f"two studies are in it ({names(first, other)}). Export each of them again"
             )
     if not first.patient_id:
-        raise ValueError("it has no PatientID. Write one into its files (dcmodify -i PatientID=…)")
+        raise ValueError(
+            "it has no PatientID. Take the name of its folder below SRC (ARGS=--patient_folder=1), "
+            "or write one into its files (dcmodify -i PatientID=…)"
+        )
+    if first.tiles:
+        raise ValueError(
+            f"many slices in one picture ({first.tiles}, {first.path.name!r}). Convert it with "
+            "dcm2niix -z y -o OUT SRC and write the NIfTI file into the table"
+        )
 
 
 def why_repeated(ordered: Sequence[Picture], near: np.ndarray) -> str:
@@ -64,6 +81,8 @@ def why_repeated(ordered: Sequence[Picture], near: np.ndarray) -> str:
             return f"{len(groups)} volumes in one series, told apart by {keyword}. {SPLIT}"
     ends = np.flatnonzero(np.append(~near, True)) + 1
     times = np.diff(ends, prepend=0)
+    if len(times) == 1:
+        return f"{len(ordered)} pictures at one position ({pair}), no volume. Leave the series out"
     if times.min() == times.max():
         return f"{times[0]} volumes in one series: {times[0]} slices at each position. {SPLIT}"
     return (

@@ -85,8 +85,6 @@ def _check_picture(picture: Picture) -> None:
         raise ValueError(
             f"inverted grey values ({picture.colour[:16]!r} in {name}). Export it again"
         )
-    if "MOSAIC" in picture.volume["ImageType"]:
-        raise ValueError(f"many slices in one picture (mosaic, {name}). Convert it with dcm2niix")
     for what, keyword in (
         ("position", "ImagePositionPatient"),
         ("orientation", "ImageOrientationPatient"),

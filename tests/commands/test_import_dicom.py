@@ -78,6 +78,38 @@ def test_one_patient_id_with_two_birth_dates_is_remarked_on(importing, tmp_path)
     assert "1999" not in importing.out
 
 
+def test_names_that_end_in_carets_are_one_name(importing, tmp_path):
+    names = ["Aa^Bb", "Aa^Bb^^", "Aa^Bb^^^ ", "Aa^Bb", "Aa^Bb^"]
+    write_series(
+        tmp_path / "src", edit=lambda dataset, index: set_to(PatientName=names[index])(dataset, 0)
+    )
+    assert importing() == (0, [])
+    assert only_scan(tmp_path).shape == (8, 6, 5)
+
+
+def test_folders_name_the_patients_of_series_without_patient_id(importing, tmp_path):
+    for number, (folder, patient) in enumerate(
+        [("anna/1", ""), ("anna/2", ""), ("ben/1", ""), ("other/1", "anna")]
+    ):
+        write_series(
+            tmp_path / "src" / folder, series=f"1.2.{number}", edit=set_to(PatientID=patient)
+        )
+    mapping = f"--mapping={tmp_path / 'who.csv'}"
+    code, lines = importing(mapping)
+    assert (code, len(lines)) == (2, 4)
+    assert "ARGS=--patient_folder=1" in lines[1]
+    assert importing(mapping, "--patient_folder=1") == (0, [])
+    with (tmp_path / "who.csv").open() as file:
+        found = sorted((row["folder"], row["dicom_patient_id"]) for row in csv.DictReader(file))
+    assert found == [("anna/1", "anna"), ("anna/2", "anna"), ("ben/1", "ben"), ("other/1", "anna")]
+    assert b"anna" not in _all_bytes(tmp_path / "out")
+    code, lines = importing(
+        f"--out={tmp_path / 'deep'}", "--patient_folder=3"
+    )  # there is none so deep
+    assert code == 2
+    assert "it has no PatientID" in lines[1]
+
+
 def test_an_output_folder_below_the_source_is_not_read(importing, tmp_path):
     write_series(tmp_path / "src")
     for num_others in (0, 1):  # the key lies next to the output

@@ -114,6 +114,11 @@ def _enhanced_echoes(folder):
     save(dataset, folder / "one.dcm")
 
 
+def _uih_grid(dataset, index):
+    block = dataset.private_block(0x0065, "Image Private Header", create=True)
+    block.add_new(0x50, "DS", "36")
+
+
 def _edited(edit, **settings):
     return lambda folder: write_series(folder, edit=edit, **settings)
 
@@ -208,9 +213,21 @@ FAULTS = {
         _edited(drop("PhotometricInterpretation")),
         "PhotometricInterpretation is mis",
     ),
-    "mosaic": (
+    "mosaics": (
         _edited(set_to(ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"])),
-        "many slices in one picture",
+        "many slices in one picture (Siemens mosaic, 'im000.dcm'). Convert it with dcm2niix",
+    ),
+    "one_mosaic": (
+        _edited(set_to(ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"]), num_slices=1),
+        "many slices in one picture (Siemens mosaic, 'im000.dcm'). Convert it with dcm2niix",
+    ),
+    "one_uih_grid": (
+        _edited(_uih_grid, num_slices=1),
+        "many slices in one picture (UIH grid of 36, 'im000.dcm'). Convert it with dcm2niix",
+    ),
+    "one_position": (
+        _edited(shift(z=lambda index: -index * STEP)),
+        "5 pictures at one position ('im000.dcm' and 'im001.dcm'), no volume",
     ),
     "slope_zero": (
         _edited(set_to(RescaleSlope=0)),
@@ -351,6 +368,31 @@ def test_what_is_no_scan_is_skipped_with_a_line(edit, words, importing, tmp_path
     assert importing("--series=*MPRAGE*") == (0, [])
     assert "skipped: Series '1.2.5' in 'other'" in importing.out
     assert words in importing.out
+    assert only_scan(tmp_path).shape == (8, 6, 5)
+
+
+@pytest.mark.parametrize("edit", [{}, {"ImageOrientationPatient": SAGITTAL}, {"PatientID": ""}])
+@pytest.mark.parametrize(
+    "description", ["3-Plane Localizer", "AAHead_Scout_MPR_cor", "Survey_32ch"]
+)
+def test_scouts_are_skipped_by_their_description(description, edit, importing, tmp_path):
+    write_series(tmp_path / "src/sound", edit=set_to(SeriesDescription="t1_surveyed"))
+
+    def scout(dataset, index):
+        dataset.SeriesDescription = description
+        if index % 2:  # slices of two planes, or without a patient
+            set_to(**edit)(dataset, index)
+
+    write_series(tmp_path / "src/other", series="1.2.5", edit=scout)
+    assert importing() == (0, [])
+    assert "skipped: Series '1.2.5' in 'other'" in importing.out
+    assert "a scout by its description (SERIES='*scout*'" in importing.out
+    assert only_scan(tmp_path).shape == (8, 6, 5)
+
+
+def test_a_scout_that_is_asked_for_by_name_is_imported(importing, tmp_path):
+    write_series(tmp_path / "src", edit=set_to(SeriesDescription="AAHead_Scout"))
+    assert importing("--series=*scout*") == (0, [])
     assert only_scan(tmp_path).shape == (8, 6, 5)
 
 
