@@ -22,13 +22,13 @@ from tqdm import tqdm
 from datamodules.importing.dicom_files import Found, find_pictures
 from datamodules.importing.dicom_header import Picture
 from datamodules.importing.dicom_mixture import refuse_mixture, why_skipped
+from datamodules.importing.dicom_remarks import geometry_remarks, identity_remarks, repeat_remarks
 from datamodules.importing.dicom_stack import Stack, stack
 from datamodules.importing.dicom_table import (
     COLUMNS,
     MAPPING_COLUMNS,
     facts,
     header,
-    identity_remarks,
     keep_earlier_rows,
     private_facts,
     sessions,
@@ -170,8 +170,12 @@ def _write(
     key = read_or_make_key(key_path)
     images = {uid: f"scans/{pseudonym(key, 's', uid)}.nii.gz" for uid in stacks}
     keep_earlier_rows(table, set(images.values()))
-    session_of, private = sessions(done.found.pictures), []
-    done.remarks += identity_remarks(done.found.pictures)
+    session_of, private, imported = sessions(done.found.pictures), [], []
+    patient_of = {
+        picture.patient_id: pseudonym(key, "p", picture.patient_id)
+        for picture in (slices.pictures[0] for slices in stacks.values())
+    }
+    done.remarks += identity_remarks(done.found.pictures, patient_of)
     for uid, slices in tqdm(stacks.items(), desc="Series", leave=False, disable=None):
         first = slices.pictures[0]
         name = _series_name(uid, [picture.path for picture in slices.pictures], source)
@@ -182,13 +186,15 @@ def _write(
             continue
         _save(voxels, slices.affine, folder / images[uid])
         who = {
-            "patient_id": pseudonym(key, "p", first.patient_id),
+            "patient_id": patient_of[first.patient_id],
             "session": str(session_of[first.patient_id, first.study_uid]),
             "image": images[uid],
         }
         done.rows.append(who | facts(slices))
         private.append(who | private_facts(first, source))
-        done.remarks += [f"{name}: {remark}" for remark in _remarks(slices)]
+        done.remarks += [f"{name}: {remark}" for remark in geometry_remarks(slices)]
+        imported.append(slices)
+    done.remarks += repeat_remarks(imported)
     if done.rows:
         write_table(table, COLUMNS, done.rows, mode=0o666)
         if mapping is not None:
@@ -226,19 +232,3 @@ def _save(voxels: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image.header.set_xyzt_units("mm")
     with whole_file(path) as unfinished:
         unfinished.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
-
-
-def _remarks(slices: Stack) -> list[str]:
-    """What a geometry without a gap may hide: slices that are missing at its end or throughout."""
-    remarks, pictures = [], slices.pictures
-    numbers = [int(picture.instance) for picture in pictures if picture.instance.isdecimal()]
-    if len(numbers) == len(pictures) and min(numbers) > 1:
-        remarks.append(
-            f"its lowest InstanceNumber is {min(numbers)}. Are slices missing before it?"
-        )
-    measured, said = float(np.linalg.norm(slices.affine[:3, 2])), pictures[0].step
-    if said and said > 0 and measured > 1.9 * said:
-        remarks.append(
-            f"slices are {measured:.4g} mm apart, its header says {said:g}. Are some missing?"
-        )
-    return remarks

@@ -28,34 +28,13 @@ def sessions(pictures: Sequence[Picture]) -> dict[tuple[str, str], int]:
     """Number each patient's studies in their order in time, from 1, by (PatientID, study)."""
     return {
         (patient, study): number
-        for patient, times in _study_times(pictures).items()
+        for patient, times in study_times(pictures).items()
         for number, study in enumerate(sorted(times, key=lambda study: (times[study], study)), 1)
     }
 
 
-def identity_remarks(pictures: Sequence[Picture]) -> list[str]:
-    """One line for each PatientID that may be two people, or whose studies have no order."""
-    births: dict[str, dict[str, str]] = defaultdict(dict)
-    for picture in pictures:
-        if picture.person[1]:
-            births[picture.patient_id].setdefault(picture.person[1], repr(picture.path.name))
-    remarks = [
-        f"One PatientID has two dates of birth ({' and '.join([*files.values()][:2])}). Is it one "
-        "person? If not, give the files PatientIDs of their own."
-        for files in births.values()
-        if len(files) > 1
-    ]
-    for patient, times in _study_times(pictures).items():
-        if len(set(times.values())) < len(times):
-            file = next(picture.path.name for picture in pictures if picture.patient_id == patient)
-            remarks.append(
-                f"{len(times)} studies of one patient (first file {file!r}) have no dates of their "
-                "own: the numbers of these sessions follow no time."
-            )
-    return remarks
-
-
-def _study_times(pictures: Sequence[Picture]) -> dict[str, dict[str, str]]:
+def study_times(pictures: Sequence[Picture]) -> dict[str, dict[str, str]]:
+    """The earliest time of each study of each PatientID."""
     times: dict[str, dict[str, str]] = defaultdict(dict)
     for picture in pictures:
         earliest = times[picture.patient_id].get(picture.study_uid, picture.study_time)

@@ -2,6 +2,7 @@ import csv
 import hashlib
 import hmac
 import os
+import re
 import stat
 import zlib
 from pathlib import Path
@@ -76,6 +77,55 @@ def test_one_patient_id_with_two_birth_dates_is_remarked_on(importing, tmp_path)
     assert importing() == (0, [])
     assert "One PatientID has two dates of birth ('im000.dcm' and 'im000.dcm')" in importing.out
     assert "1999" not in importing.out
+
+
+@pytest.mark.parametrize(
+    ("patients", "names", "words"),
+    [
+        (
+            ["ab 0012", "AB 0012", "AB0012", "ab-12"],
+            ["", "Ann", "", "B"],
+            "4 PatientIDs may be 1 p",
+        ),
+        (["1", "01", "2", "_2"], ["", "", "", ""], "4 PatientIDs may be 2 people: they differ by"),
+        (
+            ["7", "8", "9", "8"],
+            ["Aa^Bb", "AA^BB^", "Cc^Dd", ""],
+            "2 PatientIDs may be 1 person: th",
+        ),
+        (["7", "70", "A7", "17"], ["", "", "Cc^Dd", "Ee^Ff"], None),
+    ],
+)
+def test_one_person_under_several_ids_is_remarked_on_without_a_quote(
+    patients, names, words, importing, tmp_path
+):
+    for number, (patient, name) in enumerate(zip(patients, names, strict=True)):
+        elements = {"PatientID": patient, "PatientName": name, "StudyInstanceUID": f"1.3.{number}"}
+        write_series(tmp_path / f"src/{number}", series=f"1.2.{number}", edit=set_to(**elements))
+    assert importing() == (0, [])
+    remarks = [line for line in importing.out.splitlines() if "PatientIDs may be" in line]
+    assert [words in line for line in remarks] == [True] * (words is not None)
+    for line in remarks:
+        assert not any(text in line for text in ("0012", "Aa", "AA", "1961"))
+        (one, two) = re.search(r"such as (p\w{16}) and (p\w{16})", line).groups()
+        ids = {scan.patient_id for scan in read_cohort_table(tmp_path / "out/cohort.csv")}
+        assert {one, two} <= ids
+
+
+def test_series_that_may_be_time_points_are_remarked_on_in_one_line(importing, tmp_path):
+    for time in range(6):
+        write_series(tmp_path / f"src/bold/{time}", series=f"1.2.{time}", seed=time)
+    for time in range(2):
+        other = set_to(PatientID="B", StudyInstanceUID="1.3")
+        write_series(tmp_path / f"src/b/{time}", series=f"1.3.{time}", edit=other)
+    for number, elements in enumerate(
+        [{"SeriesDescription": "t2"}, {"StudyInstanceUID": "1.4"}, {"PixelSpacing": [2, 2]}]
+    ):
+        write_series(tmp_path / f"src/c{number}", series=f"1.4.{number}", edit=set_to(**elements))
+    assert importing() == (0, [])
+    (remark,) = [line for line in importing.out.splitlines() if "same geometry" in line]
+    assert remark.startswith("look at: 6 series of one patient and session have the same geometry")
+    assert "; 8 in 2 such groups" in remark
 
 
 def test_names_that_end_in_carets_are_one_name(importing, tmp_path):
