@@ -1,17 +1,11 @@
 """Read the voxels of a DICOM stack: pydicom where nothing or little is packed, else SimpleITK."""
 
-import os
-import resource
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -23,6 +17,7 @@ from pydicom.uid import (
 
 from datamodules.importing.dicom_dataset import read_dataset
 from datamodules.importing.dicom_header import Picture
+from datamodules.importing.dicom_packed import Unpacker, packed_frames, unpack_each
 
 OF_PYDICOM = (
     ImplicitVRLittleEndian,
@@ -31,30 +26,6 @@ OF_PYDICOM = (
     DeflatedExplicitVRLittleEndian,
     RLELossless,
 )
-MAX_UNPACKING_BYTES = 2**29
-
-
-class Unpacker:
-    """SimpleITK in a process of its own, which a corrupt JPEG may break or fill."""
-
-    def __init__(self) -> None:
-        self._process: ProcessPoolExecutor | None = None
-
-    def __call__(self, path: Path) -> np.ndarray:
-        """Voxels of a packed file; RuntimeError or MemoryError if that is not possible."""
-        if self._process is None:
-            self._process = ProcessPoolExecutor(1, get_context("spawn"), initializer=_limit_process)
-        try:
-            return self._process.submit(_unpack, path).result()
-        except BrokenProcessPool:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.shutdown()
-            self._process = None
 
 
 def read_voxels(ordered: Sequence[Picture], unpacker: Unpacker) -> np.ndarray:
@@ -98,10 +69,11 @@ def _decode(picture: Picture, unpacker: Unpacker) -> tuple[np.ndarray, bool]:
             warnings.simplefilter("ignore")  # pydicom remarks on every oddity
             dataset = read_dataset(picture.path, voxels=True)
             syntax = dataset.file_meta.TransferSyntaxUID
-            stored = dataset.get("PixelData") or b""
             if syntax in OF_PYDICOM:
                 frames = _native(dataset).reshape(-1, *picture.size)
-                spare = 0 if syntax == RLELossless else len(stored) - frames.nbytes
+                spare = 0 if syntax == RLELossless else len(dataset.PixelData) - frames.nbytes
+            else:
+                packed = packed_frames(dataset)
     except Exception as error:  # pydicom raises anything for a corrupt file
         raise ValueError(f"the voxels of {name} are cut off or corrupt. Copy it again") from error
     if syntax in OF_PYDICOM:
@@ -110,18 +82,17 @@ def _decode(picture: Picture, unpacker: Unpacker) -> tuple[np.ndarray, bool]:
                 f"{name} holds {spare} bytes more than Rows × Columns. Export it again"
             )
         return _used_bits(frames, dataset), False
-    if not stored.rstrip(b"\0").endswith(b"\xff\xd9"):  # the end mark of all kinds of JPEG
-        raise ValueError(f"the voxels of {name} are cut off or corrupt. Copy it again")
+    alone = len(packed) > 1
     try:
-        frames = unpacker(picture.path)
+        each = unpack_each(dataset, packed, unpacker) if alone else [unpacker(picture.path)]
     except (RuntimeError, MemoryError) as error:  # or the process broke down
         raise ValueError(
             f"{name} is corrupt, or packed ({syntax.name[:60]!r}) as nothing here unpacks. Install "
             "dcmtk or gdcm and unpack the series first: dcmdjpeg IN OUT, or gdcmconv --raw IN OUT"
         ) from error
-    if frames.shape != (1, *picture.size):
+    if any(frame.shape != (1, *picture.size) for frame in each):
         raise ValueError(f"{name} is packed, and not one picture. Install gdcm: gdcmconv --raw")
-    return frames, True
+    return np.concatenate(each), not alone
 
 
 def _native(dataset: FileDataset) -> np.ndarray:
@@ -131,16 +102,6 @@ def _native(dataset: FileDataset) -> np.ndarray:
         return dataset.pixel_array
     count = dataset.Rows * dataset.Columns * int(dataset.get("NumberOfFrames") or 1)
     return np.frombuffer(dataset.PixelData, "<i2" if dataset.PixelRepresentation else "<u2", count)
-
-
-def _limit_process() -> None:
-    """Limit memory and output, so that a corrupt JPEG ends this process alone."""
-    resource.setrlimit(resource.RLIMIT_DATA, (MAX_UNPACKING_BYTES, MAX_UNPACKING_BYTES))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-def _unpack(path: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(path))
 
 
 def _fits_int16(plane: np.ndarray) -> bool:

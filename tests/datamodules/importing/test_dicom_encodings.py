@@ -14,6 +14,7 @@ from dicom_series import (
     voxels_of,
     write_series,
 )
+from pydicom.data import get_testdata_file
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -44,28 +45,77 @@ def _compress(syntax):
     return write
 
 
-def _jpeg(kind):
-    """Write 32 × 32 voxels packed by SimpleITK's encoder, in a series of our own."""
+def _jpeg(kind, after=b""):
+    """Write 32 × 32 voxels packed by SimpleITK's encoder, in a series of our own.
+
+    Args:
+        kind: Its name of the encoder.
+        after: What follows the end mark of each JPEG.
+    """
 
     def write(folder):
         folder.mkdir()
         voxels = np.random.default_rng(0).integers(0, 2000, (4, 32, 32)).astype(np.uint16)
-        writer = sitk.ImageFileWriter()
-        writer.SetFileName(folder / "packed.dcm")
-        writer.UseCompressionOn()
-        writer.SetCompressor(kind)
-        for index, plane in enumerate(voxels):
-            writer.Execute(sitk.GetImageFromArray(plane[np.newaxis]))
-            packed = pydicom.dcmread(folder / "packed.dcm")
-            dataset = slice_dataset(plane, index)
+        frames, syntax = _packed(voxels, kind, folder)
+        for index, frame in enumerate(frames):
+            dataset = slice_dataset(voxels[index], index)
             dataset.RescaleSlope, dataset.RescaleIntercept = 2, -7
-            dataset.PixelData = packed.PixelData
-            dataset["PixelData"].VR = "OB"
-            dataset["PixelData"].is_undefined_length = True
-            dataset.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+            _set_packed(dataset, [frame + after], syntax)
             save(dataset, folder / f"{index}.dcm")
-        (folder / "packed.dcm").unlink()
         return voxels.astype(int) * 2 - 7
+
+    return write
+
+
+def _packed(voxels, kind, folder):
+    """The JPEG of each plane, and its transfer syntax."""
+    writer = sitk.ImageFileWriter()
+    writer.SetFileName(folder / "packed.dcm")
+    writer.UseCompressionOn()
+    writer.SetCompressor(kind)
+    frames = []
+    for plane in voxels:
+        writer.Execute(sitk.GetImageFromArray(plane[np.newaxis]))
+        packed = pydicom.dcmread(folder / "packed.dcm")
+        frames.append(next(pydicom.encaps.generate_frames(packed.PixelData, number_of_frames=1)))
+    (folder / "packed.dcm").unlink()
+    return frames, packed.file_meta.TransferSyntaxUID
+
+
+def _set_packed(dataset, frames, syntax):
+    dataset.PixelData = pydicom.encaps.encapsulate(frames)
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = syntax
+
+
+def _jpeg_ls(folder):
+    """pydicom's own sample of JPEG-LS, with padding that no decoder should mind."""
+    folder.mkdir()
+    for index in range(3):
+        sample = pydicom.dcmread(get_testdata_file("MR_small_jpeg_ls_lossless.dcm"))
+        frame = next(pydicom.encaps.generate_frames(sample.PixelData, number_of_frames=1))
+        dataset = slice_dataset(np.zeros((64, 64)), index)
+        dataset.PixelRepresentation = sample.PixelRepresentation
+        _set_packed(dataset, [frame + b"\xff\xff\0\0"], sample.file_meta.TransferSyntaxUID)
+        save(dataset, folder / f"{index}.dcm")
+    plane = pydicom.dcmread(get_testdata_file("MR_small.dcm")).pixel_array
+    return np.stack([plane] * 3).astype(int)
+
+
+def _packed_enhanced(kind, after=b""):
+    """Frames out of order, each with a slope of its own, signed, packed into one file."""
+
+    def write(folder):
+        folder.mkdir()
+        voxels = np.random.default_rng(0).integers(-900, 900, (4, 32, 32)).astype(np.int16)
+        dataset = enhanced_dataset(voxels.view(np.uint16), [(0, 0, 3.0 * n) for n in (1, 0, 3, 2)])
+        dataset.PixelRepresentation = 1
+        frames, syntax = _packed(voxels, kind, folder)
+        _set_packed(dataset, [frame + after for frame in frames], syntax)
+        save(dataset, folder / "one.dcm")
+        factors = np.arange(4)[:, None, None]
+        return (voxels.astype(int) * (factors + 1) - factors)[[1, 0, 3, 2]]
 
     return write
 
@@ -133,6 +183,12 @@ def _enhanced(folder):
         _compress(RLELossless),
         pytest.param(_jpeg("JPEG"), marks=pytest.mark.slow),
         pytest.param(_jpeg("JPEG2000"), marks=pytest.mark.slow),
+        pytest.param(_jpeg("JPEG", after=bytes(64)), marks=pytest.mark.slow),
+        pytest.param(_jpeg("JPEG", after=b"\xff\xff\xff\0"), marks=pytest.mark.slow),
+        pytest.param(_jpeg("JPEG2000", after=b"  padding"), marks=pytest.mark.slow),
+        pytest.param(_jpeg_ls, marks=pytest.mark.slow),
+        pytest.param(_packed_enhanced("JPEG"), marks=pytest.mark.slow),
+        pytest.param(_packed_enhanced("JPEG2000", after=b"\0\xff"), marks=pytest.mark.slow),
         _bare,
         _signed_12_bit_with_an_overlay,
         _slope_per_slice,
@@ -175,6 +231,25 @@ def test_an_unknown_packing_is_named_with_what_to_install(importing, tmp_path):
     assert code == 2
     assert "'im000.dcm' is corrupt, or packed ('High-Throughput JPEG 2000" in line
     assert "Install dcmtk or gdcm" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [_jpeg("JPEG"), _packed_enhanced("JPEG2000")])
+def test_a_jpeg_without_its_end_is_refused_though_its_file_is_whole(write, importing, tmp_path):
+    write(tmp_path / "src")
+    path = max((tmp_path / "src").iterdir())
+    dataset = pydicom.dcmread(path)
+    frames = list(
+        pydicom.encaps.generate_frames(
+            dataset.PixelData, number_of_frames=int(dataset.get("NumberOfFrames", 1))
+        )
+    )
+    frames[-1] = frames[-1][: len(frames[-1]) // 2]
+    _set_packed(dataset, frames, dataset.file_meta.TransferSyntaxUID)
+    save(dataset, path)
+    code, (line,) = importing()
+    assert code == 2
+    assert f"the voxels of {path.name!r} are cut off or corrupt. Copy it again" in line
 
 
 @pytest.mark.slow
