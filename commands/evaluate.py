@@ -27,7 +27,6 @@ from datamodules.reading.cohort_table import Columns
 from datamodules.splits import COLUMNS
 from evaluation.external import drops, external_sentences, recalibration
 from evaluation.predictions import PROB, prediction_table, read_predictions, write_table
-from lightning_modules.transfer import read_checkpoint, read_seen
 
 
 def evaluate(args: list[str]) -> None:
@@ -128,7 +127,7 @@ def _by_each_model(ensemble: Ensemble, source: Path, cohort: Cohort) -> pd.DataF
 
 def _refuse_seen(ensemble: Ensemble, source: Path, cohort: Cohort) -> None:
     """Raise if a model has met one of the patients, or one of the scans under another name."""
-    known = {patient for member in ensemble.members for patient in member.seen_patients}
+    known = {patient for member in ensemble.members for patient in member.seen.patients}
     if met := sorted(known & set(cohort.patients)):
         raise ValueError(
             f"{len(met)} patients of {cohort.table} were in the training of {source}: "
@@ -136,8 +135,7 @@ def _refuse_seen(ensemble: Ensemble, source: Path, cohort: Cohort) -> None:
             "the run; leave them out here, or rename them if they are other people."
         )
     for member in ensemble.members:
-        seen = read_seen(read_checkpoint(source / member.weights)).scans
-        if met := cohort.patients_seen_in(seen, set(cohort.patients)):
+        if met := cohort.patients_seen_in(member.seen.scans, set(cohort.patients)):
             raise ValueError(
                 f"The models of {source} have seen the very scans of {len(met)} patients of "
                 f"{cohort.table}, or altered copies, under other names: {', '.join(met[:5])}"

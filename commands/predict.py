@@ -1,5 +1,6 @@
 """`predict`: new scans through a run's preprocessing and all its folds, doubtful ones first."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import torch
 from jsonargparse import auto_cli
 
-from commands.bundles.ensemble import Ensemble, fold_model, open_ensemble, volume_batches
+from commands.bundles.ensemble import Ensemble, Member, fold_model, open_ensemble, volume_batches
 from commands.bundles.model_card import calibration_words
 from commands.bundles.reference import differences, distances, read_facts
 from commands.runs.run_folder import run_path, write_text
@@ -104,9 +105,10 @@ def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataF
     table = with_decision(table)
     chosen = [ensemble.classes.index(name) for name in table["predicted"]]
     facts = read_facts(volumes) if ensemble.references else []
+    respelt = [_seen_by_another_id(member, cohort) for member in ensemble.members]
     warnings = [
         [
-            *_seen_warning(ensemble, scan.patient_id),
+            *_seen_warning(ensemble, scan.patient_id, respelt),
             *(differences(facts[row], ensemble.references) if facts else []),
             *_distance_warning(int(num_far[row]), len(ensemble.references)),
         ]
@@ -117,10 +119,25 @@ def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataF
     )
 
 
-def _seen_warning(ensemble: Ensemble, patient_id: str) -> list[str]:
-    num_met = sum(patient_id in member.seen_patients for member in ensemble.members)
+def _seen_by_another_id(member: Member, cohort: Cohort) -> set[str]:
+    """Patients with a scan, perhaps altered, that a model has seen under another patient_id."""
+    unknown = set(cohort.patients) - member.seen.patients
+    return set(cohort.patients_seen_in(member.seen.scans, unknown))
+
+
+def _seen_warning(
+    ensemble: Ensemble, patient_id: str, by_another_id: Sequence[set[str]]
+) -> list[str]:
     total = len(ensemble.members)
-    return [f"patient known to {num_met} of {total} models: not out-of-fold"] if num_met else []
+    num_met = sum(patient_id in member.seen.patients for member in ensemble.members)
+    num_others = sum(patient_id in patients for patients in by_another_id)
+    words = []
+    if num_met:
+        words.append(f"patient known to {num_met} of {total} models: not out-of-fold")
+    if num_others:
+        which = f"a scan of the patient known to {num_others} of {total} models"
+        words.append(f"{which} by another patient_id: not out-of-fold")
+    return words
 
 
 def _distance_warning(num_far: int, num_models: int) -> list[str]:
@@ -160,7 +177,7 @@ def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFr
         *([markdown_table(warned.head(SHOWN_ROWS)[WARNING_COLUMNS])] if len(warned) else []),
         *(
             []
-            if any(member.seen_patients for member in ensemble.members)
+            if any(member.seen.patients for member in ensemble.members)
             else ["Whether a patient was in the training cohort is not known."]
         ),
         "Research software, not a medical device.",

@@ -1,7 +1,7 @@
 """The trained folds of a run or of an exported bundle, ready to predict new scans."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from datamodules.splits import fold_runs, read_splits
 from datamodules.volumes import Intensity, Volumes
 from evaluation.calibration import Calibration, fit_calibration, held_out
 from lightning_modules.deployment import FoldModel, MeanModel
-from lightning_modules.transfer import read_checkpoint
+from lightning_modules.transfer import Seen, read_checkpoint, read_seen
 
 BATCH_SIZE = 16
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ class Member:
         intensity: Brightness of its training scans.
         calibration: What makes probabilities of its scores; None if nothing was left to fit it on.
         reference: What its training scans were like; None if nobody has written it down.
-        seen_patients: Patients that its weights have seen; a bundle does not tell.
+        seen: Patients and scans that its weights have seen; a bundle does not tell.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Member:
     intensity: Intensity
     calibration: Calibration | None
     reference: Reference | None
-    seen_patients: tuple[str, ...] = ()
+    seen: Seen = field(default_factory=Seen)
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _open_run(folder: Path) -> Ensemble:
                 intensity=Intensity(**checkpoint[name]["intensity"]),
                 calibration=calibrations.get((fold.repeat, fold.fold)),
                 reference=_read_reference(fold.folder / "reference.json"),
-                seen_patients=tuple(checkpoint["seen_patients"]),
+                seen=read_seen(checkpoint),
             )
         )
     return Ensemble(
@@ -213,7 +213,7 @@ def as_spec(ensemble: Ensemble) -> dict[str, Any]:
     """Turn an ensemble into what a bundle says of it: no patients, and no paths of this machine."""
     spec = asdict(ensemble)
     for member in spec["members"]:
-        del member["seen_patients"]
+        del member["seen"]
         member["weights"] = f"models/{member['name']}.safetensors"
     settings = spec["model"]["init_args"]
     for name in ("init_ckpt", "weights_path"):

@@ -152,6 +152,25 @@ def test_patients_of_the_training_cohort_are_not_passed_off_as_new(predict, tmp_
     assert "known" not in new
 
 
+def test_scans_of_the_training_cohort_are_known_under_other_ids(finished_run, predict, tmp_path):
+    table = write_people(tmp_path / "new", [3, 4, 100], labelled=False)
+    brighter = nib.load(tmp_path / "new/4.nii.gz")
+    nib.save(
+        nib.Nifti1Image(brighter.get_fdata() * 1.2 + 7, brighter.affine), tmp_path / "new/4.nii.gz"
+    )
+    text = table.read_text().replace("person3", "renamed3").replace("person4", "renamed4")
+    table.write_text(text)
+    same, altered, new = read_predictions(predict(table) / "predictions.csv")["warnings"]
+    words = "a scan of the patient known to 2 of 3 models by another patient_id: not out-of-fold"
+    assert words in same
+    assert words in altered
+    assert "known" not in new
+    assert (
+        "| renamed3 | 3.nii.gz | a scan of the patient known"
+        in (tmp_path / "out/report.md").read_text()
+    )
+
+
 def test_a_missing_fold_is_named(finished_run, predict, tmp_path, capsys):
     broken = shutil.copytree(finished_run, tmp_path / "broken")
     (broken / "repeat0_fold1/finished.json").unlink()
