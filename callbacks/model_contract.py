@@ -1,5 +1,7 @@
 """What a run needs of a model, checked before its first step; any LightningModule may be one."""
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -49,13 +51,11 @@ class ModelContract(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.limit_val_batches:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            monitor = getattr(callback, "monitor", None)
-            if isinstance(monitor, str) and monitor.startswith("val/"):
-                raise ValueError(
-                    f"{type(callback).__name__} monitors {monitor}, but no patient validates. Set "
-                    "--data.splits.val_fraction=0.2."
-                )
+        for name, monitor in _monitors(trainer):
+            raise ValueError(
+                f"{name} monitors {monitor}, but no patient validates. Set "
+                "--data.splits.val_fraction=0.2."
+            )
 
     @override
     def on_train_batch_start(
@@ -99,6 +99,20 @@ class ModelContract(Callback):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, BestValidationCheckpoint):
                 callback.refuse_missing(logged)
+        for name, monitor in _monitors(trainer):
+            if monitor not in logged:
+                raise ValueError(
+                    f"{name} monitors {monitor!r}, which is not logged; choose from "
+                    f"{sorted(logged)}."
+                )
+
+
+def _monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    """The callbacks that look at a validation score, each with the score's name."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and not re.match("train/|(epoch|step)$", monitor):
+            yield type(callback).__name__, monitor
 
 
 def _describe(found: Any) -> str:

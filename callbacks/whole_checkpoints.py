@@ -35,6 +35,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         content = io.BytesIO()  # torch hides the cause when a disk is full
         torch.save(checkpoint | self.facts, content)
         path = Path(path)
+        if path.name not in (BEST_NAME, LAST_NAME):  # a ModelCheckpoint's, in a folder of its own
+            path.parent.mkdir(parents=True, exist_ok=True)
         keep = path.with_name(PREVIOUS_NAME) if path.name == LAST_NAME else None
         with whole_file(path, keep=keep) as unfinished:
             unfinished.write_bytes(content.getbuffer())

@@ -29,6 +29,7 @@ from commands.runs.run_folder import (
     init_checkpoint,
     planned_budget,
 )
+from commands.runs.trainer_check import refuse_trainer
 from datamodules.checks.cohort_check import CohortCheck
 from datamodules.fingerprint import default_budget
 from files.run_path import run_path
@@ -157,6 +158,7 @@ def prepare(verb: str, args: list[str], options: type | None = None) -> Run:
     """
     parser = make_parser(verb, options)
     config = parse(parser, args)
+    refuse_trainer(config.trainer)
     data = parser.instantiate(Namespace(data=config.data.clone())).data
     check = data.cohort.check(data.expectations)
     plan = data.cohort.plan(_voxel_budget(config))

@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -120,6 +121,23 @@ def test_a_monitor_that_is_not_logged_is_named_before_the_first_step(tmp_path):
     with pytest.raises(ValueError, match=r"monitor 'val/f1' is not logged; choose from \['val/l"):
         _fit(model, tmp_path, BestValidationCheckpoint("val/f1"))
     assert model.num_steps == 0
+
+
+@pytest.mark.parametrize("callback", [EarlyStopping, ModelCheckpoint])
+def test_a_users_callback_that_monitors_what_is_not_logged_is_named(callback, tmp_path):
+    model = Plain()
+    words = rf"{callback.__name__} monitors 'val_loss', which is not logged; choose from \['val/l"
+    with pytest.raises(ValueError, match=words):
+        _fit(model, tmp_path, callback(monitor="val_loss"))
+    assert model.num_steps == 0
+
+
+def test_a_users_checkpoint_is_written_next_to_the_required_ones(tmp_path):
+    own = ModelCheckpoint(tmp_path / "own/deep", filename="mine", monitor="val/loss")
+    _fit(Plain(), tmp_path, own, EarlyStopping("val/loss"))
+    assert sorted(path.name for path in tmp_path.rglob("*.ckpt")) == [
+        *("best.ckpt", "last.ckpt", "mine.ckpt")
+    ]
 
 
 def test_a_plain_model_is_trained_and_its_checkpoints_know_what_they_have_seen(tmp_path):

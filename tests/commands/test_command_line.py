@@ -75,6 +75,45 @@ def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(arguments, words, cap
     assert words in message
 
 
+@pytest.mark.parametrize("verb", ["finetune", "pretrain"])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("fast_dev_run=true", "fast_dev_run=True writes no checkpoint to predict with: try"),
+        ("fast_dev_run=3", "fast_dev_run=3 writes no checkpoint"),
+        ("barebones=true", "barebones=True writes no checkpoint"),
+        ("enable_checkpointing=false", "leaves no weights to predict with"),
+        ("limit_predict_batches=1", "leaves patients without a prediction"),
+        ("limit_train_batches=0", "limit_train_batches=0 trains nothing"),
+        ("max_steps=0", "max_steps=0 trains nothing"),
+        ("check_val_every_n_epoch=3", "check_val_every_n_epoch=3 is beyond --trainer.max_epochs=2"),
+        (
+            "callbacks=[{class_path: lightning.pytorch.callbacks.RichProgressBar}]",
+            "drop RichProgressBar from trainer.callbacks",
+        ),
+    ],
+)
+def test_a_trainer_that_no_run_can_end_with_is_refused_before_the_data_are_read(
+    verb, setting, words, run_verb, tmp_path, capsys
+):
+    table = tmp_path / "cohort.csv"
+    table.write_text("no table at all")
+    assert run_verb(verb, table, "run", f"--trainer.{setting}") == 2
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1
+    assert words in message
+
+
+def test_the_last_epoch_may_be_the_only_one_that_is_validated(write_cohort, run_verb, tmp_path):
+    own = tmp_path / "own.yaml"
+    name = "callbacks.best_checkpoint.BestValidationCheckpoint"
+    best = f"{{class_path: {name}, init_args: {{monitor: val/loss, mode: min}}}}"
+    own.write_text(f"trainer: {{check_val_every_n_epoch: 2, callbacks: [{best}]}}")
+    arguments = [f"-c{own}", "--data.splits.val_fraction=0.3", "--fold=0"]
+    assert run_verb("finetune", write_cohort(12), "run", *arguments) == 0
+    assert (tmp_path / "run/repeat0_fold0/best.ckpt").is_file()
+
+
 def test_a_checkpoint_is_refused_on_scans_that_are_prepared_otherwise(
     write_cohort, run_verb, tmp_path
 ):
