@@ -9,6 +9,23 @@ from evaluation.report.model_card import INTENDED_USE, model_card
 
 PACKAGES = ("lightning", "torchio", "nibabel", "onnxruntime", "safetensors")
 BUNDLE_VERSION = "0.1.0"
+ONNX_EXAMPLE = """\
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from datamodules.preprocessing import Preprocessing, preprocess
+
+bundle = Path("BUNDLE")
+spec = json.loads((bundle / "configs/ensemble.json").read_text())
+volume = preprocess(Path("scan.nii.gz"), Preprocessing.made_with(spec["preprocessing"])).volume
+graphs = [onnxruntime.InferenceSession(path) for path in sorted(bundle.glob("models/*.onnx"))]
+inputs = {"volume": volume[np.newaxis].astype(np.float32)}  # (1, 1, R, A, S)
+probs = np.mean([graph.run(None, inputs)[0][0] for graph in graphs], axis=0)
+print(dict(zip(spec["classes"], probs.tolist())))
+"""
 
 
 def bundle_metadata(
@@ -130,8 +147,12 @@ def bundle_readme(
         'network = parser.get_parsed_content("network_def")  # preprocessed volumes to '
         "probabilities\n"
         "```\n\n"
-        "The ONNX graphs need the preprocessing alone: orientation RAS, then what "
-        "`configs/ensemble.json` says under `preprocessing`.",
+        "The ONNX graphs need the preprocessing and nothing else of the project, in this order: "
+        "axes turned to R, A, S; resampled to `spacing_mm`; intensities cut at the window and "
+        "brought to 0 to 1; cropped, padded or resized to `spatial_shape` (`configs/ensemble.json`, "
+        "under `preprocessing`). In another order the probabilities are wrong. With the project's "
+        "function for it, a scan is predicted by\n\n"
+        f"```python\n{ONNX_EXAMPLE}```",
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -69,7 +69,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(finished_run, settings, wor
 
 
 @pytest.mark.slow  # ONNX's exporter takes two seconds a network
-def test_a_bundle_loads_back_and_predicts_the_same(finished_run, tmp_path, capsys):
+def test_a_bundle_loads_back_and_predicts_the_same(finished_run, tmp_path, capsys, monkeypatch):
     bundle, cache = tmp_path / "bundle", f"--cache_dir={tmp_path / 'cache'}"
     assert main.main(["export", f"--run={finished_run}", f"--out={bundle}", cache]) == 0
     assert "on 8 scans of the run's cohort" in capsys.readouterr().out
@@ -114,6 +114,14 @@ def test_a_bundle_loads_back_and_predicts_the_same(finished_run, tmp_path, capsy
     assert f"| AUROC | {metrics['mean']['auroc']:.3f} |" in card
     for words in ("Intended use", "Not a medical device", "12 scans of 12 patients", "Limits"):
         assert words in card
+    *_, example = re.findall("```python\n(.*?)```", card, re.DOTALL)
+    shutil.copy(tmp_path / "new/103.nii.gz", tmp_path / "scan.nii.gz")
+    moved.rename(tmp_path / "BUNDLE")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example, names)
+    of_scan = ours.loc[ours["image"] == "103.nii.gz", ["prob_healthy", "prob_unhealthy"]]
+    np.testing.assert_allclose(names["probs"], of_scan.to_numpy()[0], atol=1e-4)
     report = report_text((finished_run / "report.html").read_text())["card"]
     for heading in re.findall("^## (.*)$", card, re.MULTILINE)[:9]:  # the rest is on the files
         words = card.partition(f"## {heading}\n\n")[2].partition("\n")[0]

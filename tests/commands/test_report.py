@@ -114,7 +114,7 @@ def test_an_empty_map_is_told_in_the_row_and_counted(run, monkeypatch):
     drawn = []
     monkeypatch.setattr("commands.reporting.page.class_map", empty_for_the_first)
     html = write_page(run, maps="gradcam").read_text()
-    assert html.count("no map: nothing was found to speak for the predicted class\">") == 1
+    assert html.count('no map: nothing was found to speak for the predicted class">') == 1
     assert f"1 of {len(drawn)} maps are empty" in html
 
 
