@@ -149,9 +149,9 @@ def bundle_readme(
         "```\n\n"
         "The ONNX graphs need the preprocessing and nothing else of the project, in this order: "
         "axes turned to R, A, S; resampled to `spacing_mm`; intensities cut at the window and "
-        "brought to 0 to 1; cropped, padded or resized to `spatial_shape` (`configs/ensemble.json`, "
-        "under `preprocessing`). In another order the probabilities are wrong. With the project's "
-        "function for it, a scan is predicted by\n\n"
+        "brought to 0 to 1; cropped, padded or resized to `spatial_shape` "
+        "(`configs/ensemble.json`, under `preprocessing`). In another order the probabilities are "
+        "wrong. With the project's function for it, a scan is predicted by\n\n"
         f"```python\n{ONNX_EXAMPLE}```",
     ]
     return "\n\n".join(sections) + "\n"

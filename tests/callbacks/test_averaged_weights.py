@@ -40,6 +40,7 @@ def test_kept_norms_are_measured_on_the_training_scans_as_they_are(fold):
     torch.testing.assert_close(norm.running_var, maxima.var((0, 2, 3, 4)), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_norms_of_a_frozen_encoder_keep_their_statistics(fold):
     model, _ = fold("--model.norm=batch", "--model.freeze_encoder=true")
     assert torch.equal(model.encoder[0][2].running_mean, torch.zeros(4))

@@ -40,6 +40,7 @@ def test_every_method_learns_what_is_there_and_gives_one_output_per_class(name, 
     assert accuracy <= 0.5 if name == "dummy" else accuracy > 0.6
 
 
+@pytest.mark.slow
 def test_no_method_sees_more_of_a_test_scan_than_that_scan():
     features, labels, groups = _features()
     for method in (METHODS["svm"], FOREST):

@@ -114,6 +114,7 @@ def test_the_last_epoch_may_be_the_only_one_that_is_validated(write_cohort, run_
     assert (tmp_path / "run/repeat0_fold0/best.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_refused_on_scans_that_are_prepared_otherwise(
     write_cohort, run_verb, tmp_path
 ):

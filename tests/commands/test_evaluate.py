@@ -51,6 +51,7 @@ def test_every_figure_is_written_next_to_what_was_lost(evaluate, finished_run, t
     assert main.main(["verify", f"--run={out}"]) == 0
 
 
+@pytest.mark.slow
 def test_scans_unlike_the_training_scans_are_listed(evaluate, tmp_path):
     table = write_people(tmp_path / "hospital", range(100, 112), labelled=True)
     odd = 1000 * np.random.default_rng(0).random((12, 12, 12))
@@ -60,6 +61,7 @@ def test_scans_unlike_the_training_scans_are_listed(evaluate, tmp_path):
     assert "up-down voxel size 1 mm, trained on 2" in listed.loc["person103", "warnings"]
 
 
+@pytest.mark.slow
 def test_patients_and_scans_that_the_run_has_seen_are_refused_by_name(
     evaluate, finished_run, tmp_path, capsys
 ):
@@ -75,6 +77,7 @@ def test_patients_and_scans_that_the_run_has_seen_are_refused_by_name(
     assert not (tmp_path / "out/predictions.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -65,7 +65,7 @@ settings_of_splits = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(cohorts(), settings_of_splits)
 def test_no_patient_is_in_two_parts_and_each_is_tested_once(folder, cohort, splits):
     _no_patient_is_in_two_parts(folder, cohort, splits)

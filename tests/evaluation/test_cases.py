@@ -129,6 +129,7 @@ def test_labels_per_scan_holds_where_each_patient_happens_to_have_one_label():
         compare_runs(tables, "scan")
 
 
+@pytest.mark.slow
 def test_everything_measured_is_of_the_same_cases():
     table, one = draw_visits(num_repeats=1, seed=1), draw_visits(num_repeats=1, seed=2)
     two = draw_visits(num_repeats=1, seed=4).assign(fold=lambda rows: (rows["fold"] + 1) % 5)

@@ -74,6 +74,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     assert_same_outcome(tmp_path / "whole", small_disk / "run")
 
 
+@pytest.mark.slow
 def test_a_lost_run_folder_is_one_line(write_cohort, run_verb, tmp_path, in_second_fold, capsys):
     in_second_fold(lambda: shutil.rmtree(tmp_path / "run", ignore_errors=True))
     assert run_verb("finetune", write_cohort(12), "run") == 2

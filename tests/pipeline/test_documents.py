@@ -60,6 +60,7 @@ def _logged(fold):
     return pd.read_csv(fold / "logs/version_0/metrics.csv")
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own(run_example, tmp_path):
     run = run_example("network.yaml", "--model.filters=4")
     assert len(read_predictions(run / "predictions.csv")) == 12
@@ -75,6 +76,7 @@ def test_a_model_of_ones_own(run_example, tmp_path):
         assert list(probs.values()) == pytest.approx(list(outputs / outputs.sum()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_without_settings(run_example, tmp_path):
     (tmp_path / "lightning_modules/fixed.py").write_text(
         "from lightning_modules.small_network import SmallNetwork\n"
@@ -87,6 +89,7 @@ def test_a_model_without_settings(run_example, tmp_path):
     assert len(read_predictions(run / "repeat0_fold0/predictions.csv")) == 4
 
 
+@pytest.mark.slow
 def test_a_transform_of_torchio(run_example, tmp_path):
     run = run_example("transform.yaml", "--data.augmentation.mode=fresh", "--fold=0")
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -102,6 +105,7 @@ def test_a_transform_of_torchio(run_example, tmp_path):
     assert blurred.dropna().tolist() != sharp["train/loss"].dropna().tolist()
 
 
+@pytest.mark.slow
 def test_a_metric_of_torchmetrics(run_example):
     run = run_example("metric.yaml", "--fold=0")
     scores = _logged(run / "repeat0_fold0")["val/f1"].dropna()
@@ -110,11 +114,13 @@ def test_a_metric_of_torchmetrics(run_example):
     assert state["epoch"] in scores.reset_index(drop=True).loc[lambda f1: f1 == f1.max()].index
 
 
+@pytest.mark.slow
 def test_a_callback(run_example):
     run = run_example("callback.yaml", "--fold=0")
     assert (_logged(run / "repeat0_fold0")["train/weight_norm"].dropna() > 0).all()
 
 
+@pytest.mark.slow
 def test_the_page_for_notebooks(tmp_path, monkeypatch, write_cohort):
     table = write_cohort(12)
     shutil.copy(tmp_path / "cohort/p01_0.nii.gz", tmp_path / "scan.nii.gz")

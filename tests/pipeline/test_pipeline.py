@@ -168,6 +168,7 @@ def test_an_interrupted_finetune_continues_to_the_same_predictions(
         assert (tmp_path / "broken" / name).read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_early_stopping_of_a_users_yaml_ends_a_fold_before_its_last_epoch(
     write_cohort, run_verb, tmp_path
 ):

@@ -27,6 +27,7 @@ def opened():
     _counters.pop()
 
 
+@pytest.mark.slow
 def test_a_run_opens_a_scan_once_for_the_check_and_once_for_the_cache(
     write_cohort, run_verb, opened
 ):

@@ -92,6 +92,7 @@ def test_preparing_fills_the_cache_and_gathering_too_early_is_refused_and_neithe
     assert "repeat0_fold0, repeat0_fold1, repeat0_fold2" in error
 
 
+@pytest.mark.slow
 def test_a_first_try_that_fails_leaves_the_name_of_the_run_to_other_settings(
     write_cohort, run_verb, tmp_path, capsys
 ):
@@ -161,6 +162,7 @@ def test_workers_inside_an_array_task_are_refused(write_cohort, run_verb, tmp_pa
     assert "either num_tasks or workers" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_prepared_without_a_gpu_is_trained_as_it_was_planned_with_one(
     write_cohort, run_verb, tmp_path, capsys, monkeypatch
 ):

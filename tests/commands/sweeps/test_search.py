@@ -134,6 +134,7 @@ def _predictions(fold):
     return read_predictions(fold / "predictions.csv")
 
 
+@pytest.mark.slow
 def test_a_grid_that_grows_trains_what_is_new_and_a_deleted_folder_again(write_sweep, tmp_path):
     command = ["sweep", f"--run={tmp_path / 's'}", f"--sweep={tmp_path / 'sweep.yaml'}"]
     parameters = {"model.lr": {"values": [0.1]}}
@@ -235,6 +236,7 @@ def test_a_setting_that_fails_is_listed_and_trained_again_on_request(
     assert set(_trained(tmp_path / "s").values()) == {1}
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_all_settings_is_one_line_before_any_training(
     write_sweep, tmp_path, capsys
 ):
@@ -347,6 +349,7 @@ def test_settings_are_looked_at_after_min_iter_folds_times_powers_of_eta(write_s
     assert bad.should_prune()
 
 
+@pytest.mark.slow
 def test_figures_so_far_are_those_of_the_first_folds(write_sweep, tmp_path):
     main.main(["sweep", f"--sweep={write_sweep()}", f"--run={tmp_path / 's'}"])
     folds = finished_folds(tmp_path / "s/lr0.1-nodes4")

@@ -26,6 +26,7 @@ def _write(path, **changes):
     return path
 
 
+@pytest.mark.slow
 def test_the_nine_networks_of_table_1_pair_depth_with_filters(write_cohort):
     settings = list(read_sweep("configs/sweeps/mctl_table1.yaml").settings())
     table = write_cohort(6)
