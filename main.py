@@ -14,6 +14,7 @@ from pickle import UnpicklingError
 
 from callbacks.stop_signals import Stopped, stop_signals
 from commands.runs.early_check import check_early
+from files.open_files import LIMITS
 from files.run_path import did_you_mean
 
 VERBS = {
@@ -87,10 +88,11 @@ def main(argv: list[str] | None = None) -> int:
         print("error: The checkpoint is corrupt or would run code: give another.", file=sys.stderr)
         return 2
     except OSError as error:
-        if debug or error.errno not in DISK_ERRORS:
+        if debug or error.errno not in (*DISK_ERRORS, *LIMITS):
             raise
         what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        print(f"error: {what}. Fix it and give the command again.", file=sys.stderr)
+        fix = "Raise the limit (ulimit -n 4096)" if error.errno in LIMITS else "Fix it"
+        print(f"error: {what}. {fix} and give the command again.", file=sys.stderr)
         return 2
     except Stopped as stop:
         if stop.code:

@@ -1,5 +1,6 @@
 """Carry a pretrained encoder over to a new model, with what it has seen: patients and scans."""
 
+import errno
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -140,6 +141,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"Checkpoint {path} does not exist. Correct INIT=, or train the run again."
         ) from error
     except Exception as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise  # too many open files: no fault of this one
         raise ValueError(f"Checkpoint {path} cannot be read: it is corrupt or not safe.") from error
     if isinstance(checkpoint, dict) and "ledger" in checkpoint:
         checkpoint["seen_patients"] = checkpoint.pop("ledger")  # its name until 0.1

@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from tqdm import tqdm
 
 from datamodules.batches.workers import in_order
 from files.hashes import digest
+from files.open_files import refuse_too_many
 from files.whole_file import remove_leftovers
 
 Facts = dict[str, Any]
 BuildRow = Callable[[int], tuple[np.ndarray, Facts]]
-KnownRow = tuple[np.memmap, int, Facts]  # open files outlive their names
+KnownRow = tuple[Path | np.memmap, int, Facts]  # an unfinished file is open: it changes its name
+MOST_OPEN = 16  # finished files at a time
 SECONDS_BETWEEN_NOTES = 5.0  # what a killed build loses at most
 
 
@@ -70,6 +73,7 @@ def _open(array_path: Path) -> np.memmap:
     try:
         return np.load(array_path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
+        refuse_too_many(error)
         raise ValueError(
             f"Cache file {array_path} cannot be read: it is corrupt or not safe. Delete it."
         ) from error
@@ -86,7 +90,8 @@ def _build(
     dtype: type[np.floating],
 ) -> None:
     folder = array_path.parent
-    known = _finished_rows(folder, row_shape) | _noted_rows(folder, row_shape)
+    known = _finished_rows(folder, set(keys), row_shape) | _noted_rows(folder, row_shape)
+    open_rows = lru_cache(MOST_OPEN)(_open)
     todo = [position for position, key in enumerate(keys) if key not in known]
     built = in_order(build_row, todo, num_workers)
     own = f"{array_path.stem}.{time.monotonic_ns()}.{platform.node()}.{os.getpid()}"
@@ -114,8 +119,8 @@ def _build(
     try:
         for position, key in enumerate(keys):
             if key in known:
-                source, source_row, fact = known[key]
-                rows[position] = source[source_row]
+                source, row, fact = known[key]
+                rows[position] = (open_rows(source) if isinstance(source, Path) else source)[row]
             else:
                 rows[position], fact = next(built)
                 bar.update()
@@ -150,21 +155,23 @@ def _take_room(path: Path) -> None:
         raise
 
 
-def _finished_rows(folder: Path, row_shape: tuple[int, ...]) -> dict[str, KnownRow]:
-    known = {}
+def _finished_rows(
+    folder: Path, wanted: set[str], row_shape: tuple[int, ...]
+) -> dict[str, KnownRow]:
+    """Where the wanted rows are; a folder may have more files than a process may open."""
+    known: dict[str, KnownRow] = {}
     for index_path in sorted(folder.glob("*.json")):
         index = json.loads(index_path.read_text())
         array_path = index_path.with_suffix(".npy")
-        if not array_path.is_file() or (rows := _open(array_path)).shape[1:] != row_shape:
-            continue
-        for row, (key, fact) in enumerate(zip(index["keys"], index["facts"], strict=True)):
-            known[key] = (rows, row, fact)
+        here = [row for row, key in enumerate(index["keys"]) if key in wanted - known.keys()]
+        if here and array_path.is_file() and _open(array_path).shape[1:] == row_shape:
+            known |= {index["keys"][row]: (array_path, row, index["facts"][row]) for row in here}
     return known
 
 
 def _noted_rows(folder: Path, row_shape: tuple[int, ...]) -> dict[str, KnownRow]:
     """Rows of builds that were killed, or that another process is busy with."""
-    known = {}
+    known: dict[str, KnownRow] = {}
     for notes in sorted(folder.glob("*.rows")):
         array_path = notes.with_suffix(".tmp")
         with contextlib.suppress(OSError, ValueError, EOFError):  # just finished, or corrupt

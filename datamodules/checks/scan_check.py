@@ -19,6 +19,7 @@ from datamodules.checks.likeness import KeptPicture, Picture
 from datamodules.reading.nifti import Reading, ScanFile, Volume, scan_files, scan_hash
 from datamodules.reading.nifti_bytes import MAX_BYTES, ScanError, suffix_of
 from files.hashes import FileKey, digest, file_key, known_hashes
+from files.open_files import refuse_too_many
 from files.whole_file import whole_file
 
 VERSION = 2  # of what is found; raise it when checks change
@@ -117,6 +118,7 @@ def check_scan(path: Path, reading: Reading, cache_dir: Path) -> ScanCheck:
     except ScanError as fault:
         return ScanCheck((fault.what, fault.fix), [])
     except OSError as error:
+        refuse_too_many(error)
         return ScanCheck((f"cannot be read ({error.strerror})", "Copy it again"), [])
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import nibabel as nib
 
+from files.open_files import refuse_too_many
+
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 MAX_BYTES = 768 * 2**20  # of one volume as stored and as float32: 512 × 512 × 512 voxels of 16 bits
 CHUNK = 2**17
@@ -223,4 +225,5 @@ def _open(path: Path) -> BufferedReader:
     except FileNotFoundError as error:
         raise ScanError(f"lacks {printable(path.name)!r}", "Copy both files of a pair") from error
     except OSError as error:
+        refuse_too_many(error)
         raise ScanError(f"cannot be opened ({error.strerror})", "Check its permissions") from error

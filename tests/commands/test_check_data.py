@@ -1,10 +1,12 @@
 """check-data: what must be refused is refused in one line that names it, the rest is accepted."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -171,6 +173,22 @@ def test_infinite_voxels_and_nothing_but_nan_stay_refused(value, words, tmp_path
     fault = check_scan(path, Reading(fill_nan=True), tmp_path / "cache").fault
     assert fault is not None
     assert words in fault[0]
+
+
+def test_too_many_open_files_are_told_as_what_they_are(tmp_path, check, monkeypatch):
+    (tmp_path / "a.nii").write_bytes(GOOD)
+    (tmp_path / "table.csv").write_text("patient_id,image\np1,a.nii\n")
+    open_path = Path.open
+
+    def fail(path, *arguments, **settings):
+        if path.name == "a.nii":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return open_path(path, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "open", fail)
+    code, _, error = check(f"--data.table={tmp_path / 'table.csv'}")
+    assert code == 2
+    assert error.startswith(f"error: Too many open files: {tmp_path / 'a.nii'}. Raise the limit")
 
 
 def test_a_run_quotes_ids_that_look_alike_before_other_warnings(tmp_path):

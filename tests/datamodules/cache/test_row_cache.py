@@ -1,5 +1,7 @@
+import errno
 import itertools
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -40,6 +42,35 @@ def build(tmp_path):
 def test_rows_are_built_once(build):
     assert build(["1", "2", "3"]) == ["1", "2", "3"]
     assert build(["1", "2", "3"]) == []
+
+
+@pytest.fixture
+def few_files():
+    """Leave the process a few files to open."""
+    num_open = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 12, hard))
+    yield num_open
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+def test_many_files_in_a_folder_take_no_more_open_files(build, few_files):
+    for number in range(40):
+        assert build([str(number)]) == [str(number)]
+    assert len(os.listdir("/proc/self/fd")) == few_files
+
+
+def test_too_many_open_files_are_no_damage(build, monkeypatch, tmp_path):
+    build(["1"])
+
+    def load(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files", "rows.npy")
+
+    monkeypatch.setattr(np, "load", load)
+    with pytest.raises(OSError, match="Too many open files") as error:
+        build(["1"])
+    assert error.value.errno == errno.EMFILE
 
 
 def test_only_changed_and_new_rows_are_built(build):
