@@ -15,6 +15,7 @@ from commands.runs.frozen_features import encoder_features
 from commands.runs.main_process import say
 from commands.runs.prepare import Run, prepare
 from commands.runs.run_folder import claim, keep_splits
+from datamodules.checks.spelling import bound_of, is_missing, number_of
 from datamodules.reading.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table
@@ -183,13 +184,28 @@ def _covariates(run: Run) -> pd.DataFrame:
         raise ValueError(f"The table {cohort.table} has no column {absent[0]!r}.")
     table = pd.DataFrame(index=range(len(cohort.scans)))
     for name in wanted:
-        cells = pd.Series(columns[name]).replace("", None)
-        numbers = pd.to_numeric(cells, errors="coerce")
+        cells = pd.Series(columns[name]).map(
+            lambda cell: None if is_missing(cell) else cell or None
+        )
         one_to_one = len(set(zip(cells, cohort.labels, strict=True))) == cells.nunique()
         if one_to_one and cells.nunique() == len(run.data.class_names):
             say(f"Column {name!r} is the label in other words: left out of the covariates.")
-        elif numbers.notna().sum() == cells.notna().sum():
-            table[name] = numbers.astype(float)
         else:
-            table[name] = cells.fillna("missing")
+            table[name] = _numbers(name, cells) if _is_number(cells) else cells.fillna("missing")
     return table
+
+
+def _is_number(cells: pd.Series) -> bool:
+    """Whether most of the cells that are filled in are numbers."""
+    return bool(cells.dropna().map(lambda cell: number_of(cell) is not None).mean() > 0.5)
+
+
+def _numbers(name: str, cells: pd.Series) -> pd.Series:
+    """Read a column of numbers; tell which cells are bounds, and which are no numbers."""
+    numbers = cells.map(number_of, na_action="ignore")
+    bounds = cells[cells.notna() & numbers.isna()].map(bound_of)
+    if capped := sorted(set(cells[bounds[bounds.notna()].index])):
+        say(f"Column {name!r}: {', '.join(map(repr, capped))} count as the number in them.")
+    if odd := sorted(set(cells[bounds[bounds.isna()].index])):
+        say(f"Column {name!r}: {', '.join(map(repr, odd))} are no numbers: counted as missing.")
+    return numbers.fillna(bounds).astype(float)

@@ -23,6 +23,12 @@ def number_of(cell: str) -> Decimal | None:
     return Decimal(text.replace(",", ".")) if NUMBER.fullmatch(text) else None
 
 
+def bound_of(cell: str) -> Decimal | None:
+    """The number in '89+', '>89' or '≤ 5', as ages are capped; None if it is none."""
+    capped = re.fullmatch(r"([<>≤≥]=?)?\s*(.*?)\s*(\+)?", folded(cell))
+    return number_of(capped[2]) if capped and (capped[1] or capped[3]) else None
+
+
 def are_one(cell: str, other: str) -> bool:
     """Whether two cells are the same number, or one looks like a slip of the other."""
     number = number_of(cell)

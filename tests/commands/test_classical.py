@@ -141,6 +141,24 @@ def test_covariates_of_the_table_are_a_method_and_the_label_itself_is_not(
     assert metrics["mean"]["accuracy"] > 0.8  # age tells the classes apart
 
 
+@pytest.mark.slow
+def test_odd_cells_of_a_number_are_told_and_never_make_the_column_categories(
+    write_cohort, run_verb, tmp_path, capsys
+):
+    table = write_cohort(12)
+    header, *lines = table.read_text().replace(",", ";").splitlines()
+    ages = [f"{30 + n % 2 * 20},5" for n in range(12)]
+    ages[1], ages[2], ages[3], ages[4] = "89+", "n/a", "old", "> 20"
+    rows = [f"{line};{age}" for line, age in zip(lines, ages, strict=True)]
+    table.write_text("\n".join([f"{header};age", *rows]) + "\n")
+    assert run_verb("classical", table, "classical", "--methods=[covariates]") == 0
+    told = capsys.readouterr().out
+    assert "Column 'age': '89+', '> 20' count as the number in them." in told
+    assert "Column 'age': 'old' are no numbers: counted as missing." in told
+    metrics = json.loads((tmp_path / "classical/covariates/metrics.json").read_text())
+    assert metrics["mean"]["auroc"] > 0.9
+
+
 def test_what_classical_methods_cannot_do_is_said_in_one_line(write_cohort, run_verb, capsys):
     table = write_cohort(12)
     for arguments, words in (
