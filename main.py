@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         0; 2 after one line about what the user can fix; 75, 143 or 130 if the process was asked to
         stop by SIGUSR1, SIGTERM or Ctrl-C: the same command continues.
     """
+    for stream in (sys.stdout, sys.stderr):  # of an ASCII locale: \xfc instead of an error
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

@@ -5,6 +5,7 @@ Names of settings are read from the source of the classes that the settings go t
 
 import ast
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +51,7 @@ def check_early(verb: str, args: list[str]) -> None:
         if "trainer" in names and settings.get("data.table") is None:
             raise ValueError("No cohort table given. Give DATA=path/to/table.csv.")
     _check_paths(verb, settings)
+    _check_classes(settings.get("data.classes"))
 
 
 def read_settings(args: list[str]) -> Settings:
@@ -131,6 +133,24 @@ def _check_name(key: str, names: Names) -> None:
             given = ".".join([*groups, last][: position + 1])
             raise ValueError(f"There is no setting --{given}.{did_you_mean(part, known)}")
         known = _parameters(owner) if (owner := known[part]) else None
+
+
+def _check_classes(classes: Any) -> None:
+    """Refuse names of classes that YAML reads as numbers or as yes and no."""
+    if isinstance(classes, str):
+        with suppress(yaml.YAMLError):
+            classes = yaml.safe_load(classes)
+    for name in classes if isinstance(classes, list) else []:
+        if isinstance(name, bool):
+            raise ValueError(
+                "--data.classes: YAML reads yes, no, on and off as true and false. Write each "
+                "class in quotes, such as ['no', 'yes']."
+            )
+        if not isinstance(name, str):
+            raise ValueError(
+                f"--data.classes: YAML reads {name} as a number. Write each class in quotes, as in "
+                f"the table, such as {[str(each) for each in classes]}."
+            )
 
 
 def _check_paths(verb: str, settings: Settings) -> None:

@@ -32,6 +32,8 @@ from commands.runs.run_folder import (
 from commands.runs.trainer_check import refuse_trainer
 from datamodules.checks.cohort_check import CohortCheck
 from datamodules.fingerprint import default_budget
+from datamodules.reading.cohort_table import read_other_columns
+from evaluation.report.tables import DESCRIBING
 from files.run_path import run_path
 from lightning_modules.transfer import check_start
 
@@ -89,6 +91,10 @@ class Run:
         cohort = self.data.cohort
         if warnings := self.check.warnings_in_brief():
             say(warnings)
+        others = read_other_columns(cohort.table, cohort.columns)
+        unread = [name for name in others if name.lower() not in DESCRIBING]
+        if unread and "covariates" not in self.config:  # classical methods read some
+            say(f"Columns of the table that nothing reads: {', '.join(unread)}.")
         num_patients = len(set(cohort.patients))
         say(f"Run {self.folder}: {len(cohort.scans)} scans of {num_patients} patients. {self.plan}")
         if self.config.init is not None:

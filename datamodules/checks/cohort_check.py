@@ -15,8 +15,8 @@ from datamodules.checks.cohort_problems import (
     Problem,
     count,
     label_problems,
-    near_columns,
     twin_names,
+    unread_columns,
 )
 from datamodules.checks.leakage import Leak, find_leaks
 from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans
@@ -122,7 +122,7 @@ def check_cohort(
     problems += label_problems(scans, expected)
     if not faults:
         others = list(read_other_columns(table, columns))
-        problems += near_columns(scans, others, columns)
+        problems += unread_columns(scans, others, columns, expected)
     problems += _outliers(scans, checks)
     patients = [scan.patient_id for scan in scans]
     for leak in _find_leaks(scans, checks, patients, expected.reading, cache_dir):

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Literal
 
 from datamodules.checks.spelling import (
@@ -19,6 +20,7 @@ from datamodules.reading.cohort_table import Columns, Scan, conflicting_labels
 from datamodules.reading.nifti import Reading
 from datamodules.reading.nifti_bytes import printable
 
+SPLIT_NAMES = ("split", "splits", "fold", "folds", "partition", "subset", "traintest")
 Severity = Literal["error", "warning"]
 
 
@@ -105,6 +107,9 @@ def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Pr
             what = f"label {label!r} ({count(sizes[label], 'patient')}) looks like {meant!r}"
             fix = f"Write {meant!r}, or list all classes in --data.classes"
             yield Problem("error", "", "", what, fix)
+    if expected.labelled is None and len(sizes) == 1:
+        what = f"all scans have the label {next(iter(sizes))!r}; a classifier needs two classes"
+        yield Problem("warning", "", "", what, "Add scans of the other class")
     told = expected.num_folds is not None
     num_folds = expected.num_folds or 5
     for label, size in sorted(sizes.items()):
@@ -184,16 +189,22 @@ def twin_names(scans: Sequence[Scan]) -> Iterator[Problem]:
             yield Problem("error" if same else "warning", name, "", what, fix)
 
 
-def near_columns(
-    scans: Sequence[Scan], others: Sequence[str], columns: Columns
+def unread_columns(
+    scans: Sequence[Scan], others: Sequence[str], columns: Columns, expected: Expectations
 ) -> Iterator[Problem]:
-    """Columns that are not read because their name is not quite that of an optional one."""
+    """Columns that are not read though their name is nearly that of one that is, or a split's."""
     for name in ("label", "session", "site"):
         wanted = getattr(columns, name)
-        close = [other for other in others if is_near(other, wanted)]
+        close = get_close_matches(wanted, map(plain, others), n=1, cutoff=0.76)
+        close = [other for other in others if plain(other) in close]
         if close and not any(getattr(scan, name) for scan in scans):
             what = f"column {close[0]!r} is not read; did you mean {wanted!r}?"
-            yield Problem("warning", "", "", what, f"Rename it, or set --data.columns.{name}")
+            fix = f"Rename it, or set --data.columns.{name}={close[0]}"
+            needed = name == "label" and expected.labelled
+            yield Problem("error" if needed else "warning", "", "", what, fix)
+    if splits := [other for other in others if plain(other) in SPLIT_NAMES]:
+        what = f"column {splits[0]!r} is not read: patients are divided by --data.splits"
+        yield Problem("warning", "", "", what, "To use your own division, give SPLITS=splits.csv")
 
 
 def count(number: int, thing: str) -> str:

@@ -4,13 +4,25 @@ import csv
 import errno
 import io
 import os
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 
 from datamodules.reading.nifti_bytes import SUFFIXES, ScanError, header_file
+
+NO_TABLES = {  # what a file begins with, what it is, and what to do
+    b"PK\x03\x04": "a spreadsheet (Excel or another): save it as CSV (UTF-8)",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook: save it as CSV (UTF-8)",
+    b"version https://git-lfs": "a Git LFS pointer, not the table: fetch it with git lfs pull",
+    b"/annex/objects": "a git-annex pointer, not the table: fetch it with git annex get",
+    b"PAR1": "a Parquet file: save it as CSV (UTF-8)",
+    b"\x1f\x8b": "compressed: gunzip it",
+}
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,7 @@ def read_rows(table: str | Path, columns: Columns = Columns()) -> tuple[list[Sca
             faults.append(RowFault(line_number, "", "", what, "Add or remove separators"))
             continue
         row = {name: cells[position].strip() for name, position in positions.items()}
+        row["image"] = _as_on_disk(table.parent, row["image"])
         try:
             path = _find_image(table.parent, row["patient_id"], row["image"])
             file = os.stat(header_file(path) if header_file(path).exists() else path)
@@ -154,11 +167,17 @@ def conflicting_labels(scans: Sequence[Scan]) -> dict[str, list[str]]:
 
 
 def _read_lines(table: Path) -> list[tuple[int, list[str]]]:
+    content = table.read_bytes()
+    for start, what in NO_TABLES.items():
+        if content.startswith(start):
+            raise ValueError(f"Cohort table {table} is {what}.")
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"Cohort table {table} is not UTF-8 text: save it as UTF-8.") from error
     delimiter = max(",;\t", key=text.lstrip().partition("\n")[0].count)
+    if told := re.match(r"sep=([,;\t])\r?\n", text, re.IGNORECASE):  # for Excel
+        delimiter, text = told[1], text[len(told[0]) - 1 :]  # rows keep their numbers
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
@@ -170,6 +189,12 @@ def _column_positions(table: Path, header: list[str], columns: Columns) -> dict[
     names = [name.strip() for name in header]
     if repeated := sorted({name for name in names if name and names.count(name) > 1}):
         raise ValueError(f"Cohort table {table} has two columns named {repeated[0]!r}.")
+    if any(name.lower().endswith(SUFFIXES) for name in names):
+        raise ValueError(
+            f"Cohort table {table} has no header line: its first line names a scan. Write "
+            f"{columns.patient_id},{columns.image},{columns.label} above it, in the order of the "
+            "columns."
+        )
     positions = {}
     for field in fields(columns):
         wanted = getattr(columns, field.name)
@@ -181,6 +206,14 @@ def _column_positions(table: Path, header: list[str], columns: Columns) -> dict[
                 f"it has {names}. Rename it or set --data.columns.{field.name}."
             )
     return positions
+
+
+def _as_on_disk(folder: Path, image: str) -> str:
+    """The name with its accents composed or apart, as the disk has it: macOS takes them apart."""
+    spellings = (image, *(unicodedata.normalize(form, image) for form in ("NFC", "NFD")))
+    with suppress(OSError, ValueError):  # too long, a zero byte
+        return next((name for name in spellings if (folder / name).exists()), image)
+    return image
 
 
 def _find_image(folder: Path, patient_id: str, image: str) -> Path:
@@ -205,7 +238,7 @@ def _find_image(folder: Path, patient_id: str, image: str) -> Path:
         reason = "is a link that leads back to itself" if _loops(error) else f"has no path: {error}"
         raise ScanError(reason, "Name a file") from error
     if not image.lower().endswith(SUFFIXES):
-        raise ScanError("is not a NIfTI file (.nii, .nii.gz, .hdr and .img)", "Convert it")
+        raise ScanError("is not a NIfTI file (.nii, .nii.gz, .hdr and .img) or .mgz", "Convert it")
     return Path(os.path.abspath(folder / image))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.reading.freesurfer import parse_mgh
 from datamodules.reading.geometry import Geometry, Warnings, geometry_of
 from datamodules.reading.nifti_bytes import (
     MAX_BYTES,
@@ -16,6 +17,7 @@ from datamodules.reading.nifti_bytes import (
     ScanError,
     header_file,
     parse_header,
+    suffix_of,
     voxel_file,
 )
 from files.hashes import digest, hash_file
@@ -112,6 +114,8 @@ class ScanFile:
             ScanError: If the file or its header lies or is damaged, or its voxels cannot be used.
         """
         main, other = self.sources[0], self.sources[-1]
+        if suffix_of(main.path).lower() in (".mgz", ".mgh"):
+            return self._read_mgh(main, reading)
         single = main is other
         header, start = parse_header(main, single=single)
         dtype = _stored_type(header)
@@ -129,12 +133,21 @@ class ScanFile:
         geometry.warnings.extend(_text_warnings(header, extensions))
         array = np.frombuffer(stored, dtype).reshape(geometry.shape, order="F")
         slope, intercept = _scaling(header, geometry.warnings)
-        voxels, num_nan = _scaled(array, slope, intercept, fill_nan=reading.fill_nan)
-        if num_nan:
-            share = f"{100 * num_nan / voxels.size:.2g} %"
-            what = f"has {num_nan:,} NaN voxels ({share}), filled with its smallest intensity"
-            geometry.warnings.append((what, "See that they lie outside of the body"))
+        voxels = _scaled(array, slope, intercept, reading, geometry.warnings)
         return Volume(geometry, voxels, slope, intercept, dtype.name)
+
+    def _read_mgh(self, source: ByteSource, reading: Reading) -> Volume:
+        """Read a FreeSurfer volume."""
+        header, dtype = parse_mgh(source)
+        geometry = geometry_of(header, reading.assume_orientation)
+        _refuse_large(geometry.shape, dtype)
+        length = math.prod(geometry.shape) * dtype.itemsize
+        stored = source.take(length)
+        _refuse_short(stored, length)
+        source.take(MAX_EXTENSION_BYTES)  # what FreeSurfer writes behind them, and the checksum
+        array = np.frombuffer(stored, dtype).reshape(geometry.shape, order="F")
+        voxels = _scaled(array, 1.0, 0.0, reading, geometry.warnings)
+        return Volume(geometry, voxels, 1.0, 0.0, dtype.name)
 
 
 def read_volume(path: Path, reading: Reading = Reading()) -> Volume:
@@ -174,13 +187,17 @@ def _places(
     length = math.prod(shape) * dtype.itemsize
     if not first <= offset <= first + MAX_EXTENSION_BYTES or offset != int(offset):
         raise ScanError(f"says that its voxels begin at byte {offset:g}", "Export it again")
-    if (needed := length + 4 * math.prod(shape)) > MAX_BYTES:
+    _refuse_large(shape, dtype)
+    return int(offset), length
+
+
+def _refuse_large(shape: tuple[int, int, int], dtype: np.dtype) -> None:
+    if (needed := (dtype.itemsize + 4) * math.prod(shape)) > MAX_BYTES:
         raise ScanError(
             f"promises {' × '.join(map(str, shape))} voxels of {dtype.itemsize} bytes, which take "
             f"{needed / 2**20:,.0f} MiB; {MAX_BYTES // 2**20} are allowed",
             "Crop or resample it, or correct its header",
         )
-    return int(offset), length
 
 
 def _refuse_wrong_size(source: ByteSource, offset: int, length: int) -> None:
@@ -215,9 +232,9 @@ def _scaling(header: Any, warnings: Warnings) -> tuple[float, float]:
 
 
 def _scaled(
-    stored: np.ndarray, slope: float, intercept: float, *, fill_nan: bool
-) -> tuple[np.ndarray, int]:
-    """Turn stored numbers into intensities; also how many were NaN and are filled."""
+    stored: np.ndarray, slope: float, intercept: float, reading: Reading, warnings: Warnings
+) -> np.ndarray:
+    """Turn stored numbers into intensities."""
     if stored.min() == stored.max():
         raise ScanError(f"is constant ({stored.flat[0] * slope + intercept:g})", "Leave it out")
     voxels = np.empty(stored.shape, dtype=np.float32, order="F")
@@ -230,7 +247,7 @@ def _scaled(
             voxels[..., index] = plane
         known = voxels[..., index]
         if (is_nan := np.isnan(known)).any():
-            if not fill_nan:
+            if not reading.fill_nan:
                 raise ScanError(
                     f"holds NaN or infinite voxels (slice {index})",
                     "Set --data.preprocessing.fill_nan=true, which gives NaN its smallest "
@@ -247,7 +264,10 @@ def _scaled(
         raise ScanError(f"is constant ({low if low == high else np.nan:g})", "Leave it out")
     if num_nan:
         np.nan_to_num(voxels, copy=False, nan=low)
-    return voxels, num_nan
+        share = f"{100 * num_nan / voxels.size:.2g} %"
+        what = f"has {num_nan:,} NaN voxels ({share}), filled with its smallest intensity"
+        warnings.append((what, "See that they lie outside of the body"))
+    return voxels
 
 
 def _text_warnings(header: Any, extensions: bytes) -> Warnings:

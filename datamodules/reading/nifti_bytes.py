@@ -15,7 +15,7 @@ import nibabel as nib
 
 from files.open_files import refuse_too_many
 
-SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
+SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz", ".mgz", ".mgh")
 MAX_BYTES = 768 * 2**20  # of one volume as stored and as float32: 512 × 512 × 512 voxels of 16 bits
 CHUNK = 2**17
 MAX_MEMBERS = 20_000  # of a gzip file; bgzip begins one every 64 KiB
@@ -97,7 +97,7 @@ class ByteSource:
         self._inflater = zlib.decompressobj(31)
         self._pending = b""
         self._members = 1
-        if self.is_gzip != path.name.lower().endswith(".gz"):
+        if self.is_gzip != path.name.lower().endswith((".gz", ".mgz")):
             self.file.close()
             _refuse_name(start)
 

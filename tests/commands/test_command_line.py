@@ -1,3 +1,4 @@
+import io
 import re
 import subprocess
 import sys
@@ -65,6 +66,12 @@ def test_settings_of_a_users_yaml_need_no_class_path(write_cohort, tmp_path):
             "'crop_or_pad', 'resize'] Given value: stretch",
         ),
         (["finetune", "-cconfigs/finetune.yaml", "--model.learning_rate=1"], "learning_rate"),
+        (["check_data", "--data.classes=[no, yes]"], "in quotes, such as ['no', 'yes']"),
+        (["check_data", "--data.classes=[0, 1.5]"], "in the table, such as ['0', '1.5']"),
+        (
+            ["finetune", "-c{data: {table: README.md, classes: [2, 1]}}"],
+            "in the table, such as ['2', '1']",
+        ),
     ],
 )
 def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(arguments, words, capsys):
@@ -73,6 +80,25 @@ def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(arguments, words, cap
     assert message.startswith("error: ")
     assert len(message.splitlines()) == 1
     assert words in message
+
+
+def test_columns_that_nothing_reads_are_one_line_of_a_run(write_cohort, run_verb, capsys):
+    table = write_cohort(12)
+    header, *rows = table.read_text().splitlines()
+    lines = [f"{header},split,Age,scanner", *(f"{row},train,40,a" for row in rows)]
+    table.write_text("\n".join(lines) + "\n")
+    assert run_verb("finetune", table, "run", "--only=prepare") == 0
+    out = capsys.readouterr().out
+    assert "Columns of the table that nothing reads: split, scanner.\n" in out
+    assert "column 'split' is not read: patients are divided by --data.splits" in out
+
+
+def test_letters_that_a_locale_lacks_are_no_error(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stderr", shown)
+    assert main.main(["ünknown"]) == 2
+    shown.flush()
+    assert shown.buffer.getvalue().startswith(rb"error: There is no verb '\xfcnknown'.")
 
 
 @pytest.mark.parametrize("verb", ["finetune", "pretrain"])

@@ -119,6 +119,21 @@ def _short_half(path):
     other.write_bytes(other.read_bytes()[:-2])
 
 
+def _mgh(dtype="float32", shape=SHAPE):
+    def write(path):
+        affine = nib.affines.from_matvec(np.diag([-1, 1.1, 1.2]))
+        nib.save(nib.MGHImage(voxels(shape, dtype), affine), path)
+
+    return write
+
+
+def _mgh_without_axes(path):
+    _mgh()(path)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[28:30] = bytes(2)  # goodRASFlag
+    path.write_bytes(gzip.compress(content))
+
+
 def _analyze(path):
     nib.save(nib.AnalyzeImage(voxels(), np.eye(4)), path)
 
@@ -266,8 +281,16 @@ SCAN_CASES = [
     ScanCase("metres.nii", _raw(nifti_bytes(xyzt_units=1)), "absurd voxel size"),
     ScanCase("tiny.nii", _raw(nifti_bytes(affine=np.diag([1e-6, 1e-6, 1e-6, 1]))), "absurd"),
     ScanCase("huge.nii", _raw(nifti_bytes(affine=np.diag([1e4, 1, 1, 1]))), "absurd voxel size"),
+    ScanCase("four_volumes.mgz", _mgh(shape=(8, 8, 8, 4)), "not that of one 3D"),
+    ScanCase("no_ras.mgz", _mgh_without_axes, "does not say its orientation"),
+    ScanCase("nifti.mgz", _gz(GOOD), "no FreeSurfer volume"),
+    ScanCase("not_packed.mgz", _raw(GOOD), "is not compressed"),
+    ScanCase("cut.mgz", _gz(bytes(3) + b"\1" + bytes(100)), "truncated"),
     # odd, but to be used: some with a word of warning
     *_types(),
+    *(ScanCase(f"{kind}.mgz", _mgh(kind), refused=False) for kind in ("uint8", "int16", "int32")),
+    ScanCase("float.mgz", _mgh(), refused=False),
+    ScanCase("plain.mgh", _mgh(), refused=False),
     ScanCase("nifti_2.nii", _raw(nifti_bytes(kind=nib.Nifti2Image)), refused=False),
     ScanCase("nifti_2.nii.gz", _gz(nifti_bytes(kind=nib.Nifti2Image)), refused=False),
     ScanCase("pair.hdr", _pair, refused=False),
@@ -340,13 +363,15 @@ class TableCase:
 
 
 def _table(*lines, header="patient_id,image", encoding="utf-8", end="\n"):
-    return (end.join([header, *lines]) + end).encode(encoding)
+    return (end.join([*([header] if header else []), *lines]) + end).encode(encoding)
 
 
-def _labelled(*lines, **settings):
-    return _table(*lines, header="patient_id,image,label", **settings)
+def _labelled(*lines, header="patient_id,image,label", **settings):
+    return _table(*lines, header=header, **settings)
 
 
+MISSPELT = "patient_id,image,Lable"
+OK_ROWS = ("p1,a.nii,ill", "p2,b.nii,well")
 OK = ("p1,a.nii", "p2,b.nii")
 NA_LABEL = _labelled("p1,a.nii,ill", "p2,b.nii,NA", "p3,c.nii,NA")
 PER_SCAN = ("--data.labels_per=scan",)
@@ -367,7 +392,7 @@ TABLE_CASES = [
     TableCase("quote inside", _table('p1,"a"x.nii'), "row 2"),
     TableCase("latin-1", _table("pä,a.nii", encoding="latin-1"), "not UTF-8"),
     TableCase("utf-16", _table(*OK, encoding="utf-16"), "not UTF-8"),
-    TableCase("spreadsheet", b"PK\x03\x04\xff\xfe" + bytes(range(256)), "not UTF-8"),
+    TableCase("spreadsheet", b"PK\x03\x04\xff\xfe" + bytes(range(256)), "a spreadsheet"),
     TableCase("zero byte in path", _table("p1,a\0.nii"), "p1"),
     TableCase("empty patient", _table(",a.nii"), "patient_id is empty"),
     TableCase("blank patient", _table("  \t,a.nii"), "patient_id is empty"),
@@ -375,7 +400,17 @@ TABLE_CASES = [
     TableCase("missing file", _table("p1,none.nii"), "does not exist"),
     TableCase("backslashes", _table("p1,scans\\a.nii"), "Write / instead"),
     TableCase("folder", _table("p1,folder.nii"), "is not a file"),
-    TableCase("other suffix", _table("p1,a.mgz"), "not a NIfTI file"),
+    TableCase("other suffix", _table("p1,a.nrrd"), "not a NIfTI file"),
+    TableCase("wrong suffix", _table("p1,a.mgz"), "no FreeSurfer volume"),
+    TableCase("workbook", b"PK\x03\x04\x14\0\x06\0" + bytes(30), "save it as CSV (UTF-8)"),
+    TableCase("old workbook", b"\xd0\xcf\x11\xe0\xa1\xb1" + bytes(30), "an Excel workbook"),
+    TableCase("pointer", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    TableCase("no header", _labelled(*OK_ROWS, header=None), "no header line"),
+    TableCase("misspelt label column", _table(*OK_ROWS, header=MISSPELT), "mean 'label'?", False),
+    TableCase("one class", _labelled("p1,a.nii,ill", "p2,b.nii,ill"), "needs two classes", False),
+    TableCase(
+        "own split", _table("p1,a.nii,test", header="patient_id,image,split"), "SPLITS=", False
+    ),
     TableCase("pipe", _table("p1,pipe.nii"), "is not a file"),
     TableCase("loop", _table("p1,loop.nii"), "leads back to itself"),
     TableCase("long name", _table(f"p1,{'x' * 5000}.nii"), "has no path"),
@@ -460,6 +495,11 @@ TABLE_CASES = [
         _table(*OK, encoding="utf-8-sig", end="\r\n").replace(b",", b";"),
         refused=False,
     ),
+    TableCase(
+        "told separator", b"sep=;\r\n" + _table(*OK, end="\r\n").replace(b",", b";"), "", False
+    ),
+    TableCase("told separator and a fault", b"sep=;\npatient_id;image\np;none.nii\n", "row 3: "),
+    TableCase("accents apart", _table("p1,e\u0301.nii", "p2,\u00fc.nii"), refused=False),
     TableCase("no last newline", _table(*OK)[:-1], refused=False),
     TableCase("blank lines between", _table("", "p1,a.nii", "", ""), refused=False),
     TableCase("empty columns", _table("p1,a.nii,,", header="patient_id,image,,"), refused=False),
@@ -494,7 +534,11 @@ def write_table_corpus(folder: Path) -> None:
     for seed, name in enumerate("abcdef"):
         data = np.random.default_rng(seed).integers(0, 100, size=SHAPE).astype(np.int16)
         (folder / f"{name}.nii").write_bytes(nifti_bytes(data))
-    (folder / "a.mgz").write_bytes(GOOD)
+    (folder / "a.mgz").write_bytes(gzip.compress(GOOD))
+    (folder / "a.nrrd").write_bytes(GOOD)
+    for seed, name in enumerate(("\u00e9", "u\u0308")):  # in the table in the other form
+        data = np.random.default_rng(9 + seed).integers(0, 100, size=SHAPE).astype(np.int16)
+        (folder / f"{name}.nii").write_bytes(nifti_bytes(data))
     (folder / "sub").mkdir()
     (folder / "folder.nii").mkdir()
     (folder.parent / "outside.nii").write_bytes(GOOD)

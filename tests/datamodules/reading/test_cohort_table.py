@@ -38,8 +38,10 @@ def test_columns_can_have_other_names(table, write_scan):
 
 def test_every_bad_row_is_named_at_once(table, write_scan):
     write_scan("a.nii")
-    write_scan("b.nii").rename(write_scan("b.nii").with_suffix(".mgz"))
-    path = table("patient_id,image\n,a.nii\np2,\np3,none.nii\np4,b.mgz\np5,a.nii\np6\np7,./a.nii\n")
+    write_scan("b.nii").rename(write_scan("b.nii").with_suffix(".nrrd"))
+    path = table(
+        "patient_id,image\n,a.nii\np2,\np3,none.nii\np4,b.nrrd\np5,a.nii\np6\np7,./a.nii\n"
+    )
     with pytest.raises(ValueError, match="6 rows to fix") as error:
         read_cohort_table(path)
     message = str(error.value)
@@ -47,7 +49,7 @@ def test_every_bad_row_is_named_at_once(table, write_scan):
         "row 2: patient_id is empty",
         "row 3: patient 'p2': image is empty",
         "row 4: patient 'p3': image 'none.nii' does not exist",
-        "row 5: patient 'p4': image 'b.mgz' is not a NIfTI file",
+        "row 5: patient 'p4': image 'b.nrrd' is not a NIfTI file",
         "row 8: patient 'p7': image './a.nii' is listed already in row 6",
         "row 7: 1 cells where the header has 2",
     ):
