@@ -12,7 +12,7 @@ SHARES = (0.25, 0.5, 1.0)
 
 def _arm(signals, seed):
     return {
-        share: draw_predictions(200, signal=signal, num_repeats=4, per_patient=1, seed=seed + n)
+        share: draw_predictions(60, signal=signal, num_repeats=2, per_patient=1, seed=seed + n)
         for n, (share, signal) in enumerate(zip(SHARES, signals, strict=True))
     }
 
@@ -55,7 +55,7 @@ def test_a_power_law_is_continued(monkeypatch, power):
 
 
 def test_the_sentences_tell_where_the_second_arm_is_ahead():
-    arms = {"random": _arm((0.0, 1.0, 1.0), 0), "from heads": _arm((2.0, 1.0, 0.0), 10)}
+    arms = {"random": _arm((0.0, 1.0, 1.0), 0), "from heads": _arm((3.0, 1.0, -2.0), 10)}
     gains = {name: gain_of_twice(arm) for name, arm in arms.items()}
     *beyond, verdict = learning_curve_sentences(learning_curve(arms), gains)
     assert len(beyond) == 2
