@@ -17,6 +17,7 @@ def _arm(signals, seed):
     }
 
 
+@pytest.mark.slow  # types are checked as it runs
 def test_the_curve_has_the_figures_of_each_run_and_paired_differences_to_the_first_arm():
     arms = {"random": _arm((0.3, 0.6, 1.0), 0), "transfer": _arm((1.2, 1.2, 1.2), 10)}
     curve = learning_curve(arms)
@@ -54,6 +55,7 @@ def test_a_power_law_is_continued(monkeypatch, power):
     assert gain_of_twice({share: arm[share] for share in SHARES[:2]}) is None
 
 
+@pytest.mark.slow  # types are checked as it runs
 def test_the_sentences_tell_where_the_second_arm_is_ahead():
     arms = {"random": _arm((0.0, 1.0, 1.0), 0), "from heads": _arm((3.0, 1.0, -2.0), 10)}
     gains = {name: gain_of_twice(arm) for name, arm in arms.items()}
