@@ -1,6 +1,5 @@
 """What a run needs of a model, checked before its first step; any LightningModule may be one."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -111,7 +110,7 @@ def _monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:
     """The callbacks that look at a validation score, each with the score's name."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = getattr(callback, "monitor", None)
-        if isinstance(monitor, str) and not re.match("train/|(epoch|step)$", monitor):
+        if isinstance(monitor, str) and monitor.startswith("val"):
             yield type(callback).__name__, monitor
 
 

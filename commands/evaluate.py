@@ -21,7 +21,7 @@ from commands.runs.run_folder import (
     run_path,
     write_json,
 )
-from datamodules.checks.cohort_problems import Expectations
+from datamodules.checks.cohort_problems import Expectations, count
 from datamodules.cohort import Cohort
 from datamodules.reading.cohort_table import Columns
 from datamodules.splits import COLUMNS
@@ -130,14 +130,14 @@ def _refuse_seen(ensemble: Ensemble, source: Path, cohort: Cohort) -> None:
     known = {patient for member in ensemble.members for patient in member.seen.patients}
     if met := sorted(known & set(cohort.patients)):
         raise ValueError(
-            f"{len(met)} patients of {cohort.table} were in the training of {source}: "
+            f"{count(len(met), 'patient')} of {cohort.table} took part in the training of {source}: "
             f"{', '.join(met[:5])}{', …' * (len(met) > 5)}. Their out-of-fold predictions are in "
             "the run; leave them out here, or rename them if they are other people."
         )
     for member in ensemble.members:
         if met := cohort.patients_seen_in(member.seen.scans, set(cohort.patients)):
             raise ValueError(
-                f"The models of {source} have seen the very scans of {len(met)} patients of "
+                f"The models of {source} have seen the very scans of {count(len(met), 'patient')} of "
                 f"{cohort.table}, or altered copies, under other names: {', '.join(met[:5])}"
                 f"{', …' * (len(met) > 5)}. Leave them out."
             )

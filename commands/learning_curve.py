@@ -45,7 +45,8 @@ def learning_curve(args: list[str]) -> None:
     arms = {RANDOM: "null"} | (
         {f"from {init_name(vars(config))}": config.init} if config.init else {}
     )
-    shared = [each for each in args if not each.startswith("--fractions")]
+    at = args.index("--fractions") if "--fractions" in args else len(args)  # its value follows
+    shared = [each for each in args[:at] + args[at + 2 :] if not each.startswith("--fractions=")]
     if "data.splits.num_repeats" not in read_settings(args):
         shared.append(f"--data.splits.num_repeats={NUM_REPEATS}")
     tables: dict[str, dict[float, pd.DataFrame]] = {name: {} for name in arms}

@@ -112,6 +112,12 @@ class ScanDataModule(LightningDataModule):
         if self.splits.path is None:
             sites = [scan.site for scan in self.cohort.scans]
             return make_splits(patients, self.cohort.labels, self.splits, sites)
+        if self.splits.train_fraction < 1:
+            raise ValueError(
+                f"train_fraction is {self.splits.train_fraction}, but the splits "
+                f"{self.splits.path} tell who trains. Give one of the two; equal seeds draw equal "
+                "test parts."
+            )
         table = read_splits(self.splits.path)
         drawn, present = set(table["patient_id"]), set(patients)
         for missing, where in (

@@ -108,6 +108,10 @@ class ImageNetBaseline(ScanClassifier):
         features = self.slice_features(volume)
         return torch.cat([features.mean(1), features.amax(1)], 1)
 
+    @override
+    def summary(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+        return self.slice_features(volume).mean(1)
+
     def slice_logits(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b s k"]:
         """Compute one logit per class and slice; attention has one slice left, the scan."""
         features = self.slice_features(volume)

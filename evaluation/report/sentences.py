@@ -155,7 +155,8 @@ def calibration_sentence(metrics: dict[str, Any]) -> str:
         did = "improved neither"
     else:
         did = f"improved the {'Brier score' if gains[0] > 0 else 'calibration error'} alone"
-    on = "validation patients" if metrics["calibration"]["on"] == "validation" else "other folds"
+    on = metrics["calibration"].get("on", "validation")  # runs of before had no other way
+    on = "validation patients" if on == "validation" else on
     return (
         f"{words} Slope and intercepts fitted on the {on} of each fold {did}: Brier "
         f"{after['brier']:.3f}, calibration error {after['ece']:.3f}; the pooled AUROC goes from "

@@ -132,6 +132,17 @@ def test_a_users_callback_that_monitors_what_is_not_logged_is_named(callback, tm
     assert model.num_steps == 0
 
 
+def test_a_monitor_of_the_training_is_the_users_own_business(tmp_path):
+    def training_step(self, batch, batch_idx):
+        loss = Plain.training_step(self, batch, batch_idx)
+        self.log("smooth_loss", loss)
+        return loss
+
+    model = type("Mine", (Plain,), {"training_step": training_step})()
+    _fit(model, tmp_path, EarlyStopping("smooth_loss", check_on_train_epoch_end=True))
+    assert model.num_steps == 1
+
+
 def test_a_users_checkpoint_is_written_next_to_the_required_ones(tmp_path):
     own = ModelCheckpoint(tmp_path / "own/deep", filename="mine", monitor="val/loss")
     _fit(Plain(), tmp_path, own, EarlyStopping("val/loss"))

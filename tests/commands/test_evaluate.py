@@ -67,7 +67,7 @@ def test_patients_and_scans_that_the_run_has_seen_are_refused_by_name(
 ):
     table = write_people(tmp_path / "hospital", range(11, 21), labelled=True)
     assert evaluate(table) == 2
-    assert "1 patients" in (told := capsys.readouterr().err)
+    assert "1 patient of" in (told := capsys.readouterr().err)
     assert "person11" in told
     table = write_people(tmp_path / "other", range(100, 110), labelled=True)
     shutil.copy(finished_run.parent / "data/3.nii.gz", tmp_path / "other/103.nii.gz")
@@ -82,8 +82,8 @@ def test_patients_and_scans_that_the_run_has_seen_are_refused_by_name(
     ("change", "words"),
     [
         (("unhealthy", "ill"), "'ill'"),
-        ((",unhealthy", ","), "label"),
-        ((",label", ",group"), "label"),
+        ((",unhealthy", ","), "label is empty"),
+        ((",label", ",group"), "no scan has a label"),
         ((",unhealthy", ",healthy"), "no patient of the class 'unhealthy'"),
     ],
 )

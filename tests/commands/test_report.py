@@ -105,6 +105,13 @@ def test_a_view_shows_right_on_the_left_and_superior_up():
     assert "voxel 10, 10, 10" in words
 
 
+def test_a_run_from_before_calibration_on_other_folds_has_its_page_too(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["calibration"]["on"]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "validation patients of each fold" in write_page(run, maps="none").read_text()
+
+
 def test_an_empty_map_is_told_in_the_row_and_counted(run, monkeypatch):
     def empty_for_the_first(model, volume, k, kind):
         heat = np.full(volume.shape[2:], float(len(drawn) > 0))

@@ -231,3 +231,13 @@ def test_another_fold_of_a_module_shares_its_cohort_and_equals_a_new_module(data
         torch.testing.assert_close(other.training_scans[name], values)
     assert module.rows is first_rows
     assert module.training_scans is first_scans
+
+
+def test_a_share_of_the_training_patients_of_given_splits_is_refused(data, tmp_path):
+    module = data()
+    module.splits_table.to_csv(tmp_path / "splits.csv", index=False)
+    given = Splits(path=str(tmp_path / "splits.csv"), train_fraction=0.5)
+    with pytest.raises(
+        ValueError, match=r"train_fraction is 0\.5, but the splits .*splits\.csv tell"
+    ):
+        data(splits=given)
