@@ -130,14 +130,14 @@ def _refuse_seen(ensemble: Ensemble, source: Path, cohort: Cohort) -> None:
     known = {patient for member in ensemble.members for patient in member.seen.patients}
     if met := sorted(known & set(cohort.patients)):
         raise ValueError(
-            f"{count(len(met), 'patient')} of {cohort.table} took part in the training of {source}: "
-            f"{', '.join(met[:5])}{', …' * (len(met) > 5)}. Their out-of-fold predictions are in "
+            f"{count(len(met), 'patient')} of {cohort.table} took part in the training of "
+            f"{source}: {', '.join(met[:5])}{', …' * (len(met) > 5)}. Their out-of-fold predictions are in "
             "the run; leave them out here, or rename them if they are other people."
         )
     for member in ensemble.members:
         if met := cohort.patients_seen_in(member.seen.scans, set(cohort.patients)):
             raise ValueError(
-                f"The models of {source} have seen the very scans of {count(len(met), 'patient')} of "
-                f"{cohort.table}, or altered copies, under other names: {', '.join(met[:5])}"
+                f"The models of {source} have seen the very scans of "
+                f"{count(len(met), 'patient')} of {cohort.table}, or altered copies, under other names: {', '.join(met[:5])}"
                 f"{', …' * (len(met) > 5)}. Leave them out."
             )
