@@ -131,13 +131,14 @@ def _refuse_seen(ensemble: Ensemble, source: Path, cohort: Cohort) -> None:
     if met := sorted(known & set(cohort.patients)):
         raise ValueError(
             f"{count(len(met), 'patient')} of {cohort.table} took part in the training of "
-            f"{source}: {', '.join(met[:5])}{', …' * (len(met) > 5)}. Their out-of-fold predictions are in "
-            "the run; leave them out here, or rename them if they are other people."
+            f"{source}: {', '.join(met[:5])}{', …' * (len(met) > 5)}. Their out-of-fold "
+            "predictions are in the run; leave them out here, or rename them if they are other "
+            "people."
         )
     for member in ensemble.members:
         if met := cohort.patients_seen_in(member.seen.scans, set(cohort.patients)):
             raise ValueError(
                 f"The models of {source} have seen the very scans of "
-                f"{count(len(met), 'patient')} of {cohort.table}, or altered copies, under other names: {', '.join(met[:5])}"
-                f"{', …' * (len(met) > 5)}. Leave them out."
+                f"{count(len(met), 'patient')} of {cohort.table}, or altered copies, under other "
+                f"names: {', '.join(met[:5])}{', …' * (len(met) > 5)}. Leave them out."
             )
