@@ -3,6 +3,7 @@
 #   CONFIG       your own YAML, on top of the shipped one
 #   RUN, INIT    name of a run, or its folder; RUNS: several, or a folder of runs
 #   SPLITS       splits.csv, or a run that has one
+#   METHOD       of a pretraining: autoencoder, masked, contrastive, hybrid; without it autoencoder
 #   LIKE         run or cohort table whose voxel size and window a pretraining takes
 #   FOLD, REPEAT do one of them alone
 #   SWEEP        sweep file, or the id of a W&B sweep; WORKERS: processes on this machine
@@ -20,7 +21,7 @@ RUN ?= $@
 common = $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") --run="$(RUN)" \
 	$(if $(FOLD),--fold=$(FOLD)) $(if $(REPEAT),--repeat=$(REPEAT))
 settings = -c configs/finetune.yaml $(common) $(if $(SPLITS),--data.splits.path="$(SPLITS)") $(if $(INIT),--init="$(INIT)")
-pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(if $(LIKE),--like="$(LIKE)") $(ARGS)
+pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(if $(METHOD),-c "configs/pretrain/$(METHOD).yaml") $(common) $(if $(SPLITS),--data.splits_path="$(SPLITS)") $(if $(INIT),--init="$(INIT)") $(if $(LIKE),--like="$(LIKE)") $(ARGS)
 finetune = $(PY) main.py finetune $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
 TASKS ?= 25
 
@@ -47,7 +48,7 @@ demo: $(READY) ## The main job on synthetic brains; ends with runs/demo/finetune
 check-data: $(READY) ## List what is wrong with DATA, or what two cohorts share: A=one.csv B=other.csv
 	$(PY) main.py check_data $(if $(CONFIG),-c "$(CONFIG)") $(if $(DATA),--data.table="$(DATA)") $(if $(A),--a="$(A)") $(if $(B),--b="$(B)") --run="$(RUN)" $(ARGS)
 
-pretrain: $(READY) ## Train an autoencoder on patches of DATA (fold by fold with SPLITS)
+pretrain: $(READY) ## Train an encoder on patches of DATA by METHOD, from INIT or random weights (fold by fold with SPLITS)
 	$(pretrain)
 
 finetune: $(READY) ## Cross-validate a classifier on DATA, from INIT or random weights; WORKERS=2 share the folds

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rounds import Rates, ratio, take_turns
-from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
+from lightning_modules.pretraining.autoencoder import Autoencoder
 
 PLAIN = "float32"
 OURS = "channels last, one pass"
@@ -74,7 +74,7 @@ def training_step(
     patches = min(shape) < 8
     memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
     model: Any = (
-        Autoencoder(depth, filters)
+        Autoencoder(depth=depth, filters=filters)
         if patches
         else Classifier(2, shape, depth, filters, dropout=0.0)  # every way drops other numbers
     )

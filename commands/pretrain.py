@@ -1,4 +1,4 @@
-"""`pretrain`: an autoencoder on patches of a cohort, for all its patients or fold by fold."""
+"""`pretrain`: an encoder on patches of a cohort, for all its patients or fold by fold."""
 
 import time
 from dataclasses import dataclass

@@ -23,7 +23,6 @@ from datamodules.reading.cohort_table import Columns
 from datamodules.splits import fold_runs, hold_out, patients_of, read_splits
 from datamodules.volumes import Intensity
 
-PATCH_SHAPE: Shape = (24, 24, 16)  # every weight of three convolutions with pooling gets a gradient
 logger = logging.getLogger(__name__)
 
 
@@ -40,8 +39,8 @@ class PatchDataModule(LightningDataModule):
         table: Path of the cohort table.
         columns: Names of its columns.
         preprocessing: What is done once to every scan.
-        patch_shape: Voxels of a patch along R, A, S (MCTL: 25, 25, 4); None is 24, 24, 16, or less
-            along axes where the volumes have less.
+        patch_shape: Voxels of a patch along R, A, S (MCTL: 25, 25, 4); less along axes where the
+            volumes have less.
         patches_per_volume: Patches drawn from each volume, spread evenly over the epochs
             (MCTL: 20,000).
         val_fraction: Share of the patients whose patches choose the checkpoint.
@@ -61,7 +60,7 @@ class PatchDataModule(LightningDataModule):
         table: str | None = None,
         columns: Columns = Columns(),
         preprocessing: Preprocessing = Preprocessing(),
-        patch_shape: Shape | None = None,
+        patch_shape: Shape = (24, 24, 16),  # every weight of three convolutions gets a gradient
         patches_per_volume: int = 1000,
         val_fraction: float = 0.1,
         val_patches_per_volume: int = 200,
@@ -75,7 +74,7 @@ class PatchDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.cohort = Cohort(table, columns, preprocessing, cache_dir)
-        self.given_patch_shape = patch_shape
+        self.wanted_patch_shape = patch_shape
         self.patches_per_volume = patches_per_volume
         self.val_fraction = val_fraction
         self.val_patches_per_volume = val_patches_per_volume
@@ -101,9 +100,7 @@ class PatchDataModule(LightningDataModule):
     @property
     def patch_shape(self) -> Shape:
         """Voxels of a patch along R, A, S."""
-        if self.given_patch_shape is not None:
-            return self.given_patch_shape
-        width, height, depth = map(min, PATCH_SHAPE, self._volume_shape)
+        width, height, depth = map(min, self.wanted_patch_shape, self._volume_shape)
         return width, height, depth
 
     @property
@@ -142,6 +139,11 @@ class PatchDataModule(LightningDataModule):
         """By what the scans of `training_patients` are recognised, for the checkpoint."""
         return self.cohort.describe_scans(self.training_patients)
 
+    @property
+    def held_out_patients(self) -> set[str]:
+        """Nobody: no figure is reported of patients that choose the checkpoint."""
+        return set()
+
     def fill_cache(self) -> None:
         """Preprocess what the cache lacks."""
         assert len(self.cohort.volumes.data)
@@ -153,13 +155,8 @@ class PatchDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         volumes = self.cohort.volumes
-        patch_shape, volume_shape = self.patch_shape, self._volume_shape
-        if any(p > v for p, v in zip(patch_shape, volume_shape, strict=True)):
-            raise ValueError(
-                f"patch_shape {patch_shape} is larger than the volumes, {volume_shape}. "
-                "Lower --data.patch_shape, or leave it out."
-            )
-        if self.given_patch_shape is None and patch_shape != PATCH_SHAPE:
+        patch_shape = self.patch_shape
+        if patch_shape != tuple(self.wanted_patch_shape):
             logger.info("Patches have %d × %d × %d voxels: the volumes have no more.", *patch_shape)
         rows = np.array(self.cohort.rows_of(self.training_patients))
         patients = [self.cohort.patients[row] for row in rows]
@@ -236,7 +233,7 @@ class PatchBatches(Dataset[PatchBatch]):
     def __getitem__(self, index: Batch) -> PatchBatch:
         epoch, numbers, _ = index
         generator = np.random.default_rng((self.seed, epoch, int(numbers[0])))
-        rows = generator.choice(self.rows, size=len(numbers))
+        rows = np.resize(generator.permutation(self.rows), len(numbers))  # few of one volume
         d, w, h = generator.integers(self.windows.shape[1:4], size=(len(numbers), 3)).T
         patches = self.windows[rows, d, w, h][:, None]
         return {"volume": volume_tensor(patches)}  # float16 (B, 1, W, H, D)

@@ -1,1 +1,1 @@
-"""Models and their steps: autoencoder.py is pretrained, classifier.py is fine-tuned."""
+"""Models and their steps: pretraining/ teaches an encoder, classifier.py is fine-tuned."""

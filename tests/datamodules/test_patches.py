@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 from lightning import Trainer
@@ -5,6 +7,8 @@ from lightning import Trainer
 from datamodules.patches import PatchDataModule
 from datamodules.preprocessing import Preprocessing
 from datamodules.splits import Splits, make_splits, patients_of
+
+PATCH_SHAPE = inspect.signature(PatchDataModule).parameters["patch_shape"].default
 
 
 @pytest.fixture
@@ -93,19 +97,15 @@ def test_splits_of_strangers_are_refused(data, tmp_path):
         data(splits_path=str(tmp_path / "splits.csv"))
 
 
-def test_a_patch_larger_than_the_volume_is_refused(data):
-    with pytest.raises(ValueError, match=r"patch_shape \(5, 4, 11\) is larger"):
-        data(patch_shape=(5, 4, 11))
-
-
 def test_patches_are_thick_by_default_and_no_larger_than_the_volumes(data, caplog):
     caplog.set_level("INFO", logger="datamodules")
-    module = data(patch_shape=None)
+    module = data(patch_shape=PATCH_SHAPE)
     assert module.facts() == {"spatial_shape": (12, 11, 10)}
     assert next(iter(module.train_dataloader()))["volume"].shape == (16, 1, 12, 11, 10)
     assert "Patches have 12 × 11 × 10 voxels: the volumes have no more." in caplog.text
-    larger = data(patch_shape=None, preprocessing=Preprocessing(spatial_shape=(26, 24, 12)))
+    larger = data(patch_shape=PATCH_SHAPE, preprocessing=Preprocessing(spatial_shape=(26, 24, 12)))
     assert larger.patch_shape == (24, 24, 12)
+    assert data(patch_shape=(5, 4, 11)).patch_shape == (5, 4, 10)
     assert PatchDataModule(
         "any.csv", preprocessing=Preprocessing(spatial_shape=(30, 30, 30))
     ).facts() == {"spatial_shape": (24, 24, 16)}

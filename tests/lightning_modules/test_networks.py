@@ -6,9 +6,9 @@ from sklearn.metrics import f1_score
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassF1Score
 
-from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
 from lightning_modules.encoder import Encoder
+from lightning_modules.pretraining.autoencoder import Autoencoder
 
 TRAINER = SimpleNamespace(max_epochs=1, estimated_stepping_batches=1, gradient_clip_val=None)
 

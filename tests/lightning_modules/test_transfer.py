@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
 from lightning_modules.encoder import Encoder
+from lightning_modules.pretraining.autoencoder import Autoencoder
 from lightning_modules.transfer import check_start, load_encoder, read_checkpoint, refuse_overlap
 
 

@@ -56,7 +56,7 @@ def test_a_cohort_table_becomes_ranked_out_of_fold_predictions(
     for picture in ("roc", "confusion", "accuracy_by_coverage", "learning_curves"):
         assert (run / f"{picture}.png").stat().st_size > 1000
         assert f"({picture}.png)" in report
-    assert (pretrained / "reconstructions" / "epoch_01.png").is_file()
+    assert (pretrained / "pictures" / "epoch_01.png").is_file()
 
 
 def test_the_classifier_starts_from_the_pretrained_encoder(

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from callbacks.confidence_ranking import _merge_ranks
 from datamodules.batches.epoch_sampler import batch_loader
-from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.classifier import Classifier
 from lightning_modules.imagenet_baseline import ImageNetBaseline
+from lightning_modules.pretraining.autoencoder import Autoencoder
 
 SHAPE = (8, 8, 8)
 PATIENTS = range(1, 18)
