@@ -46,7 +46,9 @@ def _import(
         faults = done.refused
         heading = f"{len(faults)} faults under {src!r}, {len(done.rows)} series imported."
         raise ValueError("\n  ".join([heading, *faults]) if len(faults) > 1 else faults[0])
-    if not done.rows:
+    if not done.rows and done.skipped and series == "*":  # scouts alone are no fault
+        print(f"0 series imported: all {len(done.skipped)} under {src!r} were skipped.")
+    elif not done.rows:
         why = "; ".join([*done.skipped[:1], *done.found.lines()]) or "it is empty"
         raise ValueError(f"Nothing to import under {src!r}: {why}.")
 

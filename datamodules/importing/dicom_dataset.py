@@ -23,7 +23,7 @@ MAX_ELEMENT = 2**16  # larger ones are passed over: raw data, protocols
 
 def read_dataset(path: Path, voxels: bool = False) -> FileDataset:
     """Read a DICOM file, with or without the preamble, up to its voxels or with them."""
-    everything = _is_deflated(path) or voxels  # elements of a deflated file have no place in it
+    everything = voxels or _is_deflated(path)  # elements of a deflated file have no place in it
     dataset = pydicom.dcmread(
         path,
         stop_before_pixels=not voxels,

@@ -78,17 +78,19 @@ def _files(source: Path, leave_out: Path, found: Found) -> Iterator[Path]:
             for name in set(folders) - set(links)
             if not name.startswith(".") and (Path(folder) / name).resolve() != leave_out.resolve()
         )
+        here = Path(folder).resolve()
         for path in (Path(folder) / name for name in sorted(names)):
+            target = path.resolve() if path.is_symlink() else here / path.name
             if path.name.startswith("."):
                 found.passed_over["hidden files"] += 1
-            elif path.is_symlink() and not path.resolve().is_relative_to(root):
+            elif not target.is_relative_to(root):
                 found.passed_over["links out of the folder"] += 1
             elif not path.is_file():  # a pipe would block for ever
                 found.passed_over["broken links and special files"] += 1
-            elif path.resolve() in seen:
+            elif target in seen:
                 found.passed_over["links to files that were read"] += 1
             else:
-                seen.add(path.resolve())
+                seen.add(target)
                 yield path
 
 

@@ -133,24 +133,23 @@ def read_pictures(path: Path) -> list[Picture] | str:
         ValueError: If the header is cut off, or promises more than the file holds.
     """
     dataset = read_dataset(path)
-    meta, kind = dataset.file_meta, UID(text_of(dataset.get("SOPClassUID")))
-    kind = UID(text_of(meta.get("MediaStorageSOPClassUID"))) or kind
+    meta = dataset.file_meta
+    kind = UID(text_of(meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")))
     if other := what_else(kind):
         return other
-    if "Rows" not in dataset:
+    values = values_of(dataset, TAGS)
+    if values["Rows"] is None:
         if not kind or "Image Storage" in kind.name:
             raise ValueError("its header is cut off or empty")
         return kind.name
     screenshot = "Secondary Capture" in kind.name and "ImagePositionPatient" not in dataset
     if screenshot and "PerFrameFunctionalGroupsSequence" not in dataset:
         return "Secondary Capture Image"
-    if not text_of(dataset.get("SeriesInstanceUID")):
+    if not text_of(values["SeriesInstanceUID"]):
         raise ValueError("it has no SeriesInstanceUID")
-    groups = _frame_groups(dataset)
-    _check_size(path, dataset, len(groups))
-    values = values_of(dataset, TAGS) | _group_values(
-        (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    )
+    groups = _frame_groups(dataset, int(values["NumberOfFrames"] or 1))
+    _check_size(path, values, meta.TransferSyntaxUID, len(groups))
+    values |= _group_values((dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
     values["tiles"] = _tiles(dataset, text_of(values["ImageType"]))
     if len(groups) > 1 and not groups[0]:
         values["ImagePositionPatient"] = None  # that of one frame at best
@@ -168,9 +167,8 @@ def what_else(kind: UID) -> str | None:
     return kind.name.removesuffix(" Storage")
 
 
-def _frame_groups(dataset: Dataset) -> list[Dataset]:
+def _frame_groups(dataset: Dataset, number: int) -> list[Dataset]:
     """The functional groups of each frame; an empty one where there are none."""
-    number = int(dataset.get("NumberOfFrames") or 1)
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if not 1 <= number <= MAX_FRAMES or (groups and len(groups) != number):
         raise ValueError(f"it has {number} frames, and positions of {len(groups)} frames")
@@ -179,6 +177,8 @@ def _frame_groups(dataset: Dataset) -> list[Dataset]:
 
 def _group_values(groups: Dataset) -> dict[str, Any]:
     """What the functional groups of a frame, or of all frames, tell, by the classic keyword."""
+    if not len(groups):  # of classic files
+        return {}
     return {
         keyword: groups[sequence][0][inner].value
         for keyword, (sequence, inner) in FRAME_SEQUENCES.items()
@@ -186,13 +186,10 @@ def _group_values(groups: Dataset) -> dict[str, Any]:
     }
 
 
-def _check_size(path: Path, dataset: FileDataset, num_frames: int) -> None:
+def _check_size(path: Path, values: dict[str, Any], syntax: UID, num_frames: int) -> None:
     """Refuse what promises more voxels than its file can hold, before anyone makes room."""
-    rows, columns, bits = (
-        int(dataset.get(word) or 0) for word in ("Rows", "Columns", "BitsAllocated")
-    )
+    rows, columns, bits = (int(values[word] or 0) for word in ("Rows", "Columns", "BitsAllocated"))
     promised, size = rows * columns * bits // 8 * num_frames, path.stat().st_size
-    syntax = dataset.file_meta.TransferSyntaxUID
     packed = syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian
     if promised > size * (MAX_COMPRESSION if packed else 1):
         raise ValueError(

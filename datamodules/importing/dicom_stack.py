@@ -6,6 +6,8 @@ superior (RAS). The geometry follows DICOM PS3.3 C.7.6.2.1.1.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from math import isfinite
 
 import numpy as np
 
@@ -49,13 +51,14 @@ def stack(pictures: Sequence[Picture]) -> Stack:
                 f"pictures of two sizes, {_by(first.size)} and {_by(picture.size)} "
                 f"({names(first, picture)}). Part them, or leave the odd ones out"
             )
-        for what, tolerance in (("spacing", 1e-3), ("orientation", 1e-3)):
-            one, two = getattr(first, what), getattr(picture, what)
-            if not np.allclose(one, two, rtol=0, atol=tolerance):
-                raise ValueError(
-                    f"mixed {'voxel sizes' if what == 'spacing' else 'orientations'} "
-                    f"({names(first, picture)}). Part them, or leave the odd ones out"
-                )
+    for what, plural in (("spacing", "voxel sizes"), ("orientation", "orientations")):
+        values = np.array([getattr(picture, what) for picture in pictures])
+        odd = (np.abs(values - values[0]) > 1e-3).any(axis=1)
+        if odd.any():
+            raise ValueError(
+                f"mixed {plural} ({names(first, pictures[odd.argmax()])}). Part them, or leave the "
+                "odd ones out"
+            )
     row, column = np.array(first.orientation).reshape(2, 3)
     normal = np.cross(row, column)
     ordered = sorted(pictures, key=lambda picture: float(np.dot(normal, picture.position or ())))
@@ -95,18 +98,23 @@ def _check_picture(picture: Picture) -> None:
     assert picture.position is not None
     assert picture.orientation is not None
     assert picture.spacing is not None
-    axes = np.array(picture.orientation).reshape(2, 3)
-    if not np.allclose(axes @ axes.T, np.eye(2), atol=1e-3):
+    if not _is_right_angled(picture.orientation):
         raise ValueError(f"rows and columns are not at right angles in {name}. Export it again")
     if not all(MIN_SPACING_MM <= size <= MAX_SPACING_MM for size in picture.spacing):
         sizes = "absurd ({:g} × {:g} mm)".format(*picture.spacing)
         raise ValueError(f"PixelSpacing in {name} is {sizes}. Export it again")
-    if np.abs(picture.position).max() > MAX_DISTANCE_MM:
+    if max(map(abs, picture.position)) > MAX_DISTANCE_MM:
         raise ValueError(f"ImagePositionPatient in {name} is absurd. Export it again")
     if min(picture.size) < 1 or max(picture.size) > MAX_SIZE:
         raise ValueError(f"the picture {name} is {_by(picture.size)}. Export it again")
-    if not np.isfinite([picture.slope, picture.intercept]).all() or picture.slope == 0:
+    if not isfinite(picture.slope) or not isfinite(picture.intercept) or picture.slope == 0:
         raise ValueError(f"RescaleSlope or RescaleIntercept in {name} is 0 or not a number")
+
+
+@lru_cache(maxsize=2**10)  # most pictures of a series have one orientation
+def _is_right_angled(orientation: tuple[float, ...]) -> bool:
+    axes = np.array(orientation).reshape(2, 3)
+    return np.allclose(axes @ axes.T, np.eye(2), atol=1e-3)
 
 
 def _check_steps(ordered: Sequence[Picture], heights: np.ndarray) -> None:

@@ -4,9 +4,11 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import FileDataset
+from pydicom.tag import Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -15,9 +17,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from datamodules.importing.dicom_dataset import read_dataset
+from datamodules.importing.dicom_dataset import read_dataset, values_of
 from datamodules.importing.dicom_header import Picture
-from datamodules.importing.dicom_packed import Unpacker, packed_frames, unpack_each
+from datamodules.importing.dicom_packed import (
+    PIXEL_KEYWORDS,
+    Unpacker,
+    packed_frames,
+    unpack_each,
+)
 
 OF_PYDICOM = (
     ImplicitVRLittleEndian,
@@ -26,6 +33,7 @@ OF_PYDICOM = (
     DeflatedExplicitVRLittleEndian,
     RLELossless,
 )
+LAYOUT = {keyword: Tag(keyword) for keyword in [*PIXEL_KEYWORDS, "NumberOfFrames"]}
 
 
 def read_voxels(ordered: Sequence[Picture], unpacker: Unpacker) -> np.ndarray:
@@ -70,7 +78,8 @@ def _decode(picture: Picture, unpacker: Unpacker) -> tuple[np.ndarray, bool]:
             dataset = read_dataset(picture.path, voxels=True)
             syntax = dataset.file_meta.TransferSyntaxUID
             if syntax in OF_PYDICOM:
-                frames = _native(dataset).reshape(-1, *picture.size)
+                layout = values_of(dataset, LAYOUT)
+                frames = _native(dataset, layout).reshape(-1, *picture.size)
                 spare = 0 if syntax == RLELossless else len(dataset.PixelData) - frames.nbytes
             else:
                 packed = packed_frames(dataset)
@@ -81,7 +90,7 @@ def _decode(picture: Picture, unpacker: Unpacker) -> tuple[np.ndarray, bool]:
             raise ValueError(
                 f"{name} holds {spare} bytes more than Rows × Columns. Export it again"
             )
-        return _used_bits(frames, dataset), False
+        return _used_bits(frames, layout), False
     alone = len(packed) > 1
     try:
         each = unpack_each(dataset, packed, unpacker) if alone else [unpacker(picture.path)]
@@ -95,13 +104,15 @@ def _decode(picture: Picture, unpacker: Unpacker) -> tuple[np.ndarray, bool]:
     return np.concatenate(each), not alone
 
 
-def _native(dataset: FileDataset) -> np.ndarray:
+def _native(dataset: FileDataset, layout: dict[str, Any]) -> np.ndarray:
     """All voxels; the usual ones without pydicom's many checks, which take longer than the rest."""
     little = dataset.file_meta.TransferSyntaxUID in OF_PYDICOM[:2]
-    if not little or (dataset.BitsAllocated, dataset.SamplesPerPixel) != (16, 1):
+    usual = (layout["BitsAllocated"], layout["SamplesPerPixel"]) == (16, 1)
+    kind = {0: "<u2", 1: "<i2"}.get(layout["PixelRepresentation"])
+    if not little or not usual or kind is None:
         return dataset.pixel_array
-    count = dataset.Rows * dataset.Columns * int(dataset.get("NumberOfFrames") or 1)
-    return np.frombuffer(dataset.PixelData, "<i2" if dataset.PixelRepresentation else "<u2", count)
+    count = layout["Rows"] * layout["Columns"] * int(layout["NumberOfFrames"] or 1)
+    return np.frombuffer(dataset.PixelData, kind, count)
 
 
 def _fits_int16(plane: np.ndarray) -> bool:
@@ -110,10 +121,10 @@ def _fits_int16(plane: np.ndarray) -> bool:
     return limits.min <= low and high <= limits.max and np.array_equal(plane, plane.round())
 
 
-def _used_bits(frames: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _used_bits(frames: np.ndarray, layout: dict[str, Any]) -> np.ndarray:
     """Cut off the bits that are not in use: old scanners keep overlays in them."""
-    allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    high = int(dataset.get("HighBit", used - 1))
+    allocated, used = int(layout["BitsAllocated"]), int(layout["BitsStored"])
+    high = used - 1 if layout["HighBit"] is None else int(layout["HighBit"])
     if frames.dtype.kind == "f" or allocated != 8 * frames.dtype.itemsize or used > high + 1:
         return frames
     return (frames << (allocated - 1 - high)) >> (allocated - used)

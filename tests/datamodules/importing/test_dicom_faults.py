@@ -511,12 +511,20 @@ def test_a_name_that_would_break_the_line_is_escaped(importing, tmp_path):
     assert r"first file 'a\n\x1b[31m\udcff'" in lines[0]
 
 
-def test_a_folder_of_localisers_alone_says_so(importing, tmp_path):
-    write_series(tmp_path / "src", edit=set_to(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
-    code, (line,) = importing()
+def test_a_folder_of_scouts_alone_is_skipped_with_a_line_and_is_no_fault(importing, tmp_path):
+    write_series(tmp_path / "src/1", edit=set_to(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    write_series(
+        tmp_path / "src/2", series="1.2.5", edit=set_to(SeriesDescription="AAHead_Scout_MPR")
+    )
+    assert importing() == (0, [])
+    assert "first file 'im000.dcm'): a localiser" in importing.out
+    assert "a scout by its description" in importing.out
+    assert "0 series imported: all 2 under" in importing.out
+    assert not (tmp_path / "out").exists()
+    code, (line,) = importing("--series=flair*")
     assert code == 2
     assert "Nothing to import under" in line
-    assert "first file 'im000.dcm'): a localiser" in line
+    assert "does not match SERIES=flair*" in line
 
 
 @pytest.mark.slow
