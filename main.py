@@ -6,9 +6,11 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from argparse import ArgumentError
+from collections.abc import Iterator
 from importlib import import_module
 from pickle import UnpicklingError
 
@@ -101,6 +103,9 @@ def main(argv: list[str] | None = None) -> int:
             print("Stopped as asked; the same command continues from here.", file=sys.stderr)
         return int(stop.code or 0)
     except Exception as error:
+        if not debug and _is_misconfigured(error):
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
         if debug or not stop_signals.exit_code:
             raise
         print(f"Stopped as asked, though not in order: {error}", file=sys.stderr)
@@ -134,6 +139,13 @@ def _run(verb: str, arguments: list[str]) -> None:
         getattr(command, verb)(arguments)
 
 
+def _is_misconfigured(error: Exception) -> bool:
+    """Whether Lightning says that a setting of its trainer will not do."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    return isinstance(error, MisconfigurationException)
+
+
 def _keep_freed_memory() -> None:
     """Let glibc keep large blocks for the next step instead of returning them to the kernel."""
     trim_threshold, mmap_threshold = -1, -3  # numbers of malloc.h
@@ -155,13 +167,37 @@ def _shorten(message: str) -> str:
         return f"{' '.join(message.split())}: give the value itself."
     if "Does not validate against any of the Union subtypes" not in message:
         return message
+    message = re.sub(
+        r"Importing '(\S+)' is not allowed.*",
+        f"it is in none of {', '.join(IMPORTABLE)}. Put your file into a folder of these, such as "
+        "callbacks/my_file.py, and name callbacks.my_file.MyClass.",
+        message,
+    )
     noise = re.compile(
-        "Does not validate|Subtypes:|Errors:|Given value type|Given value: (NestedArg|Namespace)"
-        "|Expected a <class 'NoneType'>"
+        r"Does not validate|Subtypes:|Errors:|Given value type"
+        r"|Given value: \[?(NestedArg|Namespace)|Expected a <class 'NoneType'>"
+        r"|Not a valid subclass|Subclass types expect|a class path \(str\)|a dict with"
+        r"|Given value: \[\{'class_path'"
     )
     lines = (line.strip(" -") for line in message.splitlines())
     return " ".join(line for line in lines if line and not noise.match(line))
 
 
+@contextlib.contextmanager
+def _quiet_at_a_closed_pipe() -> Iterator[None]:
+    """End without a traceback where nobody reads on, as behind `| head`."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # Python flushes once more at its end
+        os.dup2(nowhere, sys.stderr.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    with _quiet_at_a_closed_pipe():
+        sys.exit(main())

@@ -139,6 +139,14 @@ class BestValidationCheckpoint(Checkpoint):
         stop_signals.end_training()
 
     @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.best_epoch < 0:
+            raise ValueError(
+                "The training ended before an epoch did, and there is nothing to predict with. "
+                "Raise --trainer.max_time, max_steps or max_epochs, whichever ended it."
+            )
+
+    @override
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:

@@ -1,6 +1,6 @@
 """What a run needs of a model, checked before its first step; any LightningModule may be one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -100,17 +100,27 @@ class ModelContract(Callback):
                 callback.refuse_missing(logged)
         for name, monitor in _monitors(trainer):
             if monitor not in logged:
-                raise ValueError(
-                    f"{name} monitors {monitor!r}, which is not logged; choose from "
-                    f"{sorted(logged)}."
-                )
+                raise ValueError(_unlogged(name, monitor, logged))
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Name a monitor of the training that is not logged, which its first epoch shows."""
+        for name, monitor in _monitors(trainer, ""):
+            if f"metric `{monitor}` which is not available" in str(exception):
+                raise ValueError(_unlogged(name, monitor, trainer.callback_metrics)) from exception
 
 
-def _monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:
-    """The callbacks that look at a validation score, each with the score's name."""
+def _unlogged(name: str, monitor: str, logged: Iterable[str]) -> str:
+    return f"{name} monitors {monitor!r}, which is not logged; choose from {sorted(logged)}."
+
+
+def _monitors(trainer: Trainer, kind: str = "val") -> Iterator[tuple[str, str]]:
+    """The callbacks that look at a score whose name begins so, each with the score's name."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = getattr(callback, "monitor", None)
-        if isinstance(monitor, str) and monitor.startswith("val"):
+        if isinstance(monitor, str) and monitor.startswith(kind):
             yield type(callback).__name__, monitor
 
 

@@ -137,7 +137,8 @@ class Run:
         refuse_incomplete(objects.model, data)
         seen = check_start(parts.model.init_args.get("init_ckpt"), data)
         configured: Mapping[str, Any] = vars(objects.trainer)
-        callbacks = [*(configured["callbacks"] or []), *callbacks]
+        own = configured["callbacks"] or []
+        callbacks = [*(own if isinstance(own, list) else [own]), *callbacks]
         settings = {
             "callbacks": required_callbacks(callbacks, seen),
             "default_root_dir": str(fold_run.folder),

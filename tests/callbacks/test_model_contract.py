@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -141,6 +141,26 @@ def test_a_monitor_of_the_training_is_the_users_own_business(tmp_path):
     model = type("Mine", (Plain,), {"training_step": training_step})()
     _fit(model, tmp_path, EarlyStopping("smooth_loss", check_on_train_epoch_end=True))
     assert model.num_steps == 1
+
+
+def test_a_monitor_of_the_training_that_is_not_logged_is_named(tmp_path):
+    with pytest.raises(ValueError, match="EarlyStopping monitors 'train_loss', which is not log"):
+        _fit(Plain(), tmp_path, EarlyStopping("train_loss", check_on_train_epoch_end=True))
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        lambda: EarlyStopping("val/loss"),
+        lambda: ModelCheckpoint(monitor="val/loss"),
+        BestValidationCheckpoint,
+    ],
+)
+def test_two_callbacks_that_a_checkpoint_cannot_tell_apart_are_refused(twin):
+    with pytest.raises(ValueError, match="twice with the same settings, which a checkpoint"):
+        required_callbacks([twin(), twin()])
+    required_callbacks([EarlyStopping("val/loss"), EarlyStopping("val/accuracy")])
+    required_callbacks([LearningRateMonitor(), LearningRateMonitor()])  # have no state
 
 
 def test_a_users_checkpoint_is_written_next_to_the_required_ones(tmp_path):

@@ -1,5 +1,7 @@
 import io
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +121,26 @@ def test_letters_that_a_locale_lacks_are_no_error(monkeypatch):
             "callbacks=[{class_path: lightning.pytorch.callbacks.RichProgressBar}]",
             "drop RichProgressBar from trainer.callbacks",
         ),
+        (
+            "callbacks=[{class_path: lightning.pytorch.callbacks.Timer}]",
+            "Drop Timer from trainer.callbacks: set --trainer.max_time",
+        ),
+        (
+            "callbacks=[{class_path: lightning.pytorch.callbacks.EarlyStoping}]",
+            "'lightning.pytorch.callbacks' has no attribute 'EarlyStoping'",
+        ),
+        (
+            "callbacks=[{class_path: mine.MyCallback}]",
+            "'mine.MyCallback': it is in none of callbacks, datamodules",
+        ),
+        (
+            "logger={class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x}}",
+            "logger=lightning.pytorch.loggers.CSVLogger is not read: curves are in logs/metrics",
+        ),
+        ("default_root_dir=x", "default_root_dir=x is not read: say where with RUN="),
+        ("overfit_batches=1", "is not for a run: try --trainer.limit_train_batches"),
+        ("accumulate_grad_batches=0", "accumulate_grad_batches=0 trains nothing"),
+        ("max_epochs=-1", "max_epochs has no end"),
     ],
 )
 def test_a_trainer_that_no_run_can_end_with_is_refused_before_the_data_are_read(
@@ -130,6 +152,30 @@ def test_a_trainer_that_no_run_can_end_with_is_refused_before_the_data_are_read(
     message = capsys.readouterr().err.strip()
     assert len(message.splitlines()) == 1
     assert words in message
+    assert "Subclass types" not in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("profiler=simpel", "`profiler` parameter of `Trainer`"),
+        ("limit_train_batches=0.01", "Please increase the `limit_train_batches` argument"),
+        ("max_time=00:00:00:00", "The training ended before an epoch did"),
+    ],
+)
+def test_what_lightning_refuses_is_one_line(setting, words, write_cohort, run_verb, capsys):
+    assert run_verb("finetune", write_cohort(6), "run", f"--trainer.{setting}") == 2
+    (message,) = (line for line in capsys.readouterr().err.splitlines() if "error: " in line)
+    assert words in message
+
+
+def test_a_pipe_that_nobody_reads_on_ends_a_verb_quietly():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "main.py", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_the_last_epoch_may_be_the_only_one_that_is_validated(write_cohort, run_verb, tmp_path):
