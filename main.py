@@ -15,6 +15,7 @@ from importlib import import_module
 from pickle import UnpicklingError
 
 from callbacks.stop_signals import Stopped, stop_signals
+from commands.runs.advice import advice_for
 from commands.runs.early_check import check_early
 from files.open_files import LIMITS
 from files.run_path import did_you_mean
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, ArgumentError) as error:
         if debug:
             raise
-        print(f"error: {_shorten(str(error))}", file=sys.stderr)
+        print(f"error: {advice_for(verb, _shorten(str(error)))}", file=sys.stderr)
         return 2
     except UnpicklingError:
         if debug:

@@ -70,7 +70,9 @@ def classical(args: list[str]) -> None:
     logging.getLogger("lightning_modules").setLevel(logging.WARNING)  # else a line for each fold
     covariates = _covariates(run)
     methods = _method_runs(run, covariates)
-    run.describe()
+    run.describe(reads=(read := [str(name) for name in covariates]))
+    if read:
+        say(f"Covariates: {', '.join(read)}.")
     for line in run.data.split_warnings():
         say(line)
     say(f"{len(methods)} classical methods:")

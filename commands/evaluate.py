@@ -13,6 +13,7 @@ from commands.bundles.ensemble import Ensemble, fold_model, open_ensemble, volum
 from commands.predict import predict_cohort
 from commands.reporting.page import write_page
 from commands.reporting.results import write_results
+from commands.runs.advice import advice_for
 from commands.runs.run_folder import (
     claim,
     keep_splits,
@@ -56,7 +57,7 @@ def _evaluate(run: str = "", data: str = "", out: str = "", cache_dir: str = "ca
     cohort = Cohort(data, columns, ensemble.preprocessing, cache_dir)
     check = cohort.check(Expectations(True, ensemble.labels_per, ensemble.classes))
     if warnings := check.warnings_in_brief():
-        print(warnings)
+        print(advice_for("evaluate", warnings))
     if missing := sorted(set(ensemble.classes) - set(cohort.labels)):
         raise ValueError(
             f"{data} has no patient of the class {missing[0]!r}: figures need patients of all "

@@ -184,7 +184,7 @@ def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
     if np.abs(voxels).max() > np.finfo(np.float16).max:
         raise ValueError(
             f"Scan {path} reaches {np.abs(voxels).max():g}, beyond the cache's float16. "
-            "Set --data.preprocessing.window_percentiles."
+            "Leave it out, or set --data.preprocessing.window_percentiles."
         )
     return Preprocessed(
         voxels[np.newaxis].astype(np.float16),

@@ -86,14 +86,18 @@ class Run:
             "preprocessing": self.plan,
         }
 
-    def describe(self) -> None:
-        """Print what the run is made of; fill the cache where that is the step asked for."""
+    def describe(self, reads: Sequence[str] = ()) -> None:
+        """Print what the run is made of; fill the cache where that is the step asked for.
+
+        Args:
+            reads: Columns of the table that the verb itself reads.
+        """
         cohort = self.data.cohort
         if warnings := self.check.warnings_in_brief():
             say(warnings)
         others = read_other_columns(cohort.table, cohort.columns)
-        unread = [name for name in others if name.lower() not in DESCRIBING]
-        if unread and "covariates" not in self.config:  # classical methods read some
+        unread = [name for name in others if name.lower() not in DESCRIBING and name not in reads]
+        if unread:
             say(f"Columns of the table that nothing reads: {', '.join(unread)}.")
         num_patients = len(set(cohort.patients))
         say(f"Run {self.folder}: {len(cohort.scans)} scans of {num_patients} patients. {self.plan}")

@@ -15,6 +15,7 @@ from datamodules.checks.cohort_problems import (
     Problem,
     count,
     label_problems,
+    missing_names,
     twin_names,
     unread_columns,
 )
@@ -114,7 +115,8 @@ def check_cohort(
     refuse_other_orientation(expected.reading.assume_orientation)
     scans, faults = read_rows(table, columns)
     checks = check_scans([scan.path for scan in scans], expected.reading, cache_dir)
-    problems = [*map(_row_problem, faults), *twin_names(scans)]  # a run quotes the first warning
+    # a run quotes the first warning
+    problems = [*map(_row_problem, faults), *missing_names(scans), *twin_names(scans)]
     for scan, check in zip(scans, checks, strict=True):
         if check.fault:
             problems.append(Problem("error", scan.patient_id, scan.image, *check.fault))

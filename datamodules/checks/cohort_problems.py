@@ -36,7 +36,8 @@ class Problem:
 
     def __str__(self) -> str:
         """One line, whatever the table holds."""
-        cells = (self.severity, self.patient_id, self.image, f"{self.what}. {self.fix}.")
+        what = self.what if self.what.endswith("?") else f"{self.what}."
+        cells = (self.severity, self.patient_id, self.image, f"{what} {self.fix}.")
         return "  ".join(printable(cell) for cell in cells if cell)
 
 
@@ -79,10 +80,7 @@ def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Pr
         rows[scan.label].append(scan.row)
     missing = {label for label in rows if is_missing(label)} - set(expected.classes or ())
     for label in sorted(missing):
-        some = ", ".join(map(str, rows[label][:5])) + ", …" * (len(rows[label]) > 5)
-        what = (
-            f"label {label!r} of {count(len(rows[label]), 'row')} ({some}) means that it is missing"
-        )
+        what = f"label {label!r} of {_rows(rows[label])} means that it is missing"
         fix = f"Fill in or empty these cells, or name {label!r} in --data.classes if it is a class"
         yield Problem("error", "", "", what, fix)
     scans = [scan for scan in scans if scan.label and scan.label not in missing]
@@ -189,6 +187,20 @@ def twin_names(scans: Sequence[Scan]) -> Iterator[Problem]:
             yield Problem("error" if same else "warning", name, "", what, fix)
 
 
+def missing_names(scans: Sequence[Scan]) -> Iterator[Problem]:
+    """Patients whose name means that it is missing: all of their rows count as one patient."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for scan in scans:
+        if is_missing(scan.patient_id):
+            rows[scan.patient_id].append(scan.row)
+    for name, lines in rows.items():
+        what = (
+            f"patient_id {name!r} of {_rows(lines)} may mean that it is missing, but counts as one "
+            "patient"
+        )
+        yield Problem("warning", "", "", what, "Name the patient of each row, or rename this one")
+
+
 def unread_columns(
     scans: Sequence[Scan], others: Sequence[str], columns: Columns, expected: Expectations
 ) -> Iterator[Problem]:
@@ -205,6 +217,12 @@ def unread_columns(
     if splits := [other for other in others if plain(other) in SPLIT_NAMES]:
         what = f"column {splits[0]!r} is not read: patients are divided by --data.splits"
         yield Problem("warning", "", "", what, "To use your own division, give SPLITS=splits.csv")
+
+
+def _rows(lines: Sequence[int]) -> str:
+    """'2 rows (3, 5)'; of many the first five."""
+    some = ", ".join(map(str, lines[:5])) + ", …" * (len(lines) > 5)
+    return f"{count(len(lines), 'row')} ({some})"
 
 
 def count(number: int, thing: str) -> str:

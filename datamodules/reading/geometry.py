@@ -143,7 +143,8 @@ def _affine(
         if assume_orientation is None:
             raise ScanError(
                 "does not say its orientation (sform_code and qform_code are 0 or unknown)",
-                "Find out and set --data.preprocessing.assume_orientation, e.g. to LPS",
+                "Write it into the header (nibabel's set_sform), or set "
+                "--data.preprocessing.assume_orientation=LPS, or what it is",
             )
         affine = np.diag([0.0, 0.0, 0.0, 1.0])
         for column, letter in enumerate(assume_orientation):

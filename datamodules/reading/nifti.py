@@ -250,8 +250,8 @@ def _scaled(
             if not reading.fill_nan:
                 raise ScanError(
                     f"holds NaN or infinite voxels (slice {index})",
-                    "Set --data.preprocessing.fill_nan=true, which gives NaN its smallest "
-                    "intensity, or leave it out",
+                    "Leave it out, or set --data.preprocessing.fill_nan=true, which gives NaN its "
+                    "smallest intensity",
                 )
             num_nan += int(is_nan.sum())
             known = known[~is_nan]

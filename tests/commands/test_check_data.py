@@ -153,7 +153,10 @@ def test_nan_voxels_are_filled_where_that_is_asked_for(dtype, slope, tmp_path, c
     (tmp_path / "table.csv").write_text("patient_id,image\np1,a.nii\n")
     code, out, _ = check(f"--data.table={tmp_path / 'table.csv'}")
     assert code == 2
-    assert "holds NaN or infinite voxels (slice 0). Set --data.preprocessing.fill_nan=true" in out
+    assert (
+        "holds NaN or infinite voxels (slice 0). Leave it out, or set --data.preprocessing.fill_n"
+        in out
+    )
     code, out, _ = check(
         f"--data.table={tmp_path / 'table.csv'}", "--data.preprocessing.fill_nan=true"
     )

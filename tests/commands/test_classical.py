@@ -134,7 +134,10 @@ def test_covariates_of_the_table_are_a_method_and_the_label_itself_is_not(
     rows[0] = rows[0].replace(",30,", ",,")  # one age is missing
     table.write_text("\n".join([f"{header},age,volume_ml,sex", *rows]) + "\n")
     assert run_verb("classical", table, "classical", "--methods=[covariates]") == 0
-    assert "Column 'volume_ml' is the label in other words" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Column 'volume_ml' is the label in other words" in told
+    assert "Columns of the table that nothing reads: volume_ml.\n" in told
+    assert "Covariates: age, sex.\n" in told
     config = (tmp_path / "classical/covariates/config.yaml").read_text()
     assert "covariates:\n- age\n- sex\n" in config
     metrics = json.loads((tmp_path / "classical/covariates/metrics.json").read_text())

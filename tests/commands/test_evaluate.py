@@ -91,7 +91,9 @@ def test_labels_that_the_run_does_not_know_are_refused(evaluate, tmp_path, capsy
     table = write_people(tmp_path / "hospital", range(100, 110), labelled=True)
     table.write_text(table.read_text().replace(*change))
     assert evaluate(table) == 2
-    assert words in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert words in told
+    assert "--data." not in told
 
 
 def test_what_is_no_finished_run_is_refused(evaluate, tmp_path, capsys):

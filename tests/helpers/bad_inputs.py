@@ -520,6 +520,15 @@ TABLE_CASES = [
             *(("sub-2", "sub-2.0"), ("p 2", "p_02"), ("2000", "2E3")),
         )
     ),
+    *(
+        TableCase(
+            f"id {name}",
+            _table(f"{name},a.nii", f"{name},b.nii", "p3,c.nii"),
+            f"patient_id '{name}' of 2 rows (2, 3) may mean that it is missing, but counts as one",
+            refused=False,
+        )
+        for name in ("NA", "n/a", "null", "NaN", "-", "unknown")
+    ),
     TableCase("site.patient", _table("1.1,a.nii", "1.10,b.nii", "1.11,c.nii"), refused=False),
     TableCase("other numbers", _labelled("1.2.0,a.nii,0.1", "1.2,b.nii,0.10001"), "", False),
     TableCase("long numbers", _table(f"{10**30},a.nii", f"{10**30 + 1},b.nii"), refused=False),
