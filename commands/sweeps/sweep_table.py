@@ -232,7 +232,8 @@ def draw_settings(table: pd.DataFrame, keys: Sequence[str], measure: str, path: 
             axis.scatter(values[rows], known[measure][rows], marker=mark, alpha=0.7)
         if numbers.min() > 0 and numbers.max() / numbers.min() > LOG_RATIO:
             axis.set_xscale("log")
-        axis.tick_params(axis="x", rotation=0 if values is numbers else 30)
+        if values is words:
+            axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=30, ha="right")
         axis.set_xlabel(key.rpartition(".")[2])
     axes[0, 0].set_ylabel(f"cv {measure}")
     figure.suptitle("Each point is a setting; crosses: stopped early or not finished", fontsize=9)

@@ -128,6 +128,7 @@ def test_an_empty_map_is_told_in_the_row_and_counted(run, monkeypatch):
 def test_a_long_name_continues_after_its_separators_and_the_picture_has_a_row_of_its_own(run):
     html = write_page(run).read_text()
     assert "<td>0<wbr>.nii<wbr>.gz</td>" in html
+    assert "<summary>person1</summary>" in html
     opened = re.search(r'<tr class="view"><td colspan="(\d+)"><img', html)
     heads = re.search(r'<table class="sortable">.*?<thead>(.*?)</thead>', html, re.DOTALL)
     assert int(opened[1]) == heads[1].count("<th")
@@ -160,3 +161,26 @@ def test_the_page_is_drawn_by_a_browser(finished_run, tmp_path):
         timeout=120,
     )
     assert report_text(dump.stdout)["performance"].count("–") > 5
+    widths = "[...document.querySelectorAll('.wide')].map(e => e.scrollWidth - e.clientWidth)"
+    long = page_of_long_names(finished_run, tmp_path / "long.html", f"document.title = {widths}")
+    for width in (1280, 800):
+        dump = subprocess.run(
+            [*base, f"--window-size={width},900", "--dump-dom", long.as_uri()],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        beyond = re.search("<title>(.*?)</title>", dump.stdout)[1].split(",")
+        assert set(beyond) == {"0"}, f"a table leaves the page at {width} px"
+
+
+def page_of_long_names(run, path, script):
+    """The ranking of a run whose patients and classes have long names."""
+    html = (run / "report.html").read_text()
+    start, end = (html.index(f'<h2 id="{part}">') for part in ("ranking", "calibration"))
+    ranking = html[start:end].replace("unhealthy", "lower_<wbr>grade_<wbr>glioma_<wbr>mutant")
+    ranking = ranking.replace("person", "sub-<wbr>PATIENT12345SITE12345_<wbr>ses-<wbr>01_<wbr>")
+    ranking = ranking.replace("<details", "<details open")
+    path.write_text(html[: html.index("<main")] + ranking + f"<script>{script}</script>")
+    return path
