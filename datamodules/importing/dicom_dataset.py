@@ -4,7 +4,7 @@ import zlib
 from functools import lru_cache
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
@@ -23,13 +23,15 @@ MAX_ELEMENT = 2**16  # larger ones are passed over: raw data, protocols
 
 def read_dataset(path: Path, voxels: bool = False) -> FileDataset:
     """Read a DICOM file, with or without the preamble, up to its voxels or with them."""
-    everything = voxels or _is_deflated(path)  # elements of a deflated file have no place in it
-    dataset = pydicom.dcmread(
-        path,
-        stop_before_pixels=not voxels,
-        defer_size=None if everything else MAX_ELEMENT,
-        force=True,
-    )
+    with path.open("rb") as file:
+        everything = voxels or _is_deflated(file)  # elements of a deflated file have no place in it
+        file.seek(0)
+        dataset = pydicom.dcmread(
+            file,
+            stop_before_pixels=not voxels,
+            defer_size=None if everything else MAX_ELEMENT,
+            force=True,
+        )
     if "TransferSyntaxUID" not in dataset.file_meta:  # no preamble, hence no such group
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -37,16 +39,15 @@ def read_dataset(path: Path, voxels: bool = False) -> FileDataset:
     return dataset
 
 
-def _is_deflated(path: Path) -> bool:
+def _is_deflated(file: BinaryIO) -> bool:
     """Whether the data set is deflated; ValueError if it would fill the memory."""
-    with path.open("rb") as file:
-        head = file.read(2**16)
-        if DeflatedExplicitVRLittleEndian.encode() not in head:
-            return False
-        file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind the file's meta group
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        if len(inflate.decompress(file.read(), MAX_INFLATED_BYTES)) == MAX_INFLATED_BYTES:
-            raise ValueError("it inflates to more than 128 MiB")
+    head = file.read(2**16)
+    if DeflatedExplicitVRLittleEndian.encode() not in head:
+        return False
+    file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind the file's meta group
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    if len(inflate.decompress(file.read(), MAX_INFLATED_BYTES)) == MAX_INFLATED_BYTES:
+        raise ValueError("it inflates to more than 128 MiB")
     return True
 
 

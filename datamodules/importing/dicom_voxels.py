@@ -58,10 +58,10 @@ def read_voxels(ordered: Sequence[Picture], unpacker: Unpacker) -> np.ndarray:
         frames, scaled = _decode(ordered[indices[0]], unpacker)
         for index in indices:
             picture = ordered[index]
-            plane = frames[picture.frame].T.astype(np.float64)  # (columns, rows)
-            if not scaled:
-                plane = plane * picture.slope + picture.intercept
-            if not np.isfinite(plane).all():
+            plane = frames[picture.frame].T  # (columns, rows)
+            if not scaled and (picture.slope, picture.intercept) != (1, 0):
+                plane = plane.astype(np.float64) * picture.slope + picture.intercept
+            if plane.dtype.kind == "f" and not np.isfinite(plane).all():
                 raise ValueError(f"voxels that are not finite in {picture.path.name!r}")
             if voxels.dtype == np.int16 and not _fits_int16(plane):
                 voxels = voxels.astype(np.float32)
@@ -118,7 +118,8 @@ def _native(dataset: FileDataset, layout: dict[str, Any]) -> np.ndarray:
 def _fits_int16(plane: np.ndarray) -> bool:
     limits = np.iinfo(np.int16)
     low, high = float(plane.min()), float(plane.max())
-    return limits.min <= low and high <= limits.max and np.array_equal(plane, plane.round())
+    whole = plane.dtype.kind != "f" or np.array_equal(plane, plane.round())
+    return limits.min <= low and high <= limits.max and whole
 
 
 def _used_bits(frames: np.ndarray, layout: dict[str, Any]) -> np.ndarray:

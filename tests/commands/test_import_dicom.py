@@ -4,6 +4,8 @@ import hmac
 import os
 import re
 import stat
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -360,3 +362,34 @@ def test_a_real_series_agrees_with_simpleitk_and_tells_nothing_of_its_person(
     texts = {text for text in texts if len(text) > 3}
     assert {"Jane_Doe", "19660101", "anat-T1w", "20130717"} <= texts
     assert [text for text in texts if text.encode() in written] == []
+
+
+TIMED = """
+import sys
+from pathlib import Path
+from time import process_time
+import pydicom
+from datamodules.importing.dicom_import import import_series
+
+source, out = map(Path, sys.argv[1:])
+headers, imports = [], []
+for number in range(3):
+    times = [process_time()]
+    for path in source.rglob("*.dcm"):
+        pydicom.dcmread(path, stop_before_pixels=True)
+    times.append(process_time())
+    assert len(import_series(source, out / str(number), out / "key").rows) == 5
+    times.append(process_time())
+    headers.append(times[1] - times[0])
+    imports.append(times[2] - times[1])
+print(min(imports) / min(headers))
+"""
+
+
+@pytest.mark.slow
+def test_an_import_takes_less_than_five_times_as_long_as_reading_the_headers(tmp_path):
+    for number in range(5):
+        write_series(tmp_path / f"src/{number}", num_slices=100, series=f"1.2.{number}")
+    command = [sys.executable, "-c", TIMED, tmp_path / "src", tmp_path / "out"]  # no types checked
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 5

@@ -277,9 +277,9 @@ def test_each_file_is_opened_once_for_its_header_and_once_for_its_voxels(
     opened = Counter()
     read = pydicom.dcmread
 
-    def counting(path, *arguments, **settings):
-        opened[path] += 1
-        return read(path, *arguments, **settings)
+    def counting(file, *arguments, **settings):
+        opened[file.name] += 1
+        return read(file, *arguments, **settings)
 
     monkeypatch.setattr(pydicom, "dcmread", counting)
     assert importing() == (0, [])
