@@ -6,6 +6,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from datamodules.importing.dicom_import import Import, import_series
+from datamodules.importing.dicom_mixture import FEW_SLICES
 
 
 def import_dicom(args: list[str]) -> None:
@@ -46,7 +47,8 @@ def _import(
         faults = done.refused
         heading = f"{len(faults)} faults under {src!r}, {len(done.rows)} series imported."
         raise ValueError("\n  ".join([heading, *faults]) if len(faults) > 1 else faults[0])
-    if not done.rows and done.skipped and series == "*":  # scouts alone are no fault
+    few = any(line.endswith(FEW_SLICES) for line in done.skipped)
+    if not done.rows and done.skipped and series == "*" and not few:  # scouts alone are no fault
         print(f"0 series imported: all {len(done.skipped)} under {src!r} were skipped.")
     elif not done.rows:
         why = "; ".join([*done.skipped[:1], *done.found.lines()]) or "it is empty"

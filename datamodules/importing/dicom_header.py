@@ -62,7 +62,10 @@ FRAME_SEQUENCES = {  # where an enhanced file keeps what a classic one has at it
     "ImageType": ("MRImageFrameTypeSequence", "FrameType"),
 }
 
-UIH_GRID = Tag(0x0065, 0x1050)  # how many slices one picture shows
+TILES = (  # where makers write how many slices one picture shows; the creator of the element
+    (Tag(0x0065, 0x1050), None, "UIH grid"),
+    (Tag(0x0019, 0x100A), "SIEMENS MR HEADER", "Siemens mosaic"),
+)
 OTHER_IMAGES = ("Enhanced US Volume Storage", "Parametric Map Storage")
 NO_IMAGE = (  # raw data and segmentations also of later standards; of Siemens; of Philips
     *("1.2.840.10008.5.1.4.1.1.66", "1.3.12.2.1107.5.9.1", "1.3.46.670589.11.0.0.12."),
@@ -198,9 +201,12 @@ def _check_size(path: Path, values: dict[str, Any], syntax: UID, num_frames: int
 
 
 def _tiles(dataset: FileDataset, image_type: str) -> str:
-    grid = re.search(r"\d+", str(dataset[UIH_GRID].value)) if UIH_GRID in dataset else None
-    if grid and int(grid[0]) > 1:
-        return f"UIH grid of {int(grid[0])}"
+    for tag, maker, what in TILES:
+        number = re.search(r"\d+", str(dataset[tag].value)) if tag in dataset else None
+        place = Tag(tag.group, tag.elem >> 8)
+        is_theirs = maker is None or (place in dataset and dataset[place].value == maker)
+        if number and int(number[0]) > 1 and is_theirs:
+            return f"{what} of {int(number[0])}"
     return "Siemens mosaic" if "MOSAIC" in image_type else ""
 
 

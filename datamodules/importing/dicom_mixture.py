@@ -10,7 +10,8 @@ import numpy as np
 from datamodules.importing.dicom_header import VOLUME_KEYWORDS, Picture
 
 MIN_SLICES = 3
-SCOUT = r"scout|locali[sz]er|3.?pl(ane)?.?loc|(?<![a-z])survey(?![a-z])"
+SCOUT = r"scout|locali[sz]er|3.?pl(ane)?.?loc|(?<![a-z])(survey|loc)(?![a-z])|topogram|smartbrain"
+FEW_SLICES = f"fewer than {MIN_SLICES} slices"
 CONTRAST_KEYWORDS = ("EchoTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ImageType")
 SPLIT = (
     "Convert it with dcm2niix, which parts them (a volume of a 4D file: "
@@ -30,7 +31,7 @@ def why_skipped(pictures: Sequence[Picture], wanted: str) -> str | None:
     if re.search(SCOUT, pictures[0].description, re.I) and not re.search(SCOUT, wanted, re.I):
         return "a scout by its description (SERIES='*scout*', or like it, imports scouts)"
     if len(pictures) < MIN_SLICES and not pictures[0].tiles:
-        return f"fewer than {MIN_SLICES} slices"
+        return FEW_SLICES
     return None
 
 
@@ -47,15 +48,15 @@ def refuse_mixture(pictures: Sequence[Picture]) -> None:
             raise ValueError(
                 f"two studies are in it ({names(first, other)}). Export each of them again"
             )
-    if not first.patient_id:
-        raise ValueError(
-            "it has no PatientID. Take the name of its folder below SRC (ARGS=--patient_folder=1), "
-            "or write one into its files (dcmodify -i PatientID=…)"
-        )
     if first.tiles:
         raise ValueError(
             f"many slices in one picture ({first.tiles}, {first.path.name!r}). Convert it with "
             "dcm2niix -z y -o OUT SRC and write the NIfTI file into the table"
+        )
+    if not first.patient_id:
+        raise ValueError(
+            "it has no PatientID. Take the name of its folder below SRC (ARGS=--patient_folder=1), "
+            "or write one into its files (dcmodify -i PatientID=…)"
         )
 
 

@@ -119,6 +119,10 @@ def _uih_grid(dataset, index):
     block.add_new(0x50, "DS", "36")
 
 
+def _mosaic_of_36(dataset, index):
+    dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 36)
+
+
 def _edited(edit, **settings):
     return lambda folder: write_series(folder, edit=edit, **settings)
 
@@ -220,6 +224,14 @@ FAULTS = {
     "one_mosaic": (
         _edited(set_to(ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"]), num_slices=1),
         "many slices in one picture (Siemens mosaic, 'im000.dcm'). Convert it with dcm2niix",
+    ),
+    "one_mosaic_by_its_number": (
+        _edited(_mosaic_of_36, num_slices=1),
+        "many slices in one picture (Siemens mosaic of 36, 'im000.dcm'). Convert it with dcm2niix",
+    ),
+    "one_mosaic_of_nobody": (
+        _edited(set_to(ImageType=["DERIVED", "PRIMARY", "MOSAIC"], PatientID=""), num_slices=1),
+        "many slices in one picture (Siemens mosaic",
     ),
     "one_uih_grid": (
         _edited(_uih_grid, num_slices=1),
@@ -373,10 +385,11 @@ def test_what_is_no_scan_is_skipped_with_a_line(edit, words, importing, tmp_path
 
 @pytest.mark.parametrize("edit", [{}, {"ImageOrientationPatient": SAGITTAL}, {"PatientID": ""}])
 @pytest.mark.parametrize(
-    "description", ["3-Plane Localizer", "AAHead_Scout_MPR_cor", "Survey_32ch"]
+    "description",
+    ["3-Plane Localizer", "AAHead_Scout_MPR_cor", "Survey_32ch", "LOC 3 PLANE", "SmartBrain"],
 )
 def test_scouts_are_skipped_by_their_description(description, edit, importing, tmp_path):
-    write_series(tmp_path / "src/sound", edit=set_to(SeriesDescription="t1_surveyed"))
+    write_series(tmp_path / "src/sound", edit=set_to(SeriesDescription="t1_surveyed_local"))
 
     def scout(dataset, index):
         dataset.SeriesDescription = description
