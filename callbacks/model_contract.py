@@ -19,7 +19,7 @@ FOR_TRAINING = {
     "configure_optimizers": "return an optimizer",
 }
 FOR_PREDICTION = {
-    "forward": "turn volumes (B, 1, W, H, D) into one logit for each class, (B, K)",
+    "forward": "turn volumes (B, C, W, H, D) into one logit for each class, (B, K)",
     "predict_step": "return {'row': batch['row'], 'prob': the sigmoid of the logits, (B, K)}",
 }
 
@@ -38,6 +38,21 @@ def refuse_incomplete(model: LightningModule, data: LightningDataModule) -> None
     for method, what in needed.items():
         if not is_overridden(method, model, LightningModule):
             raise ValueError(f"{type(model).__name__} has no {method}: write one to {what}.")
+    _refuse_missing_contrasts(model, data)
+
+
+def _refuse_missing_contrasts(model: LightningModule, data: Any) -> None:
+    """Raise if a scan lacks a contrast that the model cannot do without."""
+    cohort = getattr(data, "cohort", None)  # a datamodule of yours may have none
+    incomplete = cohort.incomplete if cohort is not None else []
+    if incomplete and not getattr(model, "takes_missing", False):
+        rows = ", ".join(str(scan.row) for scan in incomplete[:10])
+        raise ValueError(
+            f"{len(incomplete)} of {len(cohort.scans)} scans lack a contrast (rows {rows}"
+            f"{', …' * (len(incomplete) > 10)} of {cohort.table}), which "
+            f"{type(model).__name__} cannot do without. Set --model.fusion=encoders, or leave out "
+            "these rows or that contrast."
+        )
 
 
 class ModelContract(Callback):
@@ -67,7 +82,10 @@ class ModelContract(Callback):
         modes = {module: module.training for module in pl_module.modules()}
         pl_module.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            logits = pl_module(batch["volume"])
+            more = batch.get("covariates")
+            logits = pl_module(
+                batch["volume"], *([more] if more is not None and more.shape[1] else [])
+            )
             prediction = pl_module.predict_step(batch, 0)
         for module, mode in modes.items():
             module.training = mode

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from jsonargparse import auto_cli
 
-from commands.bundles.ensemble import Ensemble, fold_model, open_ensemble, volume_batches
+from commands.bundles.ensemble import Ensemble, fold_model, input_batches, open_ensemble
 from commands.predict import predict_cohort
 from commands.reporting.page import write_page
 from commands.reporting.results import write_results
@@ -54,10 +54,10 @@ def _evaluate(run: str = "", data: str = "", out: str = "", cache_dir: str = "ca
         )
     ensemble, config = open_ensemble(source), read_config(source)
     columns = Columns(**config["data"]["init_args"]["columns"])
-    cohort = Cohort(data, columns, ensemble.preprocessing, cache_dir)
+    cohort = ensemble.cohort(data, cache_dir, columns)
     check = cohort.check(Expectations(True, ensemble.labels_per, ensemble.classes))
-    if warnings := check.warnings_in_brief():
-        print(advice_for("evaluate", warnings))
+    for remark in filter(None, [check.warnings_in_brief(), *cohort.covariates.remarks]):
+        print(advice_for("evaluate", remark))
     if missing := sorted(set(ensemble.classes) - set(cohort.labels)):
         raise ValueError(
             f"{data} has no patient of the class {missing[0]!r}: figures need patients of all "
@@ -121,7 +121,7 @@ def _by_each_model(ensemble: Ensemble, source: Path, cohort: Cohort) -> pd.DataF
     tables, rows = [], np.arange(len(cohort.scans))
     for number, member in enumerate(ensemble.members):
         fold = fold_model(ensemble, replace(member, calibration=None), source)
-        probs = torch.cat([fold(batch) for batch in volume_batches(cohort.volumes, rows)])
+        probs = torch.cat([fold(*batch) for batch in input_batches(cohort, rows)])
         tables.append(_with_labels(probs.numpy(), ensemble, cohort, number))
     return pd.concat(tables, ignore_index=True)
 

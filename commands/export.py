@@ -16,13 +16,11 @@ from commands.bundles.ensemble import (
     Ensemble,
     as_spec,
     fold_model,
+    input_batches,
     open_ensemble,
-    volume_batches,
 )
 from commands.bundles.model_card import bundle_inference, bundle_metadata, bundle_readme
 from commands.runs.run_folder import read_config, read_json, run_path, write_json, write_text
-from datamodules.cohort import Cohort
-from datamodules.reading.cohort_table import Columns
 from lightning_modules.deployment import onnx_difference, write_onnx
 
 TOLERANCE = 1e-4
@@ -72,7 +70,7 @@ def _export(run: str = "", out: str | None = None, cache_dir: str = "cache") -> 
 def _write_models(ensemble: Ensemble, source: Path, folder: Path, cache_dir: str) -> str:
     """Write each fold as .safetensors and .onnx; say how the graphs were checked."""
     assert ensemble.preprocessing.spatial_shape is not None
-    volumes, what = _volumes_to_try(ensemble, source, cache_dir)
+    volumes, covariates, what = _scans_to_try(ensemble, source, cache_dir)
     largest = 0.0
     for member in tqdm(ensemble.members, desc="Export", leave=False):
         fold = fold_model(ensemble, member, source)
@@ -80,7 +78,7 @@ def _write_models(ensemble: Ensemble, source: Path, folder: Path, cache_dir: str
         (folder / f"{member.name}.safetensors").write_bytes(save(weights))
         path = folder / f"{member.name}.onnx"
         write_onnx(fold, ensemble.preprocessing.spatial_shape, path)
-        difference = onnx_difference(fold, path, volumes)
+        difference = onnx_difference(fold, path, volumes, covariates)
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"The ONNX graph of {member.name} differs from PyTorch by {difference:.2g} on "
@@ -90,19 +88,24 @@ def _write_models(ensemble: Ensemble, source: Path, folder: Path, cache_dir: str
     return f"Checked: ONNX differs from PyTorch by at most {largest:.1g} on {what}."
 
 
-def _volumes_to_try(ensemble: Ensemble, source: Path, cache_dir: str) -> tuple[Tensor, str]:
-    """Some of the run's own scans where they are at hand, otherwise random volumes."""
-    table = read_config(source)["data"]["init_args"]["table"]
-    cohort = Cohort(table, Columns(**ensemble.columns), ensemble.preprocessing, cache_dir)
+def _scans_to_try(
+    ensemble: Ensemble, source: Path, cache_dir: str
+) -> tuple[Tensor, Tensor | None, str]:
+    """Some of the run's own scans where they are at hand, otherwise random numbers."""
+    cohort = ensemble.cohort(read_config(source)["data"]["init_args"]["table"], cache_dir)
     try:
-        del cohort.scans[NUM_CHECKED:]
-        rows = np.arange(len(cohort.scans))
-        volumes = torch.cat(list(volume_batches(cohort.volumes, rows))).float()
-        return volumes, f"{len(volumes)} scans of the run's cohort"
+        rows = np.arange(min(NUM_CHECKED, len(cohort.scans)))
+        assert cohort.covariates is not None  # both read the whole table
+        cohort.scans = cohort.scans[:NUM_CHECKED]
+        volumes, covariates = zip(*input_batches(cohort, rows), strict=True)
+        known = None if covariates[0] is None else torch.cat(covariates)
+        return torch.cat(volumes).float(), known, f"{len(rows)} scans of the run's cohort"
     except ValueError:  # the table or a scan is missing
         assert ensemble.preprocessing.spatial_shape is not None
         generator = torch.Generator().manual_seed(0)
-        shape = (NUM_CHECKED, 1, *ensemble.preprocessing.spatial_shape)
-        return torch.rand(
-            shape, generator=generator
-        ), "random volumes (the run's scans are missing)"
+        member = ensemble.members[0]
+        shape = (NUM_CHECKED, len(member.intensity.mean), *ensemble.preprocessing.spatial_shape)
+        volumes = torch.rand(shape, generator=generator)
+        known = torch.rand(NUM_CHECKED, len(member.coding.columns), generator=generator)
+        what = "random volumes (the run's scans are missing)"
+        return volumes, known if member.coding.columns else None, what

@@ -8,12 +8,11 @@ import pandas as pd
 import torch
 from jsonargparse import auto_cli
 
-from commands.bundles.ensemble import Ensemble, Member, fold_model, open_ensemble, volume_batches
+from commands.bundles.ensemble import Ensemble, Member, fold_model, input_batches, open_ensemble
 from commands.bundles.model_card import calibration_words
 from commands.bundles.reference import differences, distances, read_facts
 from commands.runs.run_folder import run_path, write_text
 from datamodules.cohort import Cohort
-from datamodules.reading.cohort_table import Columns
 from evaluation.predictions import PROB, with_decision, write_table
 from evaluation.report.markdown import markdown_table
 
@@ -39,7 +38,9 @@ def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cac
         raise ValueError("Give what predicts which scans, and where to: RUN= DATA= OUT=.")
     source, folder = run_path(run), Path(out).expanduser()
     ensemble = open_ensemble(source)
-    cohort = Cohort(data, Columns(**ensemble.columns), ensemble.preprocessing, cache_dir)
+    cohort = ensemble.cohort(data, cache_dir)
+    for remark in cohort.covariates.remarks:
+        print(remark)
     predictions = predict_cohort(ensemble, source, cohort)
     ranking = predictions.sort_values(["confidence", "patient_id", "image"], ignore_index=True)
     ranking.insert(0, "rank", range(1, len(ranking) + 1))
@@ -90,7 +91,7 @@ def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataF
     num_far = np.zeros(len(scans), dtype=int)
     for position, member in enumerate(ensemble.members):
         fold = fold_model(ensemble, member, folder)
-        outputs = [(fold(each), fold.features(each)) for each in volume_batches(volumes, rows)]
+        outputs = [(fold(*each), fold.features(each[0])) for each in input_batches(cohort, rows)]
         probs[position], features = (torch.cat(each).numpy() for each in zip(*outputs, strict=True))
         if member.reference is not None:
             far = distances(member.reference, features) > member.reference.largest_distance

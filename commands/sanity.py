@@ -102,7 +102,9 @@ def _facts(cohort: Cohort) -> pd.DataFrame:
     for axis, name in enumerate("RAS"):
         table[f"spacing_{name}"] = spacing[:, axis]
     volumes = cohort.volumes
-    return table.assign(lowest=volumes.minima, highest=volumes.maxima)
+    return table.assign(
+        lowest=np.nanmin(volumes.minima, axis=1), highest=np.nanmax(volumes.maxima, axis=1)
+    )
 
 
 def _sites(tables: RunTables) -> list[str] | None:

@@ -27,7 +27,7 @@ def load_copies(
     copy depends on the scan's content, the settings and the seed alone: all folds share it.
 
     Returns:
-        Memmap, float16 of shape (N, num_versions, 1, D, W, H).
+        Memmap, float16 of shape (N, num_versions, C, D, W, H).
     """
     recipe = digest("copies", VERSION, volumes.recipe, asdict(augmentation), seed)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from datamodules.augmentation import Augmentation
 from datamodules.batches.warp import voxel_map, warp
 
-# Axes: B = batch; W, H, D = voxels along R, A, S.
+# Axes: B = batch; C = channels; W, H, D = voxels along R, A, S.
 
 
 class Change(NamedTuple):
@@ -95,8 +95,8 @@ def draw_changes(
 
 
 def apply_changes(
-    volume: Float[Tensor, "b 1 w h d"], changes: Changes
-) -> Float[Tensor, "b 1 w h d"]:
+    volume: Float[Tensor, "b c w h d"], changes: Changes
+) -> Float[Tensor, "b c w h d"]:
     """Make the copies, float32, on the device where the volumes are.
 
     Args:
@@ -113,11 +113,11 @@ def apply_changes(
 
 
 def apply_torchio(
-    volume: Float[Tensor, "b 1 w h d"],
+    volume: Float[Tensor, "b c w h d"],
     spacings_mm: np.ndarray,
     augmentation: Augmentation,
     seeds: Sequence[int],
-) -> Float[Tensor, "b 1 w h d"]:
+) -> Float[Tensor, "b c w h d"]:
     """Do what only TorchIO does, float32; the volumes as they are if that is nothing.
 
     Args:
@@ -147,11 +147,11 @@ def apply_torchio(
 
 
 def make_copies(
-    volume: Float[Tensor, "b 1 w h d"],
+    volume: Float[Tensor, "b c w h d"],
     spacings_mm: np.ndarray,
     augmentation: Augmentation,
     seeds: Sequence[int],
-) -> Float[Tensor, "b 1 w h d"]:
+) -> Float[Tensor, "b c w h d"]:
     """Make one copy of each volume, float32, whatever is switched on.
 
     Args:

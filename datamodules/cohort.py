@@ -12,18 +12,26 @@ from torch import Tensor
 from datamodules.checks.cohort_check import CohortCheck, check_cohort
 from datamodules.checks.cohort_problems import Expectations
 from datamodules.checks.leakage import Signature
+from datamodules.checks.masks import check_masks
 from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans
 from datamodules.checks.seen_scans import SeenScans, describe_scans, find_seen
+from datamodules.covariates import Coded, Coding, Covariates, read_covariates
 from datamodules.fingerprint import (
     Fingerprint,
     cohort_fingerprint,
+    cropped_shapes,
     default_budget,
     plan_preprocessing,
     unknown_spacings,
     voxel_size_mm,
 )
 from datamodules.preprocessing import Preprocessing, Triplet
-from datamodules.reading.cohort_table import Columns, Scan, read_cohort_table
+from datamodules.reading.cohort_table import (
+    Columns,
+    Scan,
+    read_cohort_table,
+    read_other_columns,
+)
 from datamodules.reading.nifti import scan_hash
 from datamodules.volumes import Intensity, Volumes, fit_intensity, load_volumes
 from files.hashes import digest
@@ -39,10 +47,18 @@ class Cohort:
         columns: Names of its columns.
         preprocessing: What is done once to every scan; `plan` completes it.
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
+        contrasts: Names of the contrasts, where a row has several images.
+        covariates: Columns that a model sees next to the images, or how a training coded them.
     """
 
     def __init__(
-        self, table: str | None, columns: Columns, preprocessing: Preprocessing, cache_dir: str
+        self,
+        table: str | None,
+        columns: Columns,
+        preprocessing: Preprocessing,
+        cache_dir: str,
+        contrasts: Sequence[str] = (),
+        covariates: Sequence[Coded] | Sequence[str] = (),
     ) -> None:
         if table is None:
             raise ValueError("No cohort table given. Give DATA=path/to/table.csv.")
@@ -50,11 +66,30 @@ class Cohort:
         self.columns = columns
         self.preprocessing = preprocessing
         self.cache_dir = Path(cache_dir)
+        self.contrasts = list(contrasts)
+        self.covariate_columns = covariates
 
     @cached_property
     def scans(self) -> list[Scan]:
         """The rows of the table."""
-        return read_cohort_table(self.table, self.columns)
+        masks = self.preprocessing.uses_mask
+        return read_cohort_table(self.table, self.columns, self.contrasts, masks=masks)
+
+    @cached_property
+    def covariates(self) -> Covariates:
+        """What is known of the patients next to the images, one row per scan."""
+        cells = read_other_columns(self.table, self.columns, self.contrasts)
+        return read_covariates(cells, self.covariate_columns, self.table, len(self.scans))
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a volume: the contrasts, and perhaps the mask."""
+        return max(len(self.contrasts), 1) + self.preprocessing.mask_channel
+
+    @property
+    def incomplete(self) -> list[Scan]:
+        """The scans that lack a contrast."""
+        return [scan for scan in self.scans if None in scan.paths]
 
     @property
     def patients(self) -> list[str]:
@@ -72,7 +107,12 @@ class Cohort:
         Raises:
             ValueError: With one line per error.
         """
-        expected = replace(expected, reading=self.preprocessing.reading)
+        expected = replace(
+            expected,
+            reading=self.preprocessing.reading,
+            contrasts=self.contrasts,
+            masks=self.preprocessing.uses_mask,
+        )
         found = check_cohort(self.table, self.columns, expected, self.cache_dir)
         found.refuse_errors(self.table)
         self.scans, self.scan_checks = found.scans, found.checks
@@ -80,9 +120,14 @@ class Cohort:
 
     @cached_property
     def scan_checks(self) -> list[ScanCheck]:
-        """What the check of each scan found."""
-        paths = [scan.path for scan in self.scans]
+        """What the check of each image found, in the order of `images`."""
+        paths = [image.path for _, image in self.images]
         return check_scans(paths, self.preprocessing.reading, self.cache_dir)
+
+    @property
+    def images(self) -> list[tuple[int, Scan]]:
+        """Each image that a scan has, with the position of the scan."""
+        return [(row, image) for row, scan in enumerate(self.scans) for image in scan.images]
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -91,20 +136,25 @@ class Cohort:
         Raises:
             ValueError: With one line per scan that cannot be used.
         """
-        facts: list[ScanFacts] = []
+        facts: dict[int, ScanFacts] = {}
         faults = []
-        for scan, check in zip(self.scans, self.scan_checks, strict=True):
+        for (row, image), check in zip(self.images, self.scan_checks, strict=True):
             if check.facts is not None:
-                facts.append(check.facts)
+                facts.setdefault(row, check.facts)  # of the first contrast, whose grid is taken
             elif check.fault is not None:
-                faults.append(f"{scan.path} {'. '.join(check.fault)}.")
+                faults.append(f"{image.path} {'. '.join(check.fault)}.")
         if faults:
             raise ValueError("\n  ".join(["Scans that cannot be used:", *faults]))
-        return cohort_fingerprint(facts)
+        found = cohort_fingerprint(list(facts.values()))
+        if (margin_mm := self.preprocessing.roi_margin_mm) is None:
+            return found
+        masks = check_masks(self.scans, self.preprocessing.reading, self.cache_dir)
+        return replace(found, shapes=cropped_shapes(found, masks, margin_mm))
 
     def describe_scans(self, patients: set[str]) -> dict[str, Tensor]:
         """By what the scans of these patients are recognised, also altered copies of them."""
-        return describe_scans(self._signatures(self.rows_of(patients)))
+        signatures = self._signatures(self.rows_of(patients))
+        return describe_scans([signature for _, signature in signatures])
 
     def refuse_seen_scans(
         self, seen: Sequence[SeenScans], patients: set[str], checkpoint_path: str
@@ -127,14 +177,19 @@ class Cohort:
 
     def patients_seen_in(self, seen: Sequence[SeenScans], patients: set[str]) -> list[str]:
         """Name those of these patients who have a scan, perhaps altered, among the seen ones."""
-        rows = self.rows_of(patients)
-        signatures = self._signatures(rows)
-        positions = {position for scans in seen for position in find_seen(scans, signatures)}
-        return sorted({self.scans[rows[position]].patient_id for position in positions})
+        signatures = self._signatures(self.rows_of(patients))
+        names = [patient for patient, _ in signatures]
+        found = [signature for _, signature in signatures]
+        return sorted({names[at] for scans in seen for at in find_seen(scans, found)})
 
-    def _signatures(self, rows: Sequence[int]) -> list[Signature]:
-        signatures = [self.scan_checks[row].signature for row in rows]
-        return [signature for signature in signatures if signature is not None]
+    def _signatures(self, rows: Sequence[int]) -> list[tuple[str, Signature]]:
+        """The signature of each image of these scans, with its patient."""
+        wanted = set(rows)
+        return [
+            (image.patient_id, check.signature)
+            for (row, image), check in zip(self.images, self.scan_checks, strict=True)
+            if row in wanted and check.signature is not None
+        ]
 
     def plan(self, voxel_budget: int | None = None) -> str:
         """Choose what the preprocessing leaves open, and tell in words what is done to a scan.
@@ -179,9 +234,17 @@ class Cohort:
 
     def content_hash(self) -> str:
         """Hash the table's rows and the content of every scan."""
-        return digest(
-            [(scan.patient_id, scan.image, scan.label, scan_hash(scan.path)) for scan in self.scans]
-        )
+        rows = [
+            [
+                scan.patient_id,
+                scan.image,
+                scan.label,
+                *(scan_hash(each.path) for each in scan.images),
+            ]
+            for scan in self.scans
+        ]
+        more = [self.covariates.values.tolist()] if self.covariates.columns else []
+        return digest([*rows, *more])
 
     @cached_property
     def volumes(self) -> Volumes:
@@ -204,6 +267,21 @@ class Cohort:
                     f"The checkpoint was trained with preprocessing.{name} {there}, not "
                     f"{here}. Set --data.preprocessing.{name} to what it was trained with."
                 )
+
+    def refuse_other_inputs(self, made_with: dict[str, Any]) -> None:
+        """Raise if a checkpoint was trained on other contrasts or covariates."""
+        there = made_with.get("contrasts", [])
+        if there != self.contrasts:
+            raise ValueError(
+                f"The checkpoint was trained on the contrasts {there}, not {self.contrasts}. Set "
+                "--data.contrasts to what it was trained on."
+            )
+        coded = Coding.of(made_with.get("covariates")).columns
+        if coded != self.covariates.columns:
+            raise ValueError(
+                f"The checkpoint was trained with the covariates {coded}, not "
+                f"{self.covariates.columns}. Set --data.covariates to what it was trained with."
+            )
 
     def rows_of(self, patients: set[str]) -> list[int]:
         """Positions of these patients' scans."""

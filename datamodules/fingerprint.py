@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from datamodules.batches.warp import rotated_extent
+from datamodules.checks.masks import MaskCheck
 from datamodules.checks.scan_check import ScanFacts
 from datamodules.preprocessing import Preprocessing, Triplet
 
@@ -42,6 +43,27 @@ def cohort_fingerprint(scans: Sequence[ScanFacts]) -> Fingerprint:
         np.array([scan.spacing_known for scan in scans]),
         np.array([scan.spacing_doubtful for scan in scans]),
     )
+
+
+def cropped_shapes(
+    fingerprint: Fingerprint, masks: Sequence[MaskCheck], margin_mm: float
+) -> np.ndarray:
+    """Voxels of each scan around its mask, (num_scans, 3).
+
+    Args:
+        fingerprint: Geometry of the whole scans.
+        masks: Their masks.
+        margin_mm: What is kept around a mask.
+
+    Raises:
+        ValueError: With one line per mask that cannot be used.
+    """
+    if faults := [mask.fault for mask in masks if mask.fault]:
+        raise ValueError("\n  ".join(["Masks that cannot be used:", *faults]))
+    margins = np.rint(margin_mm / fingerprint.spacings_mm)
+    starts = np.maximum([mask.start for mask in masks] - margins, 0)
+    stops = np.minimum([mask.stop for mask in masks] + margins, fingerprint.shapes)
+    return (stops - starts).astype(int)
 
 
 def default_budget(accelerator: str = "auto") -> int:

@@ -1,6 +1,11 @@
-"""Turn one scan into one small volume: RAS, common spacing, common shape, windowed intensity."""
+"""Turn one scan into one small volume: RAS, common spacing, common shape, windowed intensity.
 
+A scan may have several contrasts and a mask: each becomes a channel on the first contrast's grid.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -8,12 +13,15 @@ import numpy as np
 import torchio as tio
 
 from datamodules.batches.warp import rotated_extent
-from datamodules.reading.nifti import Reading, ScanError, read_volume
+from datamodules.reading.mask import box_of, open_mask
+from datamodules.reading.nifti import Reading
+from datamodules.reading.one_grid import open_image, to_grid
 from datamodules.resampling import resample
 from datamodules.window import EmptyWindowError, WindowOver, window
 
 Triplet = tuple[float, float, float]
 Shape = tuple[int, int, int]
+Channels = list[np.ndarray | None]  # (W, H, D) each, None where a contrast is missing
 ROUNDING = 0.01  # voxels; 256 × 0.9 mm as float32 are 256 voxels of 0.9 mm, not 255
 BEFORE_IT_WAS_A_SETTING: dict[str, Any] = {
     "assume_orientation": None,
@@ -22,6 +30,9 @@ BEFORE_IT_WAS_A_SETTING: dict[str, Any] = {
     "margin_degrees": 0.0,
     "window_over": "everything",
     "anti_alias": False,
+    "register_contrasts": False,
+    "roi_margin_mm": None,
+    "mask_channel": False,
 }
 
 
@@ -56,6 +67,11 @@ class Preprocessing:
             the median of the others where these are the majority, otherwise unknown.
         fill_nan: Give NaN voxels, as resampling leaves them at the border, the scan's smallest
             intensity; otherwise such scans are refused.
+        register_contrasts: Move the further contrasts of a scan rigidly to where they match the
+            first best; otherwise the affines are believed.
+        roi_margin_mm: Crop to the mask's bounding box with so much around it; None uses no mask.
+            A given or planned shape is then that of the crop.
+        mask_channel: Give the mask to the network as one more channel.
     """
 
     spacing_mm: Triplet | None = None
@@ -70,12 +86,17 @@ class Preprocessing:
     assume_orientation: str | None = None
     assume_spacing_mm: Triplet | None = None
     fill_nan: bool = False
+    register_contrasts: bool = False
+    roi_margin_mm: float | None = None
+    mask_channel: bool = False
 
     def __post_init__(self) -> None:
         if self.spatial_shape is not None and self.fit is None:
             object.__setattr__(self, "fit", "crop_or_pad")
         if not 0 <= self.margin_degrees <= 45:
             raise ValueError(f"margin_degrees is {self.margin_degrees}; give 0 to 45.")
+        if self.roi_margin_mm is not None and self.roi_margin_mm < 0:
+            raise ValueError(f"roi_margin_mm is {self.roi_margin_mm}; give 0 or more.")
         low, high = self.window_percentiles or (0, 100)
         if not 0 <= low < high <= 100:
             raise ValueError(
@@ -88,6 +109,11 @@ class Preprocessing:
         """What is done where a scan's file leaves something open."""
         return Reading(self.assume_orientation, self.fill_nan)
 
+    @property
+    def uses_mask(self) -> bool:
+        """Whether each scan needs a mask."""
+        return self.roi_margin_mm is not None or self.mask_channel
+
     def describe(self) -> str:
         """Say in one sentence what is done to a scan."""
         assert self.spatial_shape is not None, "plan the preprocessing before describing it"
@@ -96,7 +122,10 @@ class Preprocessing:
         spacing = ""
         if self.spacing_mm is not None:
             spacing = f" of {' × '.join(f'{size:g}' for size in self.spacing_mm)} mm"
-        return f"Scans are {how} to {shape} voxels{spacing} (R × A × S)."
+        roi = ""
+        if self.roi_margin_mm is not None:
+            roi = f"cut to their mask with {self.roi_margin_mm:g} mm around it and "
+        return f"Scans are {roi}{how} to {shape} voxels{spacing} (R × A × S)."
 
     @classmethod
     def made_with(cls, settings: dict[str, Any]) -> "Preprocessing":
@@ -115,12 +144,13 @@ class Preprocessed(NamedTuple):
     """One scan after preprocessing.
 
     Args:
-        volume: Float16 of shape (1, W, H, D).
+        volume: Float16 of shape (C, W, H, D); a contrast that is missing is NaN everywhere.
         spacing_mm: Its voxel size along R, A, S.
-        clipped: Share of its foreground that lies above the window, 0 without a window.
-        orientation: Where the axes of its file point to, such as 'LPS'.
-        file_spacing_mm: Voxel size of its file along R, A, S.
-        file_sd: Standard deviation of the intensities of its file.
+        clipped: Share of its foreground that lies above the window, 0 without a window; the
+            largest of its contrasts.
+        orientation: Where the axes of its first file point to, such as 'LPS'.
+        file_spacing_mm: Voxel size of that file along R, A, S.
+        file_sd: Standard deviation of that file's intensities.
     """
 
     volume: np.ndarray
@@ -131,69 +161,113 @@ class Preprocessed(NamedTuple):
     file_sd: float
 
 
-def preprocess(path: Path, preprocessing: Preprocessing) -> Preprocessed:
+def preprocess(
+    scan: Path | Sequence[Path | None],
+    preprocessing: Preprocessing,
+    mask_path: Path | None = None,
+) -> Preprocessed:
     """Read and preprocess one scan.
 
     Args:
-        path: A NIfTI file with one 3D volume.
+        scan: A NIfTI file with one 3D volume, or one for each contrast, None where it is missing.
         preprocessing: What to do, with its `spatial_shape` known.
+        mask_path: File of the scan's mask, on the first contrast's grid, where one is used.
 
     Raises:
-        ValueError: If the file cannot be read, is not one 3D volume, holds NaN or Inf, has the
-            same intensity nearly everywhere, or leaves the range of float16.
+        ValueError: If a file cannot be read, is not one 3D volume, holds NaN or Inf, has the
+            same intensity nearly everywhere, or leaves the range of float16; if a mask is missing
+            or does not fit.
     """
     wanted = preprocessing
     assert wanted.spatial_shape is not None, "plan the preprocessing before using it"
-    try:
-        scan = read_volume(path, wanted.reading)
-    except ScanError as fault:
-        raise ValueError(f"Scan {path} {fault}") from fault
-    geometry = scan.geometry
-    image = tio.ScalarImage(tensor=scan.voxels[np.newaxis], affine=geometry.affine)
-    image = tio.ToCanonical()(image)
+    paths = [scan] if isinstance(scan, Path) else scan
+    first, geometry = open_image(next(path for path in paths if path is not None), wanted.reading)
     assumed = wanted.assume_spacing_mm
-    spacing = np.array(image.spacing if geometry.spacing_known or assumed is None else assumed)
-    file_spacing, file_sd = spacing, float(scan.voxels.std())
-    voxels, clipped = image.data[0].numpy(), 0.0
-    del scan, image  # their memory is needed below
+    spacing = np.array(first.spacing if geometry.spacing_known or assumed is None else assumed)
+    file_spacing, file_sd = spacing, float(first.data.numpy().std())
+    mask = open_mask(mask_path, first, paths[0], wanted.reading) if wanted.uses_mask else None
+    channels = _on_one_grid(first, paths, wanted)
+    del first  # its memory is needed below
+    size = next(voxels.shape for voxels in channels if voxels is not None)
     if wanted.spacing_mm is not None:
         steps = np.array(wanted.spacing_mm) / spacing
-        shape = np.maximum(np.floor(voxels.shape / steps + ROUNDING), 1).astype(int)
-        voxels = resample(voxels, shape, steps, anti_alias=wanted.anti_alias)
+        shape = np.maximum(np.floor(size / steps + ROUNDING), 1).astype(int)
+        step = partial(resample, shape=shape, steps=steps, anti_alias=wanted.anti_alias)
+        channels, mask = _each(channels, step), None if mask is None else step(mask)
         spacing = np.array(wanted.spacing_mm)
+    clipped = 0.0
     if wanted.window_percentiles is not None:
-        try:
-            voxels, clipped = window(voxels, wanted.window_percentiles, wanted.window_over)
-        except EmptyWindowError as error:
-            low, high = wanted.window_percentiles
-            raise ValueError(
-                f"Scan {path} has one intensity, {error}, at its percentiles {low:g} and {high:g}. "
-                "Leave it out, or widen --data.preprocessing.window_percentiles."
-            ) from error
+        for place, voxels in enumerate(channels):
+            if voxels is not None:
+                channels[place], share = _windowed(voxels, paths[place], wanted)
+                clipped = max(clipped, share)
+    if mask is not None and wanted.mask_channel:
+        channels.append(mask)
+    if mask is not None and wanted.roi_margin_mm is not None:
+        box = box_of(mask, wanted.roi_margin_mm / spacing)
+        channels = _each(channels, lambda voxels: voxels[box])
     if wanted.fit == "resize":
-        extent = np.array(voxels.shape) * spacing
+        shape = np.array(next(voxels.shape for voxels in channels if voxels is not None))
+        extent = shape * spacing
         air = (rotated_extent(extent, wanted.margin_degrees) - extent) / spacing
         sides = [(round(size / 2),) * 2 for size in air]
-        voxels = np.pad(voxels, sides, constant_values=voxels.min())
-        steps = np.array(voxels.shape) / wanted.spatial_shape
-        voxels = resample(voxels, wanted.spatial_shape, steps, anti_alias=wanted.anti_alias)
-        spacing = spacing * steps
+        steps = (shape + np.sum(sides, axis=1)) / wanted.spatial_shape
+        channels = _each(channels, lambda v: np.pad(v, sides, constant_values=v.min()))
+        step = partial(
+            resample, shape=wanted.spatial_shape, steps=steps, anti_alias=wanted.anti_alias
+        )
+        channels, spacing = _each(channels, step), spacing * steps
     else:
         fit = tio.CropOrPad(wanted.spatial_shape, padding_mode="minimum")
-        voxels = fit(voxels[np.newaxis])[0]
-    if np.abs(voxels).max() > np.finfo(np.float16).max:
+        channels = _each(channels, lambda voxels: fit(voxels[np.newaxis])[0])
+    absent = np.full(wanted.spatial_shape, np.nan, np.float32)
+    volume = np.stack([absent if voxels is None else voxels for voxels in channels])
+    if np.nanmax(np.abs(volume)) > np.finfo(np.float16).max:
         raise ValueError(
-            f"Scan {path} reaches {np.abs(voxels).max():g}, beyond the cache's float16. "
+            f"Scan {scan} reaches {np.nanmax(np.abs(volume)):g}, beyond the cache's float16. "
             "Leave it out, or set --data.preprocessing.window_percentiles."
         )
     return Preprocessed(
-        voxels[np.newaxis].astype(np.float16),
+        volume.astype(np.float16),
         _triplet(spacing),
         clipped,
         geometry.orientation,
         _triplet(file_spacing),
         file_sd,
     )
+
+
+def _on_one_grid(
+    first: tio.ScalarImage, paths: Sequence[Path | None], wanted: Preprocessing
+) -> Channels:
+    """The voxels of each contrast on the grid of the first one that is there."""
+    place = next(place for place, path in enumerate(paths) if path is not None)
+    channels: Channels = [None] * len(paths)
+    channels[place] = first.data[0].numpy()
+    for other, path in enumerate(paths):
+        if path is not None and other != place:
+            image, _ = open_image(path, wanted.reading)
+            channels[other] = to_grid(image, first, path, register=wanted.register_contrasts)
+    return channels
+
+
+def _windowed(
+    voxels: np.ndarray, path: Path | None, wanted: Preprocessing
+) -> tuple[np.ndarray, float]:
+    assert wanted.window_percentiles is not None
+    try:
+        return window(voxels, wanted.window_percentiles, wanted.window_over)
+    except EmptyWindowError as error:
+        low, high = wanted.window_percentiles
+        raise ValueError(
+            f"Scan {path} has one intensity, {error}, at its percentiles {low:g} and {high:g}. "
+            "Leave it out, or widen --data.preprocessing.window_percentiles."
+        ) from error
+
+
+def _each(channels: Channels, step: Callable[[np.ndarray], np.ndarray]) -> Channels:
+    """Do the same to every channel that is there."""
+    return [None if voxels is None else step(voxels) for voxels in channels]
 
 
 def _triplet(sizes: np.ndarray) -> Triplet:

@@ -17,11 +17,13 @@ from datamodules.changes import Changes, apply_torchio, draw_changes
 class ScanBatch(TypedDict):
     """A batch of scans.
 
-    volume: (B, 1, W, H, D); label: class index (B,); row: position in the cohort table (B,);
-    changes: what is done to the volumes on the device, in mode 'fresh'.
+    volume: (B, C, W, H, D), a channel NaN where a scan lacks that contrast; covariates: (B, P);
+    label: class index (B,); row: position in the cohort table (B,); changes: what is done to the
+    volumes on the device, in mode 'fresh'.
     """
 
     volume: Tensor
+    covariates: Tensor
     label: Tensor
     row: Tensor
     changes: NotRequired[Changes]
@@ -31,12 +33,13 @@ class ScanBatches(Dataset[ScanBatch]):
     """Batches by (epoch, rows, turns): which copy of a scan is served depends on nothing else.
 
     Args:
-        stored: The cached volumes, last axis first, (N, 1, D, W, H).
+        stored: The cached volumes, last axis first, (N, C, D, W, H).
         spacings_mm: Voxel sizes in mm, (N, 3).
         labels: Class index of each row, (N,).
+        covariates: Coded covariates of each row, float32 (N, P).
         augmentation: What may change.
         seed: Seed of the choice of copies.
-        copies: Augmented copies, (N, V, 1, D, W, H), for mode 'copies'.
+        copies: Augmented copies, (N, V, C, D, W, H), for mode 'copies'.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ScanBatches(Dataset[ScanBatch]):
         stored: Stored,
         spacings_mm: np.ndarray,
         labels: np.ndarray,
+        covariates: np.ndarray,
         augmentation: Augmentation,
         seed: int,
         copies: Stored | None = None,
@@ -51,6 +55,7 @@ class ScanBatches(Dataset[ScanBatch]):
         self.stored = stored
         self.spacings_mm = spacings_mm
         self.labels = torch.from_numpy(labels)
+        self.covariates = torch.from_numpy(covariates)
         self.augmentation = augmentation
         self.seed = seed
         self.copies = copies
@@ -65,7 +70,8 @@ class ScanBatches(Dataset[ScanBatch]):
     def __getitem__(self, index: Batch) -> ScanBatch:
         epoch, rows, turns = index
         batch: ScanBatch = {
-            "volume": self._volumes(index),  # float16 (B, 1, W, H, D)
+            "volume": self._volumes(index),  # float16 (B, C, W, H, D)
+            "covariates": self.covariates[rows],
             "label": self.labels[rows],
             "row": torch.from_numpy(rows),
         }

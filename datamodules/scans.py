@@ -21,11 +21,12 @@ from datamodules.cache.device_storage import device_storage
 from datamodules.changes import apply_changes
 from datamodules.checks.cohort_problems import Expectations, class_names
 from datamodules.cohort import Cohort
+from datamodules.covariates import Coding, fit_coding
 from datamodules.preprocessing import Preprocessing
 from datamodules.reading.cohort_table import Columns
 from datamodules.scan_batches import ScanBatch, ScanBatches
-from datamodules.splits import Splits, fold_runs, make_splits, patients_of, read_splits
-from datamodules.splits_check import split_warnings
+from datamodules.splits import Splits, fold_runs, make_splits, patients_of
+from datamodules.splits_check import given_splits, split_warnings
 from datamodules.volumes import Intensity
 
 PLAIN_BATCH = 32  # training scans that are looked at together, without augmentation
@@ -56,6 +57,10 @@ class ScanDataModule(LightningDataModule):
             are.
         labels_per: 'scan' if a patient's scans may have different labels, as two halves of a brain
             have; otherwise that is taken for a mistake in the table.
+        contrasts: Names of the contrasts, where a row has several images in the columns
+            image_<contrast>; each is a channel of the volume, on the grid of the first.
+        covariates: Columns of the table that the model sees next to the images, such as age and
+            sex; numbers are imputed and scaled, categories coded, on the fold's training scans.
     """
 
     def __init__(
@@ -73,9 +78,13 @@ class ScanDataModule(LightningDataModule):
         cache_dir: str = "cache",
         sampling: Literal["natural", "balanced"] = "natural",
         labels_per: Literal["patient", "scan"] = "patient",
+        contrasts: list[str] | None = None,
+        covariates: list[str] | None = None,
     ) -> None:
         super().__init__()
-        self.cohort = Cohort(table, columns, preprocessing, cache_dir)
+        self.cohort = Cohort(
+            table, columns, preprocessing, cache_dir, contrasts or (), covariates or ()
+        )
         self.classes = classes
         self.augmentation = augmentation
         self.splits = splits
@@ -86,12 +95,14 @@ class ScanDataModule(LightningDataModule):
         self.sampling = sampling
         self.labels_per = labels_per
         self.intensity: Intensity | None = None
+        self.coding: Coding | None = None
 
     def with_fold(self, repeat: int, fold: int) -> "ScanDataModule":
         """Serve another fold of the same cohort; nothing is read, checked or divided again."""
         assert len(self.splits_table)  # the copy shares what is known by now
         other = copy(self)
-        other.repeat, other.fold, other.trainer, other.intensity = repeat, fold, None, None
+        other.repeat, other.fold, other.trainer = repeat, fold, None
+        other.intensity = other.coding = None
         vars(other).pop("training_scans", None)
         return other
 
@@ -109,27 +120,10 @@ class ScanDataModule(LightningDataModule):
     def splits_table(self) -> pd.DataFrame:
         """All folds of all repeats, drawn from the seed or read from `splits.path`."""
         patients = self.cohort.patients
-        if self.splits.path is None:
-            sites = [scan.site for scan in self.cohort.scans]
-            return make_splits(patients, self.cohort.labels, self.splits, sites)
-        if self.splits.train_fraction < 1:
-            raise ValueError(
-                f"train_fraction is {self.splits.train_fraction}, but the splits "
-                f"{self.splits.path} tell who trains. Give one of the two; equal seeds draw equal "
-                "test parts."
-            )
-        table = read_splits(self.splits.path)
-        drawn, present = set(table["patient_id"]), set(patients)
-        for missing, where in (
-            (present - drawn, f"not in the splits {self.splits.path}"),
-            (drawn - present, f"not in the cohort table {self.cohort.table}"),
-        ):
-            if missing:
-                raise ValueError(
-                    f"{len(missing)} patients are {where} (first: {min(missing)!r}). "
-                    "Use splits that were made for this table."
-                )
-        return table
+        if self.splits.path is not None:
+            return given_splits(self.splits, patients, str(self.cohort.table))
+        sites = [scan.site for scan in self.cohort.scans]
+        return make_splits(patients, self.cohort.labels, self.splits, sites)
 
     def split_warnings(self) -> list[str]:
         """What the division lacks, in one line each."""
@@ -146,6 +140,8 @@ class ScanDataModule(LightningDataModule):
         return {
             "num_classes": len(self.class_names),
             "spatial_shape": self.cohort.preprocessing.spatial_shape,
+            "num_channels": self.cohort.num_channels,
+            "num_covariates": len(self.cohort.covariates.columns),
         }
 
     @property
@@ -198,18 +194,15 @@ class ScanDataModule(LightningDataModule):
             self.rows["val"] = self.rows["test"]
         if stage == "fit":
             self.intensity = self.cohort.fit_intensity(self.rows["train"])
+            self.coding = fit_coding(self.cohort.covariates, self.rows["train"])
         self.seed = draw_seed(self.splits.seed, self.repeat, self.fold)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         stored = device_storage(volumes.data, device, self.num_workers)
         on_disk = self.open_copies() if stage == "fit" else None
         copies = None if on_disk is None else device_storage(on_disk, device, self.num_workers)
-        spacings_mm = volumes.spacings_mm
-        self.plain = ScanBatches(
-            stored, spacings_mm, self.labels, Augmentation(mode="none"), self.seed
-        )
-        self.augmented = ScanBatches(
-            stored, spacings_mm, self.labels, self.augmentation, self.seed, copies
-        )
+        known = volumes.spacings_mm, self.labels, self.cohort.covariates.values
+        self.plain = ScanBatches(stored, *known, Augmentation(mode="none"), self.seed)
+        self.augmented = ScanBatches(stored, *known, self.augmentation, self.seed, copies)
 
     def open_copies(self) -> np.memmap | None:
         """The augmented copies as they are stored; None in the other modes."""
@@ -262,20 +255,28 @@ class ScanDataModule(LightningDataModule):
 
     @override
     def on_after_batch_transfer(self, batch: ScanBatch, dataloader_idx: int) -> ScanBatch:
-        assert self.intensity is not None, "the intensity scale comes from fit or a checkpoint"
+        assert self.intensity is not None, "the scales come from fit or a checkpoint"
+        assert self.coding is not None
         volume = batch["volume"]
         if "changes" in batch:
             volume = apply_changes(volume, batch.pop("changes"))
-        return {**batch, "volume": self.intensity.scale(volume)}
+        return {
+            **batch,
+            "volume": self.intensity.scale(volume),
+            "covariates": self.coding.scale(batch["covariates"]),
+        }
 
     @override
     def state_dict(self) -> dict[str, Any]:
         assert self.intensity is not None
+        assert self.coding is not None
         return {
             "classes": self.class_names,
             "preprocessing": asdict(self.cohort.preprocessing),
             "voxel_mm": self.cohort.voxel_mm,
             "intensity": asdict(self.intensity),
+            "contrasts": self.cohort.contrasts,
+            "covariates": asdict(self.coding),
         }
 
     @override
@@ -286,4 +287,6 @@ class ScanDataModule(LightningDataModule):
                 f"{self.class_names}. Set --data.classes, or use a table with these labels."
             )
         self.cohort.refuse_other_preprocessing(state_dict["preprocessing"])
+        self.cohort.refuse_other_inputs(state_dict)
         self.intensity = Intensity(**state_dict["intensity"])
+        self.coding = Coding.of(state_dict.get("covariates"))

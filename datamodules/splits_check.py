@@ -1,11 +1,42 @@
-"""What a division of patients lacks: classes missing in a part, trainings on few scans."""
+"""What a division of patients lacks: patients, classes in a part, scans to train on."""
 
 import numpy as np
 import pandas as pd
 
-from datamodules.splits import PARTS, Names, fold_runs
+from datamodules.splits import PARTS, Names, Splits, fold_runs, read_splits
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def given_splits(splits: Splits, patients: Names, table: str) -> pd.DataFrame:
+    """Read the division that `splits.path` names, which must be one of these patients.
+
+    Args:
+        splits: How patients are divided.
+        patients: Patient of each scan.
+        table: Path of the cohort table, for messages.
+
+    Raises:
+        ValueError: If it is of other patients, or `train_fraction` wants another one.
+    """
+    assert splits.path is not None
+    if splits.train_fraction < 1:
+        raise ValueError(
+            f"train_fraction is {splits.train_fraction}, but the splits {splits.path} tell who "
+            "trains. Give one of the two; equal seeds draw equal test parts."
+        )
+    found = read_splits(splits.path)
+    drawn, present = set(found["patient_id"]), set(patients)
+    for missing, where in (
+        (present - drawn, f"not in the splits {splits.path}"),
+        (drawn - present, f"not in the cohort table {table}"),
+    ):
+        if missing:
+            raise ValueError(
+                f"{len(missing)} patients are {where} (first: {min(missing)!r}). "
+                "Use splits that were made for this table."
+            )
+    return found
 
 
 def split_warnings(table: pd.DataFrame, patients: Names, labels: Names) -> list[str]:

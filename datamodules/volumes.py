@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 import torchio as tio
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from datamodules.reading.cohort_table import Scan
 from datamodules.reading.nifti import scan_hash
 from files.hashes import digest
 
-VERSION = 3  # of what is done to a scan; raise it when the same settings give other rows
+VERSION = 4  # of what is done to a scan; raise it when the same settings give other rows
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,17 @@ class Volumes:
     """Preprocessed volumes on disk, last axis first, so that in-plane rows are contiguous.
 
     Args:
-        data: Memmap, float16 of shape (N, 1, D, W, H).
-        keys: Hash of each scan's file, (N,).
+        data: Memmap, float16 of shape (N, C, D, W, H); a channel is NaN where a scan lacks it.
+        keys: Hash of each scan's files, (N,).
         spacings_mm: Voxel sizes after preprocessing, (N, 3) along R, A, S.
-        means: Mean of each volume, (N,).
-        mean_squares: Mean of each volume's squared voxels, (N,).
-        minima: Smallest voxel of each volume, (N,).
-        maxima: Largest voxel of each volume, (N,).
+        means: Mean of each channel, (N, C).
+        mean_squares: Mean of each channel's squared voxels, (N, C).
+        minima: Smallest voxel of each channel, (N, C).
+        maxima: Largest voxel of each channel, (N, C).
         clipped: Share of each scan's foreground that its window clips, (N,).
-        orientations: Where the axes of each scan's file point to, (N,).
+        orientations: Where the axes of each scan's first file point to, (N,).
         file_spacings_mm: Voxel sizes before preprocessing, (N, 3) along R, A, S.
-        file_sds: Standard deviation of each scan before preprocessing, (N,).
+        file_sds: Standard deviation of each scan's first file before preprocessing, (N,).
         recipe: Hash of everything that was done to the scans.
     """
 
@@ -55,14 +56,27 @@ class Volumes:
 
 @dataclass(frozen=True)
 class Intensity:
-    """Brightness of a training set (MCTL §3.1): its mean, and its range or standard deviation."""
+    """Brightness of a training set (MCTL §3.1): mean, and range or standard deviation.
 
-    mean: float
-    divisor: float
+    Args:
+        mean: Mean of each channel, (C,); one number is a channel.
+        divisor: What each channel is divided by, (C,).
+    """
+
+    mean: Sequence[float] | float
+    divisor: Sequence[float] | float
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "divisor"):  # older checkpoints and bundles have one number
+            object.__setattr__(self, name, tuple(np.atleast_1d(getattr(self, name)).tolist()))
 
     def scale(self, volume: Tensor) -> Tensor:
-        """Subtract the mean and divide, in float32."""
-        return volume.float().sub(self.mean).div_(self.divisor)
+        """Subtract the mean and divide, in float32; volume: (B, C, W, H, D)."""
+        mean, divisor = (
+            torch.tensor(each, device=volume.device)[:, None, None, None]
+            for each in (self.mean, self.divisor)
+        )
+        return volume.float().sub(mean).div_(divisor)
 
 
 def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir: Path) -> Volumes:
@@ -75,15 +89,16 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
     """
     assert preprocessing.spatial_shape is not None
     width, height, depth = preprocessing.spatial_shape
-    keys = [scan_hash(scan.path) for scan in scans]
+    num_channels = len(scans[0].paths) + preprocessing.mask_channel
+    keys = [_key(scan, preprocessing) for scan in scans]
     settings = asdict(preprocessing) | {"voxel_budget": None, "divide_by": None}
     recipe = digest("volumes", VERSION, settings, tio.__version__)
 
     data, facts = cached_rows(
         cache_dir / f"volumes-{recipe}",
         keys,
-        (1, depth, width, height),
-        partial(_build_row, [scan.path for scan in scans], preprocessing),
+        (num_channels, depth, width, height),
+        partial(_build_row, list(scans), preprocessing),
         what="volumes",
         num_workers=usable_cores(),
     )
@@ -103,17 +118,25 @@ def load_volumes(scans: Sequence[Scan], preprocessing: Preprocessing, cache_dir:
     )
 
 
+def _key(scan: Scan, preprocessing: Preprocessing) -> str:
+    """Hash of all files that a row is made of; of one file it is that file's."""
+    files = [*scan.paths, scan.mask_path] if preprocessing.uses_mask else scan.paths
+    hashes = [path and scan_hash(path) for path in files]
+    return hashes[0] if len(hashes) == 1 and hashes[0] else digest(hashes)
+
+
 def _build_row(
-    paths: Sequence[Path], preprocessing: Preprocessing, position: int
+    scans: Sequence[Scan], preprocessing: Preprocessing, position: int
 ) -> tuple[np.ndarray, Facts]:
-    scan = preprocess(paths[position], preprocessing)
-    voxels = scan.volume.astype(np.float64)
+    row = scans[position]
+    scan = preprocess(row.paths, preprocessing, row.mask_path)
+    voxels = [channel.astype(np.float64) for channel in scan.volume]
     return np.moveaxis(scan.volume, -1, 1), {
         "spacing_mm": scan.spacing_mm,
-        "mean": float(voxels.mean()),
-        "mean_square": float(np.square(voxels).mean()),
-        "min": float(voxels.min()),
-        "max": float(voxels.max()),
+        "mean": [float(channel.mean()) for channel in voxels],
+        "mean_square": [float(np.square(channel).mean()) for channel in voxels],
+        "min": [float(channel.min()) for channel in voxels],
+        "max": [float(channel.max()) for channel in voxels],
         "clipped": scan.clipped,
         "orientation": scan.orientation,
         "file_spacing_mm": scan.file_spacing_mm,
@@ -124,17 +147,36 @@ def _build_row(
 def fit_intensity(
     volumes: Volumes, rows: np.ndarray, divide_by: Literal["range", "sd"]
 ) -> Intensity:
-    """Fit the intensity scale on the given rows alone, which must be training scans.
+    """Fit the intensity scale of each channel on the given rows, which must be training scans.
 
     Args:
         volumes: The cached cohort.
-        rows: Rows to fit on.
+        rows: Rows to fit on; of a channel, those count that have it.
         divide_by: Whether the divisor is the range or the standard deviation over all voxels.
+
+    Raises:
+        ValueError: If none of the rows has a channel.
     """
-    mean = float(volumes.means[rows].mean())
+    scales = [
+        _fit_channel(volumes, rows, channel, divide_by) for channel in range(volumes.means.shape[1])
+    ]
+    means, divisors = zip(*scales, strict=True)
+    return Intensity(means, divisors)
+
+
+def _fit_channel(
+    volumes: Volumes, rows: np.ndarray, channel: int, divide_by: Literal["range", "sd"]
+) -> tuple[float, float]:
+    rows = rows[~np.isnan(volumes.means[rows, channel])]
+    if not len(rows):
+        raise ValueError(
+            f"No training scan of this fold has contrast number {channel + 1}: leave it out of "
+            "--data.contrasts."
+        )
+    mean = float(volumes.means[rows, channel].mean())
     if divide_by == "range":
-        divisor = float(volumes.maxima[rows].max() - volumes.minima[rows].min())
+        divisor = float(volumes.maxima[rows, channel].max() - volumes.minima[rows, channel].min())
     else:
-        divisor = float(np.sqrt(volumes.mean_squares[rows].mean() - mean**2))
+        divisor = float(np.sqrt(volumes.mean_squares[rows, channel].mean() - mean**2))
     assert divisor > 0, "preprocessing refuses constant scans"
-    return Intensity(mean, divisor)
+    return mean, divisor

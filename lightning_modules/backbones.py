@@ -29,7 +29,7 @@ class Backbone(nn.Module):
         self.network = network
         self.num_features = num_features
 
-    def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+    def forward(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         """Compute the features of each scan.
 
         While training, a batch of one scan is treated as in prediction: BatchNorm has no statistics
@@ -44,7 +44,7 @@ class Backbone(nn.Module):
         return features[0] if isinstance(features, tuple) else features
 
 
-def build_backbone(name: str, spatial_shape: tuple[int, int, int]) -> Backbone:
+def build_backbone(name: str, spatial_shape: tuple[int, int, int], channels: int = 1) -> Backbone:
     """Build a network of `monai.networks.nets` with random weights, without its last layer.
 
     Tried: resnet10, resnet18 and resnet50 (built like MedicalNet's, so that its weights fit),
@@ -55,11 +55,12 @@ def build_backbone(name: str, spatial_shape: tuple[int, int, int]) -> Backbone:
         name: Name of the network, in upper or lower case.
         spatial_shape: Voxels of a volume along R, A, S; 32 or more are enough for each network.
             vit cuts each axis into patches of its greatest divisor up to 16.
+        channels: Channels of a volume.
 
     Raises:
         ValueError: If there is no such network, it is no classifier, or it needs larger volumes.
     """
-    network = _classification_network(name.lower(), tuple(spatial_shape))
+    network = _classification_network(name.lower(), tuple(spatial_shape), channels)
     linear = [
         (path, layer) for path, layer in network.named_modules() if isinstance(layer, nn.Linear)
     ]
@@ -71,7 +72,9 @@ def build_backbone(name: str, spatial_shape: tuple[int, int, int]) -> Backbone:
     network.set_submodule(path, nn.Identity())
     backbone = Backbone(network, layer.in_features)
     try:  # without weights or voxels, thus in no time
-        copy.deepcopy(backbone).to("meta").eval()(torch.empty(1, 1, *spatial_shape, device="meta"))
+        copy.deepcopy(backbone).to("meta").eval()(
+            torch.empty(1, channels, *spatial_shape, device="meta")
+        )
     except RuntimeError as error:
         raise ValueError(
             f"Backbone {name!r} shrinks volumes of {tuple(spatial_shape)} voxels to nothing. Set "
@@ -106,17 +109,17 @@ def load_weights(backbone: Backbone, weights_path: str | Path) -> None:
     )
 
 
-def _classification_network(name: str, spatial_shape: tuple[int, ...]) -> nn.Module:
+def _classification_network(name: str, spatial_shape: tuple[int, ...], channels: int) -> nn.Module:
     from monai.networks import nets  # takes seconds, and few runs need it
 
     if name.startswith("efficientnet-"):
         return nets.EfficientNetBN(
-            name, pretrained=False, spatial_dims=3, in_channels=1, num_classes=NUM_OUTPUTS
+            name, pretrained=False, spatial_dims=3, in_channels=channels, num_classes=NUM_OUTPUTS
         )
     if name == "vit":
         patch = [_patch_size(size) for size in spatial_shape]
         vit = nets.ViT(
-            1,
+            channels,
             spatial_shape,
             patch,
             classification=True,
@@ -138,11 +141,11 @@ def _classification_network(name: str, spatial_shape: tuple[int, ...]) -> nn.Mod
         depth = int(name.removeprefix(family))
         bias, shortcut = nets.get_medicalnet_pretrained_resnet_args(depth)
         settings |= {"bias_downsample": bias, "shortcut_type": shortcut}
-        settings |= {"n_input_channels": 1, "num_classes": NUM_OUTPUTS}
+        settings |= {"n_input_channels": channels, "num_classes": NUM_OUTPUTS}
     elif family == "densenet":
-        settings |= {"in_channels": 1, "out_channels": NUM_OUTPUTS}
+        settings |= {"in_channels": channels, "out_channels": NUM_OUTPUTS}
     else:
-        settings |= {"in_channels": 1, "num_classes": NUM_OUTPUTS}
+        settings |= {"in_channels": channels, "num_classes": NUM_OUTPUTS}
     try:
         return factories[0](**settings)
     except TypeError as error:

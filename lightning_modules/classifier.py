@@ -3,7 +3,7 @@
 Other encoders take the place of the convolutions by name.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from typing_extensions import override
 
 from lightning_modules.backbones import Backbone, build_backbone, load_weights
 from lightning_modules.encoder import Encoder, Norm, warn_if_thin
+from lightning_modules.fusion import mean_over_contrasts
 from lightning_modules.readout import Readout, ReadoutName
-from lightning_modules.scan_classifier import NOT_PLAIN, ScanClassifier
+from lightning_modules.scan_classifier import NOT_PLAIN, Head, ScanClassifier
 
-# Axes: B = batch; C = 1 channel; K = classes; W, H, D = voxels along R, A, S.
+# Axes: B = batch; C = channels; F = features; P = covariates; K = classes; W, H, D = voxels along
+# R, A, S.
 
 
 class Classifier(ScanClassifier):
@@ -38,6 +40,12 @@ class Classifier(ScanClassifier):
         backbone: 'mctl' is the paper's network; other names are 3D networks of MONAI: resnet18,
             densenet121, efficientnet-b0, vit, … (lightning_modules/backbones.py). They have one
             linear layer for a head; `depth`, `filters`, `nodes`, `pool` and `norm` are mctl's.
+        fusion: How several contrasts come together: 'channels' gives them all to the first
+            convolution; 'encoders' gives each to one encoder that they share, and averages its
+            features over those that are there: a scan may lack some, and INIT may be pretrained on
+            one contrast.
+        contrast_dropout: By 'encoders', share of the training scans that lose one of their
+            contrasts, another one each time.
         weights_path: File of pretrained weights of such a network, for instance MedicalNet's, to
             start from. It does not tell which patients it has seen: make sure that yours are not
             among them.
@@ -60,6 +68,8 @@ class Classifier(ScanClassifier):
         dropout: float = 0.3,
         freeze_encoder: bool = False,
         backbone: str = "mctl",
+        fusion: Literal["channels", "encoders"] = "channels",
+        contrast_dropout: float = 0.2,
         weights_path: str | None = None,
         **training: Any,
     ) -> None:
@@ -72,9 +82,13 @@ class Classifier(ScanClassifier):
                 "weights_path is the start of a MONAI backbone: name the backbone, and give either "
                 "weights_path or a run to start from (INIT)."
             )
+        if not 0 <= contrast_dropout <= 1:
+            raise ValueError(f"contrast_dropout is {contrast_dropout}; set it to 0 to 1.")
+        channels = 1 if fusion == "encoders" else self.hparams["num_channels"]
+        num_covariates = self.hparams["num_covariates"]
         self.encoder: Encoder | Backbone
         if backbone == "mctl":
-            self.encoder = Encoder(depth, filters, pool, norm)
+            self.encoder = Encoder(depth, filters, pool, norm, channels)
             self.readout = Readout(readout)
             num_features = self.readout.num_features(
                 filters, self.encoder.output_shape(spatial_shape)
@@ -82,31 +96,54 @@ class Classifier(ScanClassifier):
             hidden: list[nn.Module] = []
             if nodes:
                 hidden = [nn.Linear(num_features, nodes), nn.ReLU(), nn.Dropout(dropout)]
-            self.head = nn.Sequential(
+            self.head = Head(
                 nn.Flatten(),
                 nn.Dropout(dropout),
                 *hidden,
-                nn.Linear(nodes or num_features, num_classes),
+                nn.Linear((nodes or num_features) + num_covariates, num_classes),
             )
         else:
-            self.encoder = build_backbone(backbone, spatial_shape)
+            self.encoder = build_backbone(backbone, spatial_shape, channels)
             self.readout = Readout("flatten")  # a backbone pools itself
-            self.head = nn.Sequential(
-                nn.Dropout(dropout), nn.Linear(self.encoder.num_features, num_classes)
+            self.head = Head(
+                nn.Dropout(dropout),
+                nn.Linear(self.encoder.num_features + num_covariates, num_classes),
             )
         self.encoder.requires_grad_(not freeze_encoder)
 
-    def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b k"]:
+    @property
+    @override
+    def takes_missing(self) -> bool:  # type: ignore[override]
+        return self.hparams["fusion"] == "encoders"
+
+    def forward(
+        self,
+        volume: Float[Tensor, "b c w h d"],
+        covariates: Float[Tensor, "b p"] | None = None,
+    ) -> Float[Tensor, "b k"]:
         """Compute one logit per class."""
-        return self.head(self.features(volume))
+        return self.head(self.features(volume), covariates)
 
     @override
-    def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+    def features(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         self.check_shape(volume)
+        if self.hparams["fusion"] == "encoders":
+            drop = self.hparams["contrast_dropout"]
+            return mean_over_contrasts(
+                self._encode, volume, training=self.training, contrast_dropout=drop
+            )
+        return self._encode(volume)
+
+    def _encode(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         return self.readout(self.encoder(volume))
 
     @override
-    def summary(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+    def summary(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
+        if self.hparams["fusion"] == "encoders":
+            return mean_over_contrasts(self._summary, volume)
+        return self._summary(volume)
+
+    def _summary(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         maps = self.encoder(volume)  # averaged over each octant; a backbone pools itself
         return F.adaptive_avg_pool3d(maps, 2).flatten(1) if maps.ndim == 5 else maps
 

@@ -26,13 +26,16 @@ class Encoder(nn.Sequential):
         filters: Filters of each convolution (16, 32 or 64 in the paper).
         pool: Pooling factor after each convolution; 1 is the paper's network taken literally.
         norm: Normalisation of what each pooling keeps; the paper has none.
+        channels: Channels of a volume.
     """
 
-    def __init__(self, depth: int, filters: int, pool: int = 2, norm: Norm = "none") -> None:
+    def __init__(
+        self, depth: int, filters: int, pool: int = 2, norm: Norm = "none", channels: int = 1
+    ) -> None:
         super().__init__(
             *(
                 _Block(
-                    nn.Conv3d(filters if level else 1, filters, kernel_size=3, padding=1),
+                    nn.Conv3d(filters if level else channels, filters, kernel_size=3, padding=1),
                     nn.MaxPool3d(pool, ceil_mode=True),  # thin patches never vanish
                     _norm(norm, filters),
                     nn.ReLU(),  # the same values as before the pooling, on an eighth of them
@@ -47,7 +50,7 @@ class Encoder(nn.Sequential):
         """Voxels of the maps along R, A, S: each pooling divides by `pool`, rounding up."""
         return tuple(_pooled(size, self.pool, len(self)) for size in spatial_shape)
 
-    def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f w2 h2 d2"]:
+    def forward(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f w2 h2 d2"]:
         """Encode volumes of any shape; each pooling divides W, H, D by `pool`, rounding up."""
         return super().forward(volume)
 

@@ -1,5 +1,6 @@
 """The 2D baseline: slices through a network pretrained on photographs, one prediction per scan."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,17 +10,17 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_modules.backbones_2d import build_backbone_2d, load_weights_2d
-from lightning_modules.scan_classifier import NOT_PLAIN, ScanClassifier
+from lightning_modules.scan_classifier import NOT_PLAIN, Head, ScanClassifier
 
-# Axes: B = batch; C = channels; K = classes; S = slices; F = features; W, H, D = voxels along
-# R, A, S; H', W' = rows and columns of a slice.
+# Axes: B = batch; C = contrasts of a volume, channels of an image; P = covariates; K = classes;
+# S = slices; F = features; W, H, D = voxels along R, A, S; H', W' = rows and columns of a slice.
 
 PLANES = {"sagittal": 2, "coronal": 3, "axial": 4}  # axis of (B, C, W, H, D) that is cut
 EPSILON = 1e-6
 
 
 class ImageNetBaseline(ScanClassifier):
-    """Classify scans by their slices with any backbone of timm.
+    """Classify scans by their slices with any backbone of timm; of each contrast its slices.
 
     Args:
         num_classes: Number of classes; the command line takes it from the cohort.
@@ -82,47 +83,60 @@ class ImageNetBaseline(ScanClassifier):
             nn.Linear(num_features, 64), nn.Tanh(), nn.Linear(64, 1, bias=False)
         )
         self.attention.requires_grad_(aggregation == "attention")
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_classes))
+        self.head = Head(
+            nn.Dropout(dropout),
+            nn.Linear(num_features + self.hparams["num_covariates"], num_classes),
+        )
 
-    def images(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b s c h2 w2"]:
+    def images(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b s c h2 w2"]:
         """Cut slices and dress them as the weights expect: size, channels, normalisation."""
         self.check_shape(volume)
-        low, high = volume.amin((1, 2, 3, 4), True), volume.amax((1, 2, 3, 4), True)
+        low, high = volume.amin((2, 3, 4), True), volume.amax((2, 3, 4), True)
         volume = (volume - low) / (high - low).clamp(min=EPSILON)
         axis = PLANES[self.hparams["plane"]]
         cut = volume.index_select(axis, torch.tensor(self.slices, device=volume.device))
-        cut = cut.movedim(axis, 1)  # (B, S, 1, H', W')
+        cut = cut.movedim(axis, 2).flatten(1, 2)[:, :, None]  # (B, C S, 1, H', W')
         image = F.interpolate(
             cut.flatten(0, 1), self.image_size, mode="bilinear", antialias=True, align_corners=False
         )
         return ((image - self.mean) / self.std).unflatten(0, cut.shape[:2])
 
-    def slice_features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b s f"]:
+    def slice_features(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b s f"]:
         """Compute the backbone's features of every slice."""
         image = self.images(volume)
         return self.encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])
 
     @override
-    def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+    def features(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         """Compute mean and maximum over the slices of each of the backbone's features."""
         features = self.slice_features(volume)
         return torch.cat([features.mean(1), features.amax(1)], 1)
 
     @override
-    def summary(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+    def summary(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         return self.slice_features(volume).mean(1)
 
-    def slice_logits(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b s k"]:
+    def slice_logits(
+        self,
+        volume: Float[Tensor, "b c w h d"],
+        covariates: Float[Tensor, "b p"] | None = None,
+    ) -> Float[Tensor, "b s k"]:
         """Compute one logit per class and slice; attention has one slice left, the scan."""
         features = self.slice_features(volume)
         if self.hparams["aggregation"] == "attention":
             share = self.attention(features).softmax(1)  # (B, S, 1)
             features = (share * features).sum(1, keepdim=True)
-        return self.head(features)
+        if covariates is not None:
+            covariates = covariates[:, None].expand(-1, features.shape[1], -1)
+        return self.head(features, covariates)
 
-    def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b k"]:
+    def forward(
+        self,
+        volume: Float[Tensor, "b c w h d"],
+        covariates: Float[Tensor, "b p"] | None = None,
+    ) -> Float[Tensor, "b k"]:
         """Compute one logit per class and scan."""
-        logits = self.slice_logits(volume).float()
+        logits = self.slice_logits(volume, covariates).float()
         if self.hparams["aggregation"] == "vote":
             votes = F.one_hot(logits.argmax(2), logits.shape[2]).float()
             return votes.mean(1).logit(EPSILON)
@@ -138,8 +152,8 @@ class ImageNetBaseline(ScanClassifier):
         super().load_start()
 
     @override
-    def training_loss(self, volume: Tensor, target: Tensor) -> Tensor:
-        logits = self.slice_logits(volume)  # every slice answers for its scan
+    def training_loss(self, inputs: Sequence[Tensor], target: Tensor) -> Tensor:
+        logits = self.slice_logits(*inputs)  # every slice answers for its scan
         target = target[:, None].expand(logits.shape)
         return self.loss(logits.flatten(0, 1), target.flatten(0, 1))
 

@@ -89,16 +89,13 @@ class Objective(nn.Module):
         return (loss * miss**self.focal_gamma).mean()
 
 
-def mix_up(
-    volume: Float[Tensor, "b 1 w h d"], target: Shaped[Tensor, "b k"], alpha: float
-) -> tuple[Float[Tensor, "b 1 w h d"], Shaped[Tensor, "b k"]]:
-    """Blend each scan and its target with those of another scan of the batch (Zhang et al. 2018).
+def mix_up(*tensors: Shaped[Tensor, "b *_"], alpha: float) -> tuple[Tensor, ...]:
+    """Blend each scan with another scan of the batch, in all that is known (Zhang et al. 2018).
 
     The share and the partners come from torch's generator, which a run seeds before every step.
 
     Args:
-        volume: Volumes, (B, 1, W, H, D).
-        target: Share of each scan in each class, (B, K).
+        tensors: Volumes (B, C, W, H, D), perhaps covariates (B, P), targets (B, K).
         alpha: The share is drawn from Beta(alpha, alpha), once a batch; 0 mixes nothing.
 
     Raises:
@@ -107,10 +104,7 @@ def mix_up(
     if alpha < 0:
         raise ValueError(f"mixup is {alpha}; set it to 0 or more.")
     if alpha == 0:
-        return volume, target
+        return tensors
     share = torch.distributions.Beta(alpha, alpha).sample().item()
-    partner = torch.randperm(len(volume))
-    return (
-        share * volume + (1 - share) * volume[partner],
-        share * target + (1 - share) * target[partner],
-    )
+    partner = torch.randperm(len(tensors[0]))
+    return tuple(share * each + (1 - share) * each[partner] for each in tensors)

@@ -1,7 +1,9 @@
 """What every classifier of scans does: its steps, its metrics, its optimizer, its start."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
+import torch
 from jaxtyping import Float
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -21,16 +23,19 @@ from lightning_modules.objective import ClassWeights, LossName, Objective, mix_u
 from lightning_modules.transfer import load_encoder
 
 NOT_PLAIN = ("finetuning", "metrics")  # a checkpoint holds plain values only
-# Axes: B = batch; C = 1 channel; F = features; K = classes; W, H, D = voxels along R, A, S.
+# Axes: B = batch; C = channels; F = features; P = covariates; K = classes; W, H, D = voxels along
+# R, A, S.
 
 
 class ScanBatch(TypedDict):
     """What a step needs.
 
-    volume: (B, 1, W, H, D); label: class index (B,); row: position in the cohort table (B,).
+    volume: (B, C, W, H, D), NaN in a contrast that is missing; covariates: (B, P); label: class
+    index (B,); row: position in the cohort table (B,).
     """
 
     volume: Tensor
+    covariates: Tensor
     label: Tensor
     row: Tensor
 
@@ -42,6 +47,20 @@ class Prediction(TypedDict):
     prob: Tensor
 
 
+class Head(nn.Sequential):
+    """Layers whose last one also sees the covariates."""
+
+    @override
+    def forward(
+        self, features: Float[Tensor, "*b f"], covariates: Float[Tensor, "*b p"] | None = None
+    ) -> Float[Tensor, "*b k"]:
+        """Compute one logit per class."""
+        *first, last = self
+        for layer in first:
+            features = layer(features)
+        return last(features if covariates is None else torch.cat([features, covariates], -1))
+
+
 class ScanClassifier(LightningModule):
     """Classify volumes with one sigmoid output per class; the highest output is the class.
 
@@ -50,6 +69,8 @@ class ScanClassifier(LightningModule):
     Args:
         num_classes: Number of classes; the command line takes it from the cohort.
         spatial_shape: Voxels of a volume along R, A, S; taken from the cohort as well.
+        num_channels: Channels of a volume, taken from the cohort: contrasts, perhaps a mask.
+        num_covariates: Numbers that the head sees next to the images; taken from the cohort.
         init_ckpt: Checkpoint whose encoder is the starting point; None is random weights.
         finetuning: Which layers learn when, and how fast.
         encoder_lr_factor: Learning rate of the encoder, as a multiple of `lr`.
@@ -70,11 +91,14 @@ class ScanClassifier(LightningModule):
 
     encoder: nn.Module
     has_own_scale = False  # whether it scales the intensities of a scan itself
+    takes_missing = False  # whether a scan may lack a contrast
 
     def __init__(
         self,
         num_classes: int | None = None,
         spatial_shape: tuple[int, int, int] | None = None,
+        num_channels: int = 1,
+        num_covariates: int = 0,
         init_ckpt: str | None = None,
         finetuning: Finetuning = Finetuning(),
         encoder_lr_factor: float = 1.0,
@@ -104,11 +128,11 @@ class ScanClassifier(LightningModule):
             }
         )
 
-    def features(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+    def features(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         """Compute what the head sees: one row of the encoder's features for each scan."""
         raise NotImplementedError
 
-    def summary(self, volume: Float[Tensor, "b 1 w h d"]) -> Float[Tensor, "b f"]:
+    def summary(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         """Compute the features by which new scans are compared with the training scans."""
         return self.features(volume)
 
@@ -123,13 +147,17 @@ class ScanClassifier(LightningModule):
         Raises:
             ValueError: If they have another number of channels or voxels.
         """
-        built_for = (1, *self.hparams["spatial_shape"])
+        built_for = (self.hparams["num_channels"], *self.hparams["spatial_shape"])
         if tuple(volume.shape[1:]) != built_for:
             raise ValueError(
                 f"The volume has the shape {tuple(volume.shape)}, but the model was built for "
                 f"(B, {', '.join(map(str, built_for))}): batch, channel, R, A, S. Preprocess the "
                 "scan as the training scans were, or build the model from data.facts()."
             )
+
+    def inputs(self, batch: ScanBatch) -> list[Tensor]:
+        """What `forward` sees of a batch: the volumes, and the covariates if there are any."""
+        return [batch["volume"], *([batch["covariates"]] if self.hparams["num_covariates"] else [])]
 
     def load_start(self) -> None:
         """Load the weights that training starts from.
@@ -155,18 +183,23 @@ class ScanClassifier(LightningModule):
     @override
     def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:
         target = F.one_hot(batch["label"], self.hparams["num_classes"])
-        volume, target = mix_up(batch["volume"], target, self.hparams["mixup"])
-        loss = self.training_loss(volume, target)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(volume))
+        *inputs, target = mix_up(*self.inputs(batch), target, alpha=self.hparams["mixup"])
+        loss = self.training_loss(inputs, target)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target))
         return loss
 
-    def training_loss(self, volume: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss of a batch; `target` is each scan's share in each class, (B, K)."""
-        return self.loss(self(volume), target)
+    def training_loss(self, inputs: Sequence[Tensor], target: Tensor) -> Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            inputs: What `forward` sees.
+            target: Each scan's share in each class, (B, K).
+        """
+        return self.loss(self(*inputs), target)
 
     @override
     def validation_step(self, batch: ScanBatch, batch_idx: int) -> None:
-        logits, label = self(batch["volume"]), batch["label"]
+        logits, label = self(*self.inputs(batch)), batch["label"]
         self.val_loss.update(self.loss(logits, label), weight=len(label))
         self.log("val/loss", self.val_loss)
         for name, metric in self.val_metrics.items():
@@ -175,7 +208,7 @@ class ScanClassifier(LightningModule):
 
     @override
     def predict_step(self, batch: ScanBatch, batch_idx: int) -> Prediction:
-        return {"row": batch["row"], "prob": self(batch["volume"]).float().sigmoid()}
+        return {"row": batch["row"], "prob": self(*self.inputs(batch)).float().sigmoid()}
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -69,6 +69,7 @@ def fill_encoder(encoder: nn.Module, found: dict[str, Tensor], path: str | Path)
         ValueError: If a weight of the encoder is missing or has another shape.
     """
     wanted = encoder.state_dict()
+    found = _for_channels(found, wanted)
     if not found.keys() & wanted.keys():
         raise ValueError(
             f"Checkpoint {path} has no encoder in common with the model. Give the model the "
@@ -87,6 +88,25 @@ def fill_encoder(encoder: nn.Module, found: dict[str, Tensor], path: str | Path)
                 "for vit the same spatial_shape."
             )
     encoder.load_state_dict({name: found[name] for name in wanted})
+
+
+def _for_channels(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Repeat filters of one channel for a network of several, scaled to sums of the same size."""
+    fitted = dict(found)
+    for name, weight in wanted.items():
+        there = found.get(name)
+        if there is None or there.ndim != weight.ndim or there.ndim < 3:
+            continue
+        channels = weight.shape[1]
+        if there.shape[1] == 1 < channels and there[:, 0].shape == weight[:, 0].shape:
+            fitted[name] = there.expand_as(weight) / channels
+            logger.info(
+                "%s was trained on 1 channel; repeated for %d channels and divided by %d.",
+                name,
+                channels,
+                channels,
+            )
+    return fitted
 
 
 def read_seen(checkpoint: Mapping[str, Any]) -> Seen:

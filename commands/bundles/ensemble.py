@@ -17,7 +17,10 @@ from commands.bundles.reference import Reference, describe, read_facts
 from commands.runs.fold_tables import out_of_fold_predictions, validation_predictions
 from commands.runs.run_folder import FoldRun, fold_folder, read_json
 from datamodules.cache.device_storage import volume_tensor
+from datamodules.cohort import Cohort
+from datamodules.covariates import NO_COVARIATES, Coding
 from datamodules.preprocessing import Preprocessing
+from datamodules.reading.cohort_table import Columns
 from datamodules.scans import ScanDataModule
 from datamodules.splits import fold_runs, read_splits
 from datamodules.volumes import Intensity, Volumes
@@ -40,6 +43,7 @@ class Member:
         intensity: Brightness of its training scans.
         calibration: What makes probabilities of its scores; None if nothing was left to fit it on.
         reference: What its training scans were like; None if nobody has written it down.
+        coding: How its covariates are imputed and scaled.
         seen: Patients and scans that its weights have seen; a bundle does not tell.
     """
 
@@ -48,6 +52,7 @@ class Member:
     intensity: Intensity
     calibration: Calibration | None
     reference: Reference | None
+    coding: Coding = NO_COVARIATES
     seen: Seen = field(default_factory=Seen)
 
 
@@ -62,6 +67,7 @@ class Ensemble:
         columns: Names of the cohort table's columns patient_id and image.
         members: The trained folds, of all repeats.
         labels_per: 'scan' if a patient's scans may have different labels.
+        contrasts: Names of the contrasts, where a scan has several.
     """
 
     classes: list[str]
@@ -70,6 +76,24 @@ class Ensemble:
     columns: dict[str, str]
     members: list[Member]
     labels_per: Literal["patient", "scan"] = "patient"
+    contrasts: Sequence[str] = ()
+
+    def cohort(self, table: str | None, cache_dir: str, columns: Columns | None = None) -> Cohort:
+        """Open a cohort as the training cohort was opened.
+
+        Args:
+            table: Path of its table.
+            cache_dir: Folder for preprocessed volumes; may be deleted at any time.
+            columns: Names of its columns, if more than those of patient and image are needed.
+        """
+        return Cohort(
+            table,
+            columns or Columns(**self.columns),
+            self.preprocessing,
+            cache_dir,
+            self.contrasts,
+            self.members[0].coding.columns,
+        )
 
     @property
     def references(self) -> list[Reference]:
@@ -103,7 +127,14 @@ def fold_model(ensemble: Ensemble, member: Member, folder: Path) -> FoldModel:
     model = parser.instantiate(parser.parse_object({"model": ensemble.model})).model
     model.load_state_dict(read_weights(folder / member.weights))
     calibration = asdict(member.calibration) if member.calibration else {}
-    return FoldModel(model, member.intensity.mean, member.intensity.divisor, **calibration)
+    return _fold_model(model, member.intensity, member.coding, **calibration)
+
+
+def _fold_model(
+    model: LightningModule, intensity: Intensity, coding: Coding, **calibration: Any
+) -> FoldModel:
+    numbers = [list(coding.fill), list(coding.mean), list(coding.sd)]
+    return FoldModel(model, intensity.mean, intensity.divisor, coding=numbers, **calibration)
 
 
 def bundle_network(bundle_root: str) -> MeanModel:
@@ -135,7 +166,8 @@ def training_reference(
         device: Where the network runs.
     """
     assert data.intensity is not None
-    fold = FoldModel(model, data.intensity.mean, data.intensity.divisor).to(device)
+    assert data.coding is not None
+    fold = _fold_model(model, data.intensity, data.coding).to(device)
     volumes, rows = data.cohort.volumes, data.rows
     features, held_out = (
         np.concatenate(
@@ -150,9 +182,17 @@ def training_reference(
 def volume_batches(
     volumes: Volumes, rows: np.ndarray, device: torch.device = CPU
 ) -> Iterator[Tensor]:
-    """Serve rows of the cached volumes, float16 (B, 1, W, H, D), a few at a time."""
+    """Serve rows of the cached volumes, float16 (B, C, W, H, D), a few at a time."""
     for start in range(0, len(rows), BATCH_SIZE):
         yield volume_tensor(volumes.data[rows[start : start + BATCH_SIZE]]).to(device)
+
+
+def input_batches(cohort: Cohort, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Serve what a fold sees of scans: volumes, and covariates as they are in the table."""
+    known = torch.from_numpy(cohort.covariates.values) if cohort.covariates.columns else None
+    for start, volume in enumerate(volume_batches(cohort.volumes, rows)):
+        chosen = rows[start * BATCH_SIZE : (start + 1) * BATCH_SIZE]
+        yield volume, None if known is None else known[chosen]
 
 
 def _open_run(folder: Path) -> Ensemble:
@@ -181,6 +221,7 @@ def _open_run(folder: Path) -> Ensemble:
                 intensity=Intensity(**checkpoint[name]["intensity"]),
                 calibration=calibrations.get((fold.repeat, fold.fold)),
                 reference=_read_reference(fold.folder / "reference.json"),
+                coding=Coding.of(checkpoint[name].get("covariates")),
                 seen=read_seen(checkpoint),
             )
         )
@@ -191,6 +232,7 @@ def _open_run(folder: Path) -> Ensemble:
         columns={column: settings["columns"][column] for column in ("patient_id", "image")},
         members=members,
         labels_per=settings.get("labels_per", "patient"),
+        contrasts=states[0].get("contrasts", []),
     )
 
 
@@ -202,9 +244,9 @@ def _open_bundle(folder: Path) -> Ensemble:
         intensity = Intensity(**member.pop("intensity"))
         reference = Reference(**reference) if reference else None
         calibration = _stored_calibration(member, len(spec["classes"]))
-        members.append(
-            Member(**member, intensity=intensity, calibration=calibration, reference=reference)
-        )
+        coding = Coding.of(member.pop("coding", None))
+        found = {"intensity": intensity, "calibration": calibration, "reference": reference}
+        members.append(Member(**member, **found, coding=coding))
     preprocessing = Preprocessing.made_with(spec.pop("preprocessing"))
     return Ensemble(**spec, preprocessing=preprocessing, members=members)
 

@@ -21,8 +21,8 @@ class ScanFacts:
         orientation: Where the axes of the file point to, for instance 'LPS'.
         spacing_mm: Voxel size in the file, along R, A, S.
         raw_sd: Standard deviation of the voxels in the file.
-        mean: Mean of the preprocessed voxels.
-        sd: Standard deviation of the preprocessed voxels.
+        mean: Mean of the preprocessed voxels, over all contrasts that are there.
+        sd: Standard deviation of the preprocessed voxels, the mean over the contrasts.
     """
 
     orientation: str
@@ -61,9 +61,10 @@ class Reference:
 
 def read_facts(volumes: Volumes) -> list[ScanFacts]:
     """Describe scans and their preprocessed volumes, row by row."""
-    sds = np.sqrt(np.maximum(volumes.mean_squares - volumes.means**2, 0))
+    sds = np.nanmean(np.sqrt(np.maximum(volumes.mean_squares - volumes.means**2, 0)), axis=1)
+    means = np.nanmean(volumes.means, axis=1)
     spacings, raw_sds = map(tuple, volumes.file_spacings_mm.tolist()), volumes.file_sds.tolist()
-    columns = volumes.orientations, spacings, raw_sds, volumes.means.tolist(), sds.tolist()
+    columns = volumes.orientations, spacings, raw_sds, means.tolist(), sds.tolist()
     return [ScanFacts(*row) for row in zip(*columns, strict=True)]
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 
-from commands.bundles.ensemble import CPU, Ensemble, fold_model, open_ensemble, volume_batches
+from commands.bundles.ensemble import CPU, Ensemble, fold_model, input_batches, open_ensemble
 from commands.reporting.finished_runs import read_results
 from commands.reporting.results import read_tables
 from commands.runs.run_folder import fold_folder, read_config, read_json, write_text
@@ -137,15 +137,16 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
     for scan in wanted:
         if scan not in rows:
             continue
-        volume = next(volume_batches(volumes, np.array([rows[scan]])))
+        volume, covariates = next(input_batches(cohort, np.array([rows[scan]])))
         heat = None
         if ensemble is not None and kind is not None:
             fold = members[scan]
             k = ensemble.classes.index(predicted[scan])
-            heat = class_map(fold.model, fold.scale(volume), k, kind)
+            coded = None if covariates is None else fold.code(covariates)
+            heat = class_map(fold.model, fold.scale(volume), k, kind, coded)
             num_empty += not heat.any()
         right, front, up = volumes.spacings_mm[rows[scan]]
-        views[scan] = view(volume[0, 0].float().numpy(), (right, front, up), heat)
+        views[scan] = view(volume[0].float().numpy(), (right, front, up), heat)
     first = " (the first scan of each)" if (ranking["num_scans"] > 1).any() else ""
     note = (
         f"Pictures of {len(views)} of {len(ranking)} {page.metrics['case']}s{first}, as "

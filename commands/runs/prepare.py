@@ -95,10 +95,14 @@ class Run:
         cohort = self.data.cohort
         if warnings := self.check.warnings_in_brief():
             say(warnings)
-        others = read_other_columns(cohort.table, cohort.columns)
-        unread = [name for name in others if name.lower() not in DESCRIBING and name not in reads]
+        others = read_other_columns(cohort.table, cohort.columns, cohort.contrasts)
+        used = {*DESCRIBING, *reads, *(name for name, _ in cohort.covariates.columns)}
+        used |= {cohort.columns.mask} if cohort.preprocessing.uses_mask else set()
+        unread = [name for name in others if not used & {name, name.lower()}]
         if unread:
             say(f"Columns of the table that nothing reads: {', '.join(unread)}.")
+        for remark in cohort.covariates.remarks:
+            say(remark)
         num_patients = len(set(cohort.patients))
         say(f"Run {self.folder}: {len(cohort.scans)} scans of {num_patients} patients. {self.plan}")
         if self.config.init is not None:

@@ -71,16 +71,16 @@ def voxel_map(
 
 
 def warp(
-    volume: Float[Tensor, "b 1 w h d"], voxel_maps: Float[Tensor, "b 3 4"]
-) -> Float[Tensor, "b 1 w h d"]:
-    """Make a copy of each volume.
+    volume: Float[Tensor, "b c w h d"], voxel_maps: Float[Tensor, "b 3 4"]
+) -> Float[Tensor, "b c w h d"]:
+    """Make a copy of each volume, all its channels alike.
 
     Args:
         volume: Volumes of any float type, fastest with the last axis stored first.
         voxel_maps: Where each copy's voxels come from, see `voxel_map`.
 
     Returns:
-        The copies, float32; what lies outside of a volume has its smallest value.
+        The copies, float32; what lies outside has the channel's smallest value.
     """
     kernel = compiled("warp") if volume.device.type == "cpu" else None
     return (
@@ -94,12 +94,13 @@ def _warp_by_loop(kernel: ctypes.CDLL, volume: Tensor, voxel_maps: Tensor) -> Te
     order = [2, 0, 1]  # the stored order of the axes: D, W, H
     maps = voxel_maps[:, order][:, :, [*order, 3]].double().contiguous()
     stored = volume.movedim(-1, 2)
-    source = torch.zeros(stored[0].numel() + 3)  # the loop reads on a little
+    source = torch.zeros(stored[0, 0].numel() + 3)  # the loop reads on a little
     copies = torch.empty(stored.shape)
     sizes = *stored.shape[2:], torch.get_num_threads()
-    for one, copy, voxel_map in zip(stored, copies, maps, strict=True):
-        source[:-3].view(one.shape).copy_(one)
-        call(kernel.warp, source, copy, voxel_map, source[:-3].min().item(), *sizes)
+    for scan, its_copies, voxel_map in zip(stored, copies, maps, strict=True):
+        for one, copy in zip(scan, its_copies, strict=True):
+            source[:-3].view(one.shape).copy_(one)
+            call(kernel.warp, source, copy, voxel_map, source[:-3].min().item(), *sizes)
     return copies.movedim(2, -1)
 
 
@@ -120,5 +121,5 @@ def _warp_by_grid(volume: Tensor, voxel_maps: Tensor) -> Tensor:
     copies = F.grid_sample(
         volume.float(), torch.stack(grid[::-1], -1), padding_mode="border", align_corners=False
     )
-    smallest = volume.float().amin((1, 2, 3, 4), keepdim=True)
+    smallest = volume.float().amin((2, 3, 4), keepdim=True)
     return torch.where(inside[:, None], copies, smallest)

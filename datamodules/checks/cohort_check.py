@@ -19,7 +19,9 @@ from datamodules.checks.cohort_problems import (
     twin_names,
     unread_columns,
 )
+from datamodules.checks.contrasts import contrast_problems, places_by_contrast
 from datamodules.checks.leakage import Leak, find_leaks
+from datamodules.checks.masks import check_masks, mask_problems
 from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans
 from datamodules.reading.cohort_table import Columns, RowFault, Scan, read_other_columns, read_rows
 from datamodules.reading.geometry import refuse_other_orientation
@@ -37,11 +39,16 @@ LEAK_WORDS = {
 
 @dataclass(frozen=True)
 class CohortCheck:
-    """What the check of a cohort found; `checks` has one entry per scan."""
+    """What the check of a cohort found; `checks` has one entry for each of `images`."""
 
     scans: list[Scan]
     checks: list[ScanCheck]
     problems: list[Problem]
+
+    @property
+    def images(self) -> list[Scan]:
+        """The rows once for each image that they have."""
+        return [image for scan in self.scans for image in scan.images]
 
     @property
     def errors(self) -> list[Problem]:
@@ -84,6 +91,7 @@ class CohortCheck:
         }
         return {
             "scans": len(self.scans),
+            **({"images": len(self.checks)} if len(self.checks) > len(self.scans) else {}),
             "usable": len(facts),
             "patients": len({scan.patient_id for scan in self.scans}),
             **{name: dict(sorted(count.items())) for name, count in counts.items()},
@@ -113,22 +121,27 @@ def check_cohort(
         ValueError: If the table itself cannot be read.
     """
     refuse_other_orientation(expected.reading.assume_orientation)
-    scans, faults = read_rows(table, columns)
-    checks = check_scans([scan.path for scan in scans], expected.reading, cache_dir)
+    scans, faults = read_rows(table, columns, expected.contrasts, masks=expected.masks)
+    images = [image for scan in scans for image in scan.images]
+    checks = check_scans([image.path for image in images], expected.reading, cache_dir)
     # a run quotes the first warning
     problems = [*map(_row_problem, faults), *missing_names(scans), *twin_names(scans)]
-    for scan, check in zip(scans, checks, strict=True):
+    for image, check in zip(images, checks, strict=True):
         if check.fault:
-            problems.append(Problem("error", scan.patient_id, scan.image, *check.fault))
-        problems += [Problem("warning", scan.patient_id, scan.image, *w) for w in check.warnings]
+            problems.append(Problem("error", image.patient_id, image.image, *check.fault))
+        problems += [Problem("warning", image.patient_id, image.image, *w) for w in check.warnings]
     problems += label_problems(scans, expected)
     if not faults:
-        others = list(read_other_columns(table, columns))
+        others = list(read_other_columns(table, columns, expected.contrasts))
         problems += unread_columns(scans, others, columns, expected)
-    problems += _outliers(scans, checks)
-    patients = [scan.patient_id for scan in scans]
-    for leak in _find_leaks(scans, checks, patients, expected.reading, cache_dir):
-        one, other = scans[leak.first], scans[leak.second]
+    for places in places_by_contrast(scans):
+        problems += _outliers([images[at] for at in places], [checks[at] for at in places])
+    problems += contrast_problems(scans, checks, expected.contrasts)
+    if expected.masks:
+        problems += mask_problems(scans, check_masks(scans, expected.reading, cache_dir))
+    patients = [image.patient_id for image in images]
+    for leak in _find_leaks(images, checks, patients, expected.reading, cache_dir):
+        one, other = images[leak.first], images[leak.second]
         problems.append(leak_problem(leak, one, f"{other.image} of patient {other.patient_id}"))
     problems.sort(key=lambda problem: problem.severity)  # errors first
     return CohortCheck(scans, checks, problems)
@@ -138,8 +151,8 @@ def compare_cohorts(
     one: CohortCheck, other: CohortCheck, reading: Reading, cache_dir: Path
 ) -> list[Problem]:
     """List the scans and patients that two checked cohorts share; problems name the first's."""
-    scans, checks = [*one.scans, *other.scans], [*one.checks, *other.checks]
-    sides = ["A"] * len(one.scans) + ["B"] * len(other.scans)
+    scans, checks = [*one.images, *other.images], [*one.checks, *other.checks]
+    sides = ["A"] * len(one.images) + ["B"] * len(other.images)
     problems = []
     for leak in _find_leaks(scans, checks, sides, reading, cache_dir):
         a, b = scans[leak.first], scans[leak.second]

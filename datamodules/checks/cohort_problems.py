@@ -51,6 +51,8 @@ class Expectations:
         classes: The classes, if they are known.
         num_folds: Folds that every class must have patients for; None if not known.
         reading: What is done where a scan's file leaves something open.
+        contrasts: Names of the contrasts, where a row has several images.
+        masks: Whether each scan needs a mask.
     """
 
     labelled: bool | None = None
@@ -58,6 +60,8 @@ class Expectations:
     classes: Sequence[str] | None = None
     num_folds: int | None = None
     reading: Reading = field(default_factory=Reading)
+    contrasts: Sequence[str] = ()
+    masks: bool = False
 
 
 def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Problem]:

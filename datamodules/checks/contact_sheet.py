@@ -28,7 +28,7 @@ def contact_sheet(cohorts: Sequence[CohortCheck]) -> str:
         severities: dict[tuple[str, str], str] = {}
         for problem in reversed(cohort.problems):  # errors come first in the list
             severities[problem.patient_id, problem.image] = problem.severity
-        for scan, check in zip(cohort.scans, cohort.checks, strict=True):
+        for scan, check in zip(cohort.images, cohort.checks, strict=True):
             severity = severities.get((scan.patient_id, scan.image), "")
             words = [scan.patient_id, scan.session, scan.label, scan.image]
             caption = html.escape(" · ".join(printable(word) for word in words if word))

@@ -1,28 +1,15 @@
 """Read a cohort table: one row per scan, everything a string, every fault named."""
 
-import csv
-import errno
-import io
 import os
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from datamodules.reading.image_path import as_on_disk, find_image
 from datamodules.reading.nifti_bytes import SUFFIXES, ScanError, header_file
-
-NO_TABLES = {  # what a file begins with, what it is, and what to do
-    b"PK\x03\x04": "a spreadsheet (Excel or another): save it as CSV (UTF-8)",
-    b"\xd0\xcf\x11\xe0": "an Excel workbook: save it as CSV (UTF-8)",
-    b"version https://git-lfs": "a Git LFS pointer, not the table: fetch it with git lfs pull",
-    b"/annex/objects": "a git-annex pointer, not the table: fetch it with git annex get",
-    b"PAR1": "a Parquet file: save it as CSV (UTF-8)",
-    b"\x1f\x8b": "compressed: gunzip it",
-}
+from datamodules.reading.table_lines import read_lines
 
 
 @dataclass(frozen=True)
@@ -32,10 +19,12 @@ class Columns:
     Args:
         patient_id: Column that names the patient; rows of one patient never part in a split.
         image: Column with the scan's path, absolute or relative to the table's folder, which a
-            relative one must not leave.
+            relative one must not leave. Where a row has several contrasts, their columns are
+            image_<contrast>.
         label: Column with the class; may be absent where no class is needed.
         session: Column with the visit; may be absent.
         site: Column with the scanner or hospital; may be absent.
+        mask: Column with the path of a mask of the region of interest; may be absent.
     """
 
     patient_id: str = "patient_id"
@@ -43,13 +32,30 @@ class Columns:
     label: str = "label"
     session: str = "session"
     site: str = "site"
+    mask: str = "mask"
+
+    def images(self, contrasts: Sequence[str]) -> list[str]:
+        """Names of the columns with the images of a row, one for each contrast."""
+        return [f"{self.image}_{contrast}" for contrast in contrasts] or [self.image]
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One row of a cohort table; `path` is `image` made absolute, missing cells are ''.
+    """One row of a cohort table: the images of one patient at one visit; missing cells are ''.
 
-    `row` is the line of the file where it ends.
+    Args:
+        patient_id: Its patient.
+        image: Name of its first image, by which it is called.
+        path: Absolute path of that image.
+        label: Its class.
+        session: Its visit.
+        site: Where it was made.
+        mask: Name of its mask.
+        row: Line of the table's file where it ends.
+        names: Name of each contrast's image, '' where it is missing; () in a table without
+            contrasts.
+        contrasts: Their absolute paths, None where one is missing.
+        mask_path: Absolute path of the mask, None where the row has none or none is asked for.
     """
 
     patient_id: str
@@ -58,7 +64,27 @@ class Scan:
     label: str = ""
     session: str = ""
     site: str = ""
+    mask: str = ""
     row: int = 0
+    names: tuple[str, ...] = ()
+    contrasts: tuple[Path | None, ...] = ()
+    mask_path: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path | None, ...]:
+        """Path of each contrast's image; None where the cell is empty."""
+        return self.contrasts or (self.path,)
+
+    @property
+    def images(self) -> list["Scan"]:
+        """The row once for each image that it has."""
+        if not self.contrasts:
+            return [self]
+        return [
+            replace(self, image=name, path=path, names=(), contrasts=())
+            for name, path in zip(self.names, self.contrasts, strict=True)
+            if path is not None
+        ]
 
 
 @dataclass(frozen=True)
@@ -77,12 +103,21 @@ class RowFault:
         return f"row {self.line}: {who}{which}{self.what}. {self.fix}."
 
 
-def read_cohort_table(table: str | Path, columns: Columns = Columns()) -> list[Scan]:
+def read_cohort_table(
+    table: str | Path,
+    columns: Columns = Columns(),
+    contrasts: Sequence[str] = (),
+    *,
+    masks: bool = False,
+) -> list[Scan]:
     """Read a CSV or TSV cohort table.
 
     Args:
         table: Path of the table; comma, semicolon and tab are recognised from the header line.
         columns: Names of the columns to read; others are ignored.
+        contrasts: Names of the contrasts, where a row has several images; not every row needs
+            all of them.
+        masks: Whether each row needs a mask.
 
     Returns:
         One scan per row, in the table's order.
@@ -91,14 +126,20 @@ def read_cohort_table(table: str | Path, columns: Columns = Columns()) -> list[S
         ValueError: With one line per fault: missing columns, rows of the wrong length, empty
             cells, files that are missing, not NIfTI, outside the table's folder or listed twice.
     """
-    scans, faults = read_rows(table, columns)
+    scans, faults = read_rows(table, columns, contrasts, masks=masks)
     if faults:
         heading = f"Cohort table {table}: {len(faults)} row{'s' * (len(faults) > 1)} to fix."
         raise ValueError("\n  ".join([heading, *map(str, faults)]))
     return scans
 
 
-def read_rows(table: str | Path, columns: Columns = Columns()) -> tuple[list[Scan], list[RowFault]]:
+def read_rows(
+    table: str | Path,
+    columns: Columns = Columns(),
+    contrasts: Sequence[str] = (),
+    *,
+    masks: bool = False,
+) -> tuple[list[Scan], list[RowFault]]:
     """Read a cohort table as `read_cohort_table` does, but return the faults of its rows.
 
     Returns:
@@ -110,10 +151,12 @@ def read_rows(table: str | Path, columns: Columns = Columns()) -> tuple[list[Sca
     table = Path(table).expanduser()
     if not table.is_file():
         raise ValueError(f"Cohort table {str(table)!r} does not exist. Check the path in DATA=.")
-    lines = _read_lines(table)
+    lines = read_lines(table)
     if len(lines) < 2:
         raise ValueError(f"Cohort table {table} has no rows below its header line.")
-    positions = _column_positions(table, lines[0][1], columns)
+    needed = [columns.patient_id, *columns.images(contrasts), *([columns.mask] if masks else [])]
+    positions = _column_positions(table, lines[0][1], columns, needed)
+    places = [positions[name] for name in columns.images(contrasts)]
     scans, faults = [], []
     seen: dict[tuple[int, int], int] = {}
     for line_number, cells in lines[1:]:
@@ -121,36 +164,66 @@ def read_rows(table: str | Path, columns: Columns = Columns()) -> tuple[list[Sca
             what = f"{len(cells)} cells where the header has {len(lines[0][1])}"
             faults.append(RowFault(line_number, "", "", what, "Add or remove separators"))
             continue
-        row = {name: cells[position].strip() for name, position in positions.items()}
-        row["image"] = _as_on_disk(table.parent, row["image"])
+        row = {
+            field.name: cells[positions[name]].strip()
+            for field in fields(columns)
+            if (name := getattr(columns, field.name)) in positions and field.name != "image"
+        }
+        names = [as_on_disk(table.parent, cells[place].strip()) for place in places]
+        image = next(filter(None, names), "")
         try:
-            path = _find_image(table.parent, row["patient_id"], row["image"])
-            file = os.stat(header_file(path) if header_file(path).exists() else path)
-            if (earlier := seen.setdefault((file.st_dev, file.st_ino), line_number)) != line_number:
-                raise ScanError(
-                    f"is listed already in row {earlier}, perhaps by another name",
-                    "List each file once",
-                )
+            if not row["patient_id"]:
+                raise ScanError("patient_id is empty", "Name the patient")
+            if not image:
+                raise ScanError("image is empty", "Name a file or drop the row")
+            paths = []
+            for image in names:
+                paths.append(_find_once(table.parent, image, line_number, seen) if image else None)
+            if masks and not row["mask"]:
+                raise ScanError("has no mask", "Fill the column, or leave the row out")
+            mask_path = find_image(table.parent, row["mask"]) if masks else None
         except ScanError as fault:
-            who = row["patient_id"], row["image"]
+            who = row["patient_id"], image
             faults.append(RowFault(line_number, *who, fault.what, fault.fix))
         else:
-            scans.append(Scan(path=path, row=line_number, **row))
+            first = next(place for place, path in enumerate(paths) if path is not None)
+            path = paths[first]
+            assert path is not None
+            scan = Scan(image=names[first], path=path, row=line_number, mask_path=mask_path, **row)
+            if contrasts:
+                scan = replace(scan, names=tuple(names), contrasts=tuple(paths))
+            scans.append(scan)
     return scans, faults
 
 
-def read_other_columns(table: str | Path, columns: Columns = Columns()) -> dict[str, list[str]]:
-    """Read the columns that the project itself does not use, as they are.
+def _find_once(folder: Path, image: str, line: int, seen: dict[tuple[int, int], int]) -> Path:
+    """The path of an image, which no earlier cell may have named."""
+    path = find_image(folder, image)
+    file = os.stat(header_file(path) if header_file(path).exists() else path)
+    if (file.st_dev, file.st_ino) in seen:
+        earlier = seen[file.st_dev, file.st_ino]
+        where = f"already in row {earlier}" if earlier != line else "twice in this row"
+        raise ScanError(f"is listed {where}, perhaps by another name", "List each file once")
+    seen[file.st_dev, file.st_ino] = line
+    return path
+
+
+def read_other_columns(
+    table: str | Path, columns: Columns = Columns(), contrasts: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Read the columns that are neither names, nor images, nor labels, as they are.
 
     Args:
         table: Path of a table that `read_cohort_table` accepts.
         columns: Names of the columns that are left out.
+        contrasts: Names of the contrasts, whose images are left out.
 
     Returns:
         The cells of each other column, in the table's order; '' where a cell is empty.
     """
-    (_, header), *lines = _read_lines(Path(table).expanduser())
+    (_, header), *lines = read_lines(Path(table).expanduser())
     used = {getattr(columns, field.name) for field in fields(columns)}
+    used = used - {columns.image, columns.mask} | set(columns.images(contrasts))
     return {
         name.strip(): [cells[position].strip() for _, cells in lines]
         for position, name in enumerate(header)
@@ -166,26 +239,10 @@ def conflicting_labels(scans: Sequence[Scan]) -> dict[str, list[str]]:
     return {patient: sorted(found) for patient, found in labels.items() if len(found) > 1}
 
 
-def _read_lines(table: Path) -> list[tuple[int, list[str]]]:
-    content = table.read_bytes()
-    for start, what in NO_TABLES.items():
-        if content.startswith(start):
-            raise ValueError(f"Cohort table {table} is {what}.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"Cohort table {table} is not UTF-8 text: save it as UTF-8.") from error
-    delimiter = max(",;\t", key=text.lstrip().partition("\n")[0].count)
-    if told := re.match(r"sep=([,;\t])\r?\n", text, re.IGNORECASE):  # for Excel
-        delimiter, text = told[1], text[len(told[0]) - 1 :]  # rows keep their numbers
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
-    except csv.Error as error:
-        raise ValueError(f"Cohort table {table}, row {reader.line_num}: {error}.") from error
-
-
-def _column_positions(table: Path, header: list[str], columns: Columns) -> dict[str, int]:
+def _column_positions(
+    table: Path, header: list[str], columns: Columns, needed: Sequence[str]
+) -> dict[str, int]:
+    """Where each column of the table stands."""
     names = [name.strip() for name in header]
     if repeated := sorted({name for name in names if name and names.count(name) > 1}):
         raise ValueError(f"Cohort table {table} has two columns named {repeated[0]!r}.")
@@ -195,55 +252,35 @@ def _column_positions(table: Path, header: list[str], columns: Columns) -> dict[
             f"{columns.patient_id},{columns.image},{columns.label} above it, in the order of the "
             "columns."
         )
-    positions = {}
-    for field in fields(columns):
-        wanted = getattr(columns, field.name)
-        if wanted in names:
-            positions[field.name] = names.index(wanted)
-        elif field.name in ("patient_id", "image") or wanted != field.default:
+    given = [getattr(columns, field.name) for field in fields(columns)]
+    defaults = {field.default for field in fields(columns)} | {columns.image}
+    for wanted in (*needed, *(name for name in given if name not in defaults)):
+        if wanted not in names:
+            fix = _contrasts_fix(names, columns) if wanted == columns.image else ""
             raise ValueError(
                 f"Cohort table {table} has no column {wanted!r}{_suggestion(wanted, names)}; "
-                f"it has {names}. Rename it or set --data.columns.{field.name}."
+                f"it has {names}. {fix or _rename_fix(wanted, columns)}"
             )
-    return positions
+    return {name: place for place, name in enumerate(names) if name}
 
 
-def _as_on_disk(folder: Path, image: str) -> str:
-    """The name with its accents composed or apart, as the disk has it: macOS takes them apart."""
-    spellings = (image, *(unicodedata.normalize(form, image) for form in ("NFC", "NFD")))
-    with suppress(OSError, ValueError):  # too long, a zero byte
-        return next((name for name in spellings if (folder / name).exists()), image)
-    return image
+def _rename_fix(wanted: str, columns: Columns) -> str:
+    known = [field.name for field in fields(columns) if getattr(columns, field.name) == wanted]
+    if known:
+        return f"Rename it or set --data.columns.{known[0]}."
+    return "Rename it or correct --data.contrasts."
 
 
-def _find_image(folder: Path, patient_id: str, image: str) -> Path:
-    """Make an image's path absolute, following links."""
-    if not patient_id:
-        raise ScanError("patient_id is empty", "Name the patient")
-    if not image:
-        raise ScanError("image is empty", "Name a file or drop the row")
-    outside = os.path.normpath(image).split(os.sep)[0] == os.pardir
-    if outside and not os.path.isabs(image):
-        raise ScanError(
-            "climbs out of the table's folder", "Move the table, or write an absolute path"
-        )
-    try:
-        path = (folder / image).resolve(strict=True)
-        if not path.is_file():
-            raise ScanError("is not a file", "Name a file")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        fix = "Write / instead of \\" if "\\" in image else "Correct its path"
-        raise ScanError(f"does not exist (looked for {folder / image})", fix) from error
-    except (RuntimeError, OSError, ValueError) as error:  # a loop of links, too long, a zero byte
-        reason = "is a link that leads back to itself" if _loops(error) else f"has no path: {error}"
-        raise ScanError(reason, "Name a file") from error
-    if not image.lower().endswith(SUFFIXES):
-        raise ScanError("is not a NIfTI file (.nii, .nii.gz, .hdr and .img) or .mgz", "Convert it")
-    return Path(os.path.abspath(folder / image))
-
-
-def _loops(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) or getattr(error, "errno", None) == errno.ELOOP
+def _contrasts_fix(names: Sequence[str], columns: Columns) -> str:
+    """What to type where a table has a column of images for each contrast."""
+    start = f"{columns.image}_"
+    found = [name.removeprefix(start) for name in names if name.startswith(start)]
+    if not found:
+        return ""
+    return (
+        f"It has an image for each contrast: choose with --data.contrasts='[{', '.join(found)}]', "
+        f"or take one with --data.columns.image={start}{found[0]}."
+    )
 
 
 def _suggestion(wanted: str, choices: Sequence[str]) -> str:

@@ -14,36 +14,37 @@ HEAT_SHARE = 0.45  # of the heat map's colour, at its strongest
 
 
 def view(
-    volume: Float[np.ndarray, "w h d"],
+    volume: Float[np.ndarray, "c w h d"],
     spacing_mm: tuple[float, float, float],
     heat: Float[np.ndarray, "w h d"] | None = None,
 ) -> tuple[str, str]:
     """Draw three orthogonal slices, through the heat map's strongest bright voxel or the middle.
 
-    The patient's right is on the left, anterior on the left of the sagittal slice, superior up.
+    Each contrast has a row; one that is missing has none. The patient's right is on the left,
+    anterior on the left of the sagittal slice, superior up.
 
     Args:
-        volume: Voxels along R, A, S.
+        volume: The contrasts, voxels along R, A, S; NaN where one is missing.
         spacing_mm: Voxel sizes.
-        heat: Values from 0 to 1 at the same places; a second row shows them in colour, unless all
-            are 0.
+        heat: Values from 0 to 1 at the same places; a last row shows them in colour over the
+            first contrast, unless all are 0.
 
     Returns:
         A WebP picture as data URI, and words for those who cannot see it.
     """
     asked = heat is not None
-    low, high = np.percentile(volume, [1, 99])
-    grey = np.clip((volume - low) / max(high - low, 1e-6), 0, 1)
+    greys = [_grey(each) for each in volume if not np.isnan(each).any()]
+    grey = greys[0]
     if heat is not None and heat.max() > 0:
         centre = np.unravel_index(int((heat * grey).argmax()), heat.shape)  # not in the dark
     else:
-        heat, centre = None, tuple(size // 2 for size in volume.shape)
-    rows = [np.repeat(grey[..., None], 3, axis=-1)]
+        heat, centre = None, tuple(size // 2 for size in grey.shape)
+    rows = [np.repeat(each[..., None], 3, axis=-1) for each in greys]
     if heat is not None:
         colour = colormaps["inferno"](heat)[..., :3]
         weight = HEAT_SHARE * np.sqrt(heat)[..., None]
         rows.append(rows[0] * (1 - weight) + colour * weight)
-    extent = np.array(volume.shape) * spacing_mm
+    extent = np.array(grey.shape) * spacing_mm
     picture = np.concatenate([_row(row, centre, HEIGHT * extent / extent.max()) for row in rows])
     buffer = io.BytesIO()
     Image.fromarray((255 * picture).round().astype(np.uint8)).save(buffer, "WEBP", quality=75)
@@ -58,6 +59,11 @@ def view(
 def data_uri(content: bytes, kind: str) -> str:
     """Put a file into a page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _grey(volume: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(volume, [1, 99])
+    return np.clip((volume - low) / max(high - low, 1e-6), 0, 1)
 
 
 def _row(volume: np.ndarray, centre: tuple, pixels: np.ndarray) -> np.ndarray:

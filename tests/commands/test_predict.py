@@ -68,7 +68,8 @@ def test_new_scans_get_the_mean_of_all_folds_after_their_calibrations(
         raw = [tio.ToCanonical()(image).data[0].numpy() for image in images]
         windowed = [window(voxels, (0.5, 99.5), "foreground")[0][None] for voxels in raw]
         volume = torch.from_numpy(np.stack(windowed)).half().float()
-        scaled = (volume - saved["intensity"]["mean"]) / saved["intensity"]["divisor"]
+        (mean,), (divisor,) = saved["intensity"]["mean"], saved["intensity"]["divisor"]
+        scaled = (volume - mean) / divisor
         probs = model(scaled).sigmoid().detach().numpy().astype(float)
         rows = pd.DataFrame({"prob_healthy": probs[:, 0], "prob_unhealthy": probs[:, 1]})
         tables.append(apply_calibration(rows, fit_calibration(tested.query(f"fold != {fold}"))))

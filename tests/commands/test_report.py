@@ -96,7 +96,7 @@ def test_a_view_shows_right_on_the_left_and_superior_up():
     volume = np.zeros((20, 20, 20))
     volume[17:, 9:12, 9:12] = 1  # a bright spot on the patient's right
     volume[9:12, 9:12, 17:] = 0.6  # and one at the top
-    uri, words = view(volume, (1.0, 1.0, 1.0))
+    uri, words = view(volume[None], (1.0, 1.0, 1.0))
     picture = np.asarray(Image.open(BytesIO(b64decode(uri.partition(",")[2]))).convert("L"))
     side = picture.shape[1] // 3
     coronal, axial = picture[:, side : 2 * side], picture[:, 2 * side :]
@@ -113,7 +113,7 @@ def test_a_run_from_before_calibration_on_other_folds_has_its_page_too(run):
 
 
 def test_an_empty_map_is_told_in_the_row_and_counted(run, monkeypatch):
-    def empty_for_the_first(model, volume, k, kind):
+    def empty_for_the_first(model, volume, k, kind, covariates):
         heat = np.full(volume.shape[2:], float(len(drawn) > 0))
         drawn.append(kind)
         return heat

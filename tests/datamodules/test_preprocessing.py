@@ -202,9 +202,9 @@ def test_the_fitted_intensity_is_that_of_the_given_rows(write_cohort, tmp_path, 
     fitted = cohort.fit_intensity(np.array([0, 2]))
     chosen = voxels[[0, 2]].astype(np.float64)
     spread = {"range": np.ptp, "sd": np.std}[divide_by]
-    assert fitted.mean == pytest.approx(chosen.mean(), rel=1e-6)
-    assert fitted.divisor == pytest.approx(spread(chosen), rel=1e-6)
-    assert fitted.divisor < spread(voxels.astype(np.float64))
+    assert fitted.mean[0] == pytest.approx(chosen.mean(), rel=1e-6)
+    assert fitted.divisor[0] == pytest.approx(spread(chosen), rel=1e-6)
+    assert fitted.divisor[0] < spread(voxels.astype(np.float64))
     scaled = fitted.scale(torch.from_numpy(voxels[[0, 2]]))
     assert abs(scaled.mean()) < 1e-3
     assert spread(scaled.double().numpy()) == pytest.approx(1, rel=1e-3)

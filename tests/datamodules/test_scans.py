@@ -63,7 +63,7 @@ def test_batches_are_scaled_after_the_transfer(data):
     batch = next(iter(module.val_dataloader()))
     assert batch["volume"].dtype == torch.float16
     scaled = module.on_after_batch_transfer(batch, 0)["volume"]
-    expected = (batch["volume"].float() - module.intensity.mean) / module.intensity.divisor
+    expected = (batch["volume"].float() - module.intensity.mean[0]) / module.intensity.divisor[0]
     torch.testing.assert_close(scaled, expected)
 
 

@@ -112,7 +112,7 @@ def test_mix_up_with_alpha_0_is_the_batch_itself_and_draws_nothing():
     before = torch.get_rng_state()
     assert all(
         same is given
-        for same, given in zip(mix_up(volume, target, 0.0), (volume, target), strict=True)
+        for same, given in zip(mix_up(volume, target, alpha=0.0), (volume, target), strict=True)
     )
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -121,7 +121,7 @@ def test_mix_up_blends_volumes_and_targets_alike():
     target = torch.eye(6)  # every scan is a class of its own: its target tells what was blended
     volume = torch.rand(6, 1, 4, 4, 4)
     torch.manual_seed(0)
-    mixed, shares = mix_up(volume, target, 1.0)
+    mixed, shares = mix_up(volume, target, alpha=1.0)
     torch.testing.assert_close(shares.sum(1), torch.ones(6))
     assert not torch.equal(shares, target)
     torch.testing.assert_close(mixed, torch.einsum("bs,scwhd->bcwhd", shares, volume))
@@ -131,7 +131,7 @@ def test_mix_up_is_a_function_of_torchs_seed():
     draws = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        draws.append(mix_up(torch.arange(6.0).reshape(6, 1, 1, 1, 1), torch.eye(6), 0.4)[1])
+        draws.append(mix_up(torch.arange(6.0).reshape(6, 1, 1, 1, 1), torch.eye(6), alpha=0.4)[1])
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
@@ -140,7 +140,7 @@ def test_the_shares_of_mix_up_follow_the_beta_distribution():
     torch.manual_seed(0)
     shares = []
     for _ in range(2000):
-        blended = mix_up(torch.zeros(2, 1, 1, 1, 1), torch.eye(2), 0.5)[1]
+        blended = mix_up(torch.zeros(2, 1, 1, 1, 1), torch.eye(2), alpha=0.5)[1]
         shares.append(blended[0, 0].item())  # 1 where a scan is its own partner
     share = torch.tensor(shares)
     alone = share == 1
@@ -151,7 +151,7 @@ def test_the_shares_of_mix_up_follow_the_beta_distribution():
 
 def test_a_negative_mix_up_is_refused():
     with pytest.raises(ValueError, match=r"mixup is -0\.2; set it to 0 or more"):
-        mix_up(torch.rand(2, 1, 4, 4, 4), torch.eye(2), -0.2)
+        mix_up(torch.rand(2, 1, 4, 4, 4), torch.eye(2), alpha=-0.2)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -172,5 +172,5 @@ def test_a_classifier_trains_on_the_mixed_batch(monkeypatch, num_classes):
     torch.manual_seed(3)
     loss = model.training_step({"volume": volume, "label": label, "row": torch.arange(4)}, 0)
     torch.manual_seed(3)
-    mixed, target = mix_up(volume, F.one_hot(label, num_classes), 0.4)
+    mixed, target = mix_up(volume, F.one_hot(label, num_classes), alpha=0.4)
     torch.testing.assert_close(loss, model.loss(model(mixed), target))

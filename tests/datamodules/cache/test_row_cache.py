@@ -159,9 +159,9 @@ def test_a_changed_scan_or_parameter_rebuilds_just_what_it_must(
     table = str(write_cohort(4))
     prepared = []
 
-    def spy(path, preprocessing):
-        prepared.append(path.name)
-        return original(path, preprocessing)
+    def spy(paths, *settings):
+        prepared.append(paths[0].name)
+        return original(paths, *settings)
 
     from datamodules import volumes
 
