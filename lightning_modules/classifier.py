@@ -84,15 +84,16 @@ class Classifier(ScanClassifier):
             )
         if not 0 <= contrast_dropout <= 1:
             raise ValueError(f"contrast_dropout is {contrast_dropout}; set it to 0 to 1.")
-        channels = 1 if fusion == "encoders" else self.hparams["num_channels"]
-        num_covariates = self.hparams["num_covariates"]
+        channels, num_more = self.hparams["num_channels"], self.hparams["num_covariates"]
+        num_flags = 0
+        if fusion == "encoders":
+            channels, num_flags = 1, channels  # which contrasts are there
         self.encoder: Encoder | Backbone
         if backbone == "mctl":
             self.encoder = Encoder(depth, filters, pool, norm, channels)
             self.readout = Readout(readout)
-            num_features = self.readout.num_features(
-                filters, self.encoder.output_shape(spatial_shape)
-            )
+            maps_shape = self.encoder.output_shape(spatial_shape)
+            num_features = self.readout.num_features(filters, maps_shape) + num_flags
             hidden: list[nn.Module] = []
             if nodes:
                 hidden = [nn.Linear(num_features, nodes), nn.ReLU(), nn.Dropout(dropout)]
@@ -100,14 +101,14 @@ class Classifier(ScanClassifier):
                 nn.Flatten(),
                 nn.Dropout(dropout),
                 *hidden,
-                nn.Linear((nodes or num_features) + num_covariates, num_classes),
+                nn.Linear((nodes or num_features) + num_more, num_classes),
             )
         else:
             self.encoder = build_backbone(backbone, spatial_shape, channels)
             self.readout = Readout("flatten")  # a backbone pools itself
             self.head = Head(
                 nn.Dropout(dropout),
-                nn.Linear(self.encoder.num_features + num_covariates, num_classes),
+                nn.Linear(self.encoder.num_features + num_flags + num_more, num_classes),
             )
         self.encoder.requires_grad_(not freeze_encoder)
 

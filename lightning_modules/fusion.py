@@ -15,8 +15,11 @@ def mean_over_contrasts(
     *,
     training: bool = False,
     contrast_dropout: float = 0.0,
-) -> Float[Tensor, "b f"]:
+) -> Float[Tensor, "b f_and_c"]:
     """Encode each contrast by itself, and average the features over those that are there.
+
+    Which are there stands next to the mean, as 0 and 1: otherwise a scan with one contrast would
+    look like one in which all contrasts show the same.
 
     Args:
         encode: Turns volumes of one channel, (N, 1, W, H, D), into features, (N, F).
@@ -35,7 +38,8 @@ def mean_over_contrasts(
         flat = volume.flatten(0, 1)[:, None].nan_to_num(0.0)  # (B C, 1, W, H, D)
         features = encode(flat).unflatten(0, volume.shape[:2])
         total = (features * present[..., None]).sum(1)
-    return total / present.sum(1, keepdim=True)
+    mean = total / present.sum(1, keepdim=True)
+    return torch.cat([mean, present.to(mean.dtype)], 1)
 
 
 def _dropped(present: Tensor, share: float) -> Tensor:

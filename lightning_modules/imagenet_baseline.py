@@ -88,7 +88,7 @@ class ImageNetBaseline(ScanClassifier):
             nn.Linear(num_features + self.hparams["num_covariates"], num_classes),
         )
 
-    def images(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b s c h2 w2"]:
+    def images(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b s rgb h2 w2"]:
         """Cut slices and dress them as the weights expect: size, channels, normalisation."""
         self.check_shape(volume)
         low, high = volume.amin((2, 3, 4), True), volume.amax((2, 3, 4), True)
