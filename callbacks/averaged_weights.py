@@ -61,7 +61,7 @@ class AveragedWeights(EMAWeightAveraging):
             norm.train()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             for batch in batches():
-                pl_module(trainer.strategy.batch_to_device(batch)["volume"])
+                pl_module.predict_step(trainer.strategy.batch_to_device(batch), 0)
         for norm, momentum in zip(self.learning, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()

@@ -30,6 +30,8 @@ class CheckedPreprocessing:
 
     assume_orientation: str | None = None
     fill_nan: bool = False
+    roi_margin_mm: float | None = None
+    mask_channel: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class CheckedData:
         splits: The folds.
         preprocessing: The preprocessing.
         cache_dir: Folder for what is kept of each scan.
+        contrasts: Names of the contrasts, where a row has several images.
+        covariates: Columns that a model sees next to the images.
     """
 
     table: str | None = None
@@ -53,6 +57,8 @@ class CheckedData:
     splits: CheckedSplits = CheckedSplits()
     preprocessing: CheckedPreprocessing = CheckedPreprocessing()
     cache_dir: str = "cache"
+    contrasts: list[str] | None = None
+    covariates: list[str] | None = None
 
 
 def check_data(args: list[str]) -> None:
@@ -99,7 +105,10 @@ def _check_data(
         labels_per=data.labels_per,
         classes=data.classes,
         num_folds=data.splits.num_folds,
-        reading=Reading(**asdict(data.preprocessing)),
+        reading=Reading(data.preprocessing.assume_orientation, data.preprocessing.fill_nan),
+        contrasts=data.contrasts or (),
+        masks=data.preprocessing.roi_margin_mm is not None or data.preprocessing.mask_channel,
+        covariates=data.covariates or (),
     )
     cache_dir = Path(data.cache_dir)
     cohorts = {table: _check(table, data.columns, expected, cache_dir) for table in tables}

@@ -13,9 +13,11 @@ from commands.reporting.page import write_page
 from commands.reporting.results import write_results
 from commands.runs.frozen_features import encoder_features
 from commands.runs.main_process import say
+from commands.runs.mask_features import has_masks, mask_features
 from commands.runs.prepare import Run, prepare
 from commands.runs.run_folder import claim, keep_splits
-from datamodules.checks.spelling import bound_of, is_missing, number_of
+from datamodules.checks.spelling import is_missing
+from datamodules.covariates import read_covariates
 from datamodules.reading.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table
@@ -35,13 +37,10 @@ class ClassicalOptions:
         features: What they see: 'voxels' of the preprocessed scans, 'encoder' for the outputs of
             the model's pretrained encoder: INIT's, or a 2D network's with -c configs/baseline.yaml;
             None is voxels, and encoder where it is pretrained.
-        covariates: Columns of the cohort table for the method 'covariates'; None takes those whose
-            name has age, sex, gender or volume in it.
     """
 
     methods: list[str] = field(default_factory=lambda: list(METHODS))
     features: list[str] | None = None
-    covariates: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,15 @@ def _cross_validate(method: MethodRun, run: Run, covariates: pd.DataFrame) -> No
         return
     keep_splits(run.data.splits_table, folder)
     started = time.monotonic()
-    tables = []
+    tables, masks = [], None
     for fold_run in tqdm(run.fold_runs, desc=method.name, leave=False):
         trainer, model, data = run.build(fold_run)
         assert isinstance(data, ScanDataModule)
         data.setup("fit")
         if method.features == "covariates":
             features: Any = covariates
+        elif method.features == "mask":
+            features = masks = mask_features(data.cohort) if masks is None else masks
         elif method.features == "voxels":
             features = np.asarray(data.cohort.volumes.data, np.float32).reshape(len(covariates), -1)
         else:
@@ -153,6 +154,7 @@ def _method_runs(run: Run, covariates: pd.DataFrame) -> list[MethodRun]:
         "image": kinds,
         "encoder": [kind for kind in kinds if kind == "encoder"],
         "covariates": ["covariates"] if len(covariates.columns) else [],
+        "mask": ["mask"] if has_masks(run.data.cohort) else [],
     }
     runs = [
         MethodRun(method, kind)
@@ -162,7 +164,7 @@ def _method_runs(run: Run, covariates: pd.DataFrame) -> list[MethodRun]:
     if not runs:
         raise ValueError(
             "None of these methods can be run: probes need a pretrained encoder (give INIT=), "
-            "'covariates' needs columns such as age or sex."
+            "'covariates' needs columns such as age or sex, 'mask-features' a mask in each row."
         )
     return runs
 
@@ -177,37 +179,34 @@ def _is_pretrained(run: Run) -> bool:
 
 
 def _covariates(run: Run) -> pd.DataFrame:
-    """Columns of the table that may tell the classes apart, one row per scan; perhaps none."""
-    cohort, wanted = run.data.cohort, run.config.covariates
-    columns = read_other_columns(cohort.table, cohort.columns)
-    if wanted is None:
-        wanted = [name for name in columns if any(word in name.lower() for word in COVARIATE_NAMES)]
-    if absent := [name for name in wanted if name not in columns]:
-        raise ValueError(f"The table {cohort.table} has no column {absent[0]!r}.")
-    table = pd.DataFrame(index=range(len(cohort.scans)))
-    for name in wanted:
-        cells = pd.Series(columns[name]).map(
-            lambda cell: None if is_missing(cell) else cell or None
-        )
-        one_to_one = len(set(zip(cells, cohort.labels, strict=True))) == cells.nunique()
-        if one_to_one and cells.nunique() == len(run.data.class_names):
-            say(f"Column {name!r} is the label in other words: left out of the covariates.")
+    """Columns of the table that may tell the classes apart, one row per scan; perhaps none.
+
+    They are those of --data.covariates, or have age, sex, gender or volume in their names.
+    """
+    cohort = run.data.cohort
+    cells = read_other_columns(cohort.table, cohort.columns, cohort.contrasts)
+    guessed = [name for name in cells if any(word in name.lower() for word in COVARIATE_NAMES)]
+    found, table = cohort.covariates, pd.DataFrame(index=range(len(cohort.scans)))
+    told: set[str] = set()
+    if not found.columns:
+        filled = [name for name in guessed if not all(map(_is_empty, cells[name]))]
+        found = read_covariates(cells, filled, str(cohort.table), len(table))
+        for remark in found.remarks:
+            say(remark)
+    for (name, category), values in zip(found.columns, found.values.T, strict=True):
+        words = pd.Series(["" if _is_empty(cell) else cell for cell in cells[name]])
+        known = words.replace("", None)
+        one_to_one = len(set(zip(known, cohort.labels, strict=True))) == known.nunique()
+        if one_to_one and known.nunique() == len(run.data.class_names):
+            if name not in told:
+                say(f"Column {name!r} is the label in other words: left out of the covariates.")
+            told.add(name)
+        elif category is None:
+            table[name] = values.astype(float)
         else:
-            table[name] = _numbers(name, cells) if _is_number(cells) else cells.fillna("missing")
+            table[name] = words.replace("", "missing")
     return table
 
 
-def _is_number(cells: pd.Series) -> bool:
-    """Whether most of the cells that are filled in are numbers."""
-    return bool(cells.dropna().map(lambda cell: number_of(cell) is not None).mean() > 0.5)
-
-
-def _numbers(name: str, cells: pd.Series) -> pd.Series:
-    """Read a column of numbers; tell which cells are bounds, and which are no numbers."""
-    numbers = cells.map(number_of, na_action="ignore")
-    bounds = cells[cells.notna() & numbers.isna()].map(bound_of)
-    if capped := sorted(set(cells[bounds[bounds.notna()].index])):
-        say(f"Column {name!r}: {', '.join(map(repr, capped))} count as the number in them.")
-    if odd := sorted(set(cells[bounds[bounds.isna()].index])):
-        say(f"Column {name!r}: {', '.join(map(repr, odd))} are no numbers: counted as missing.")
-    return numbers.fillna(bounds).astype(float)
+def _is_empty(cell: str) -> bool:
+    return not cell or is_missing(cell)

@@ -18,6 +18,7 @@ from commands.bundles.reference import read_facts
 from commands.finetune import finetune
 from commands.reporting.page import open_cohort, write_page
 from commands.reporting.results import read_tables
+from commands.runs.mask_features import has_masks, mask_features
 from commands.runs.run_folder import (
     fold_folder,
     read_config,
@@ -27,6 +28,7 @@ from commands.runs.run_folder import (
     write_text,
 )
 from datamodules.cohort import Cohort
+from datamodules.reading.cohort_table import read_other_columns
 from datamodules.splits import fold_runs, patients_of
 from evaluation.predictions import prediction_table, read_predictions, write_table
 from evaluation.sanity import false_alarms, sanity_row, shuffled_labels
@@ -66,6 +68,16 @@ def _sanity(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
             "use a shortcut. Compare scanners and protocols of the classes.",
         )
     ]
+    if has_masks(cohort):
+        volume = mask_features(cohort)[["PhysicalSize"]]
+        rows.append(
+            sanity_row(
+                "Is the label in the mask's volume?",
+                _predict(volume, cohort, cohort.labels, splits, labels_per),
+                "The label can be predicted from the volume of the mask alone: see that the model "
+                "adds to it (`make classical` has a row `mask-features`).",
+            )
+        )
     trained = "model" in config and "method" not in config
     sites = _sites(tables)
     if trained and sites is not None:
@@ -175,16 +187,17 @@ def _train_on_shuffled_labels(
     """Run the same pipeline on the first repeat's folds, the labels shuffled."""
     place, again = folder / "sanity", f"-{seed}" if seed else ""
     labels, name = place / f"random_labels{again}.csv", f"random-labels{again}"
-    columns = config["data"]["init_args"]["columns"]
-    table = pd.DataFrame(
-        {
-            columns["patient_id"]: cohort.patients,
-            columns["image"]: [str(scan.path) for scan in cohort.scans],
-            columns["label"]: shuffled_labels(cohort.patients, cohort.labels, seed),
-        }
-    )
+    columns = cohort.columns
+    paths = [[str(path or "") for path in scan.paths] for scan in cohort.scans]
+    table = pd.DataFrame(paths, columns=columns.images(cohort.contrasts))
+    table[columns.patient_id] = cohort.patients
+    table[columns.label] = shuffled_labels(cohort.patients, cohort.labels, seed)
+    table[columns.mask] = [str(scan.mask_path or "") for scan in cohort.scans]
+    others = read_other_columns(cohort.table, columns, cohort.contrasts)
+    for name in {name for name, _ in cohort.covariates.columns}:
+        table[name] = others[name]
     place.mkdir(exist_ok=True)
-    write_table(table, labels)
+    write_table(table.loc[:, (table != "").any()], labels)
     write_table(splits, place / "splits.csv")
     write_text(yaml.safe_dump(config, sort_keys=False), place / "config.yaml")
     init = read_json(folder / "run.json")["init"]

@@ -174,6 +174,14 @@ class ScanDataModule(LightningDataModule):
         labels = [self.cohort.labels[row] for row in self.cohort.rows_of(patients)]
         return [labels.count(name) for name in self.class_names]
 
+    @property
+    def training_covariates(self) -> tuple[Tensor, Tensor]:
+        """Scaled covariates, (N, P), and class index, (N,), of the training scans."""
+        assert self.coding is not None
+        rows = self.rows["train"]
+        values = torch.from_numpy(self.cohort.covariates.values[rows])
+        return self.coding.scale(values), torch.from_numpy(self.labels[rows])
+
     def fill_cache(self) -> None:
         """Preprocess what the cache lacks, and make the augmented copies."""
         self.open_copies()

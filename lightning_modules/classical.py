@@ -31,7 +31,7 @@ from sklearn.svm import SVC
 NUM_INNER_FOLDS = 5
 BALANCE = [None, "balanced"]
 RIDGE = [1e-5, 1e-4, 1e-3, 0.01, 0.1, 1]  # inverse of the penalty
-Inputs = Literal["image", "encoder", "covariates"]
+Inputs = Literal["image", "encoder", "covariates", "mask"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ClassicalMethod:
         grid: Settings of the estimator to choose from, by inner cross-validation.
         inputs: 'image' sees principal components of the voxels or of an encoder's outputs;
             'encoder' is a probe: it sees an encoder's outputs as they are; 'covariates' sees
-            columns of the cohort table.
+            columns of the cohort table; 'mask' sees volume, shape and brightness of the mask.
     """
 
     estimator: BaseEstimator
@@ -72,6 +72,9 @@ METHODS: dict[str, ClassicalMethod] = {
     ),
     "covariates": ClassicalMethod(
         LogisticRegression(max_iter=1000), {"C": [0.1, 1], "class_weight": BALANCE}, "covariates"
+    ),
+    "mask-features": ClassicalMethod(
+        LogisticRegression(max_iter=1000), {"C": [0.01, 0.1, 1], "class_weight": BALANCE}, "mask"
     ),
 }
 EXPLAINED_VARIANCE = (0.5, 0.8, 0.95)  # of the principal components that a method sees
@@ -105,10 +108,12 @@ def fit_method(
     grid = {f"estimator__{name}": values for name, values in method.grid.items()}
     steps: list[tuple[str, BaseEstimator]] = [("columns", _columns())]
     tuned: list[tuple[str, BaseEstimator]] = [("estimator", estimator)]
-    if method.inputs != "covariates":
+    if method.inputs in ("image", "encoder"):
         # Turned to as many axes as there are scans, the inner components stay what they would be.
         # A penalty on the sum of squares is the same along any axes.
         steps = [("scale", StandardScaler()), ("turn", PCA(svd_solver="full"))]
+        if np.isnan(features).any():  # of a contrast that a scan lacks
+            steps.insert(0, ("impute", SimpleImputer()))
     if method.inputs == "image":
         tuned.insert(0, ("pca", PCA(whiten=True, svd_solver="full")))
         grid["pca__n_components"] = EXPLAINED_VARIANCE

@@ -69,7 +69,7 @@ class Classifier(ScanClassifier):
         freeze_encoder: bool = False,
         backbone: str = "mctl",
         fusion: Literal["channels", "encoders"] = "channels",
-        contrast_dropout: float = 0.2,
+        contrast_dropout: float = 0.1,
         weights_path: str | None = None,
         **training: Any,
     ) -> None:
@@ -129,10 +129,8 @@ class Classifier(ScanClassifier):
     def features(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         self.check_shape(volume)
         if self.hparams["fusion"] == "encoders":
-            drop = self.hparams["contrast_dropout"]
-            return mean_over_contrasts(
-                self._encode, volume, training=self.training, contrast_dropout=drop
-            )
+            drop = self.hparams["contrast_dropout"] if self.training else 0.0
+            return mean_over_contrasts(self._encode, volume, drop)
         return self._encode(volume)
 
     def _encode(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:

@@ -130,14 +130,15 @@ def write_onnx(fold: FoldModel, spatial_shape: tuple[int, int, int], path: Path)
     example = {"volume": torch.zeros(2, fold.num_channels, *spatial_shape)}
     if fold.num_covariates:
         example["covariates"] = torch.zeros(2, fold.num_covariates)
-    batch = torch.export.Dim("batch", min=1)
+    dynamic: dict[str, dict] = {"volume": {0: torch.export.Dim("batch", min=1)}}
+    dynamic |= {name: {0: torch.export.Dim.DYNAMIC} for name in example if name not in dynamic}
     torch.onnx.export(
         fold,
         tuple(example.values()),
         str(path),
         input_names=list(example),
         output_names=["prob"],
-        dynamic_shapes={name: {0: batch} for name in example},
+        dynamic_shapes=dynamic,
         external_data=False,
         dynamo=True,
         verbose=False,

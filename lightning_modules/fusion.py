@@ -12,8 +12,6 @@ from torch import Tensor
 def mean_over_contrasts(
     encode: Callable[[Tensor], Tensor],
     volume: Float[Tensor, "b c w h d"],
-    *,
-    training: bool = False,
     contrast_dropout: float = 0.0,
 ) -> Float[Tensor, "b f_and_c"]:
     """Encode each contrast by itself, and average the features over those that are there.
@@ -24,20 +22,18 @@ def mean_over_contrasts(
     Args:
         encode: Turns volumes of one channel, (N, 1, W, H, D), into features, (N, F).
         volume: Contrasts as channels; one that is missing is NaN.
-        training: Encode what is there alone, so that a norm measures nothing else; otherwise all
-            is encoded and what is missing left out of the mean: no shape depends on the data.
-        contrast_dropout: Share of the scans that lose one of several contrasts while training.
+        contrast_dropout: Share of the scans that lose one of several contrasts.
     """
     present = ~volume[:, :, 0, 0, 0].isnan()  # (B, C)
-    if training:
+    if contrast_dropout:
         present = present & ~_dropped(present, contrast_dropout)
+    if torch.compiler.is_compiling():  # in an exported graph no shape depends on the data
+        flat = volume.flatten(0, 1)[:, None].nan_to_num(0.0)  # (B C, 1, W, H, D)
+        total = (encode(flat).unflatten(0, volume.shape[:2]) * present[..., None]).sum(1)
+    else:  # encode what is there alone: a norm measures nothing else
         features = encode(volume[present][:, None])
         total = features.new_zeros(len(volume), features.shape[1])
         total = total.index_add(0, present.nonzero()[:, 0], features)
-    else:
-        flat = volume.flatten(0, 1)[:, None].nan_to_num(0.0)  # (B C, 1, W, H, D)
-        features = encode(flat).unflatten(0, volume.shape[:2])
-        total = (features * present[..., None]).sum(1)
     mean = total / present.sum(1, keepdim=True)
     return torch.cat([mean, present.to(mean.dtype)], 1)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class Head(nn.Sequential):
 class ScanClassifier(LightningModule):
     """Classify volumes with one sigmoid output per class; the highest output is the class.
 
-    A subclass makes `encoder` and whatever follows it, and defines `forward` and `features`.
+    A subclass makes `encoder` and `head`, and defines `forward` and `features`.
 
     Args:
         num_classes: Number of classes; the command line takes it from the cohort.
@@ -90,6 +90,7 @@ class ScanClassifier(LightningModule):
     """
 
     encoder: nn.Module
+    head: Head
     has_own_scale = False  # whether it scales the intensities of a scan itself
     takes_missing = False  # whether a scan may lack a contrast
 
@@ -168,10 +169,32 @@ class ScanClassifier(LightningModule):
         if init_ckpt := self.hparams["init_ckpt"]:
             load_encoder(self.encoder, init_ckpt)
 
+    def start_from_covariates(
+        self, covariates: Float[Tensor, "n p"], label: Int[Tensor, " n"]
+    ) -> None:
+        """Let the head begin with what the covariates tell alone, by logistic regression.
+
+        From random weights a short training would rather learn images by heart.
+
+        Args:
+            covariates: Those of the training scans, scaled.
+            label: Class index of each training scan.
+        """
+        from sklearn.linear_model import LogisticRegression  # few runs need it
+
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        for k in range(self.hparams["num_classes"]):
+            fitted = LogisticRegression().fit(covariates.numpy(), (label == k).numpy())
+            last.weight.data[k, -covariates.shape[1] :] = torch.tensor(fitted.coef_[0])
+            last.bias.data[k] = float(fitted.intercept_[0])
+
     @override
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
+        if self.hparams["num_covariates"]:
+            self.start_from_covariates(*self.trainer.datamodule.training_covariates)  # type: ignore[attr-defined]
         if self.hparams["class_weights"] == "balanced":
             self.loss.balance(self.trainer.datamodule.training_label_counts)  # type: ignore[attr-defined]
         self.load_start()

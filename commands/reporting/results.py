@@ -39,7 +39,7 @@ def write_cohort(cohort: Cohort, folder: Path) -> None:
         }
     )
     assert cohort.table is not None
-    for name, values in read_other_columns(cohort.table, cohort.columns).items():
+    for name, values in read_other_columns(cohort.table, cohort.columns, cohort.contrasts).items():
         if name.lower() in DESCRIBING:
             table[name] = values
     write_table(table, folder / "cohort.csv")

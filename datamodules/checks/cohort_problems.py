@@ -53,6 +53,7 @@ class Expectations:
         reading: What is done where a scan's file leaves something open.
         contrasts: Names of the contrasts, where a row has several images.
         masks: Whether each scan needs a mask.
+        covariates: Columns that a model sees next to the images.
     """
 
     labelled: bool | None = None
@@ -62,6 +63,7 @@ class Expectations:
     reading: Reading = field(default_factory=Reading)
     contrasts: Sequence[str] = ()
     masks: bool = False
+    covariates: Sequence[str] = ()
 
 
 def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Problem]:

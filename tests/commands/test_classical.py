@@ -169,7 +169,7 @@ def test_what_classical_methods_cannot_do_is_said_in_one_line(write_cohort, run_
         (["--features=[encoder]"], "need a pretrained run: give INIT="),
         (["--methods=[linear-probe]"], "probes need a pretrained encoder (give INIT=)"),
         (["--features=[smell]"], "no features 'smell'"),
-        (["--covariates=[shoe]"], "has no column 'shoe'"),
+        (["--data.covariates=[shoe]"], "has no column 'shoe'"),
         (["--fold=1"], "Drop FOLD, REPEAT"),
         (["--only=gather"], "Drop FOLD, REPEAT, only, num_tasks"),
         (["--num_tasks=2"], "Drop FOLD, REPEAT, only, num_tasks"),

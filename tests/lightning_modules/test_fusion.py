@@ -30,15 +30,16 @@ def _classifier(**settings):
     return Classifier(2, SHAPE, **settings)
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_the_features_are_the_mean_over_the_contrasts_that_are_there(training):
+@pytest.mark.parametrize("exported", [False, True])
+def test_the_features_are_the_mean_over_the_contrasts_that_are_there(exported, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: exported)
     volume = _volume(missing=[(0, 1), (2, 0)])
     encode = Encoder(2, 8).eval()
 
     def features(volume):
         return encode(volume).flatten(1)
 
-    found = mean_over_contrasts(features, volume, training=training)
+    found = mean_over_contrasts(features, volume)
     alone = [[features(volume[s, c][None, None])[0] for c in range(2)] for s in range(3)]
     expected = torch.stack([alone[0][0], (alone[1][0] + alone[1][1]) / 2, alone[2][1]])
     torch.testing.assert_close(found[:, :-2], expected)
@@ -58,9 +59,7 @@ def test_a_norm_measures_only_the_contrasts_that_are_there():
 def test_dropout_takes_one_of_several_contrasts_and_never_the_last():
     def flags(volume, share):
         torch.manual_seed(0)
-        found = mean_over_contrasts(
-            lambda each: each.flatten(1), volume, training=True, contrast_dropout=share
-        )
+        found = mean_over_contrasts(lambda each: each.flatten(1), volume, share)
         return found[:, -2:]
 
     volume = _volume(400)
@@ -95,7 +94,7 @@ def test_without_covariates_and_contrasts_a_classifier_is_what_it_was():
 
 def test_an_encoder_of_one_channel_starts_one_of_several(caplog):
     one, three = Encoder(2, 8), Encoder(2, 8, channels=3)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="lightning_modules.transfer"):
         fill_encoder(three, one.state_dict(), "a.ckpt")
     volume = _volume(channels=1)
     torch.testing.assert_close(three(volume.expand(-1, 3, -1, -1, -1)), one(volume))
