@@ -7,7 +7,7 @@ from jsonargparse import auto_cli
 
 from commands.reporting.finished_runs import Result, read_results
 from commands.reporting.learning_curves import learning_curves
-from commands.runs.run_folder import FoldRun, fold_folder, run_path, write_text
+from commands.runs.run_folder import FoldRun, fold_folder, read_config, run_path, write_text
 from datamodules.splits import folds_tested
 from evaluation.comparison import compare_runs, hard_vote, soft_vote
 from evaluation.predictions import ranking_table, write_table
@@ -75,9 +75,27 @@ def _compare(
         *([f"The votes are those of {', '.join(members)}."] if members else []),
         *([OPTIMISTIC.format(", ".join(optimistic))] if optimistic else []),
     ]
-    report = write_comparison(comparison, reference, inits, facts, has_curves=len(curves) > 0)
+    added_to = _added_to(results, reference)
+    report = write_comparison(
+        comparison, reference, inits, facts, has_curves=len(curves) > 0, added_to=added_to
+    )
     write_text(report, folder / "report.md")
-    print("\n".join([*verdicts(comparison, reference, inits), f"Report: {folder / 'report.md'}"]))
+    sentences = verdicts(comparison, reference, inits, added_to)
+    print("\n".join([*sentences, f"Report: {folder / 'report.md'}"]))
+
+
+def _added_to(results: dict[str, Result], reference: str) -> dict[str, str]:
+    """Runs that see an image next to the covariates that the reference sees alone."""
+    configs = {name: read_config(result.folder) for name, result in results.items()}
+    if configs[reference].get("features") != "covariates":
+        return {}
+    alone = configs[reference]["covariates"]
+    return {
+        name: " and ".join(alone)
+        for name, config in configs.items()
+        if "method" not in config
+        and set(config["data"]["init_args"].get("covariates") or ()) == set(alone)
+    }
 
 
 def init_name(facts: dict[str, Any]) -> str | None:

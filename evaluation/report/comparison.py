@@ -1,6 +1,7 @@
 """A comparison in words and tables: Markdown for reading, LaTeX for the paper."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -63,7 +64,10 @@ def difference_table(comparison: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def verdicts(
-    comparison: pd.DataFrame, reference: str, inits: Mapping[str, str | None]
+    comparison: pd.DataFrame,
+    reference: str,
+    inits: Mapping[str, str | None],
+    added_to: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """Say of each run whether it is better than the reference, and whether transfer helped.
 
@@ -71,6 +75,8 @@ def verdicts(
         comparison: What `compare_runs` returned.
         reference: Name of the reference.
         inits: What each run started from, None where that is random weights or nothing.
+        added_to: Runs that see an image next to the very covariates that the reference sees alone,
+            with the names of these.
     """
     sentences = []
     for name, row in comparison.drop(index=reference).iterrows():
@@ -78,7 +84,11 @@ def verdicts(
         surely = p_value < LEVEL
         ahead = row["auroc_diff"] > 0
         init = inits.get(str(name))
-        if init and not inits.get(reference):
+        if known := added_to.get(str(name)):
+            subject = "The image"
+            words = f"adds to {known}" if ahead else f"makes {known} worse"
+            unsure = f"adds nothing to {known} that could be told from chance"
+        elif init and not inits.get(reference):
             subject = f"Transfer from {init}"
             words = "helped" if ahead else "did harm"
             unsure = "did neither help nor harm beyond chance"
@@ -101,6 +111,7 @@ def write_comparison(
     facts: Sequence[str],
     *,
     has_curves: bool,
+    added_to: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Compose report.md of a comparison.
 
@@ -110,10 +121,11 @@ def write_comparison(
         inits: What each run started from.
         facts: Sentences about the data, the folds and the votes.
         has_curves: Whether there is a picture of learning curves.
+        added_to: See `verdicts`.
     """
     sections = [
         "# Comparison",
-        *[f"**{words}**" for words in verdicts(comparison, reference, inits)],
+        *[f"**{words}**" for words in verdicts(comparison, reference, inits, added_to)],
     ]
     sections += [" ".join(facts), "## Performance", _markdown(performance_table(comparison))]
     sections += ["![Performance of each run](performance.png)"]

@@ -117,7 +117,9 @@ def test_a_run_with_all_of_a_row_is_predicted_exported_checked_and_reported(
 
 
 @pytest.mark.slow
-def test_covariates_reach_the_head_and_classical_methods_see_masks(combined, run_verb, tmp_path):
+def test_covariates_reach_the_head_and_a_comparison_tells_what_the_image_adds(
+    combined, run_verb, tmp_path, capsys
+):
     flags = ("--data.columns.image=image_t1", "--data.covariates=[age]", *QUICK)
     assert run_verb("finetune", combined, "age", *flags, epochs=60) == 0
     assert _auroc(tmp_path / "age") > 0.9
@@ -125,3 +127,8 @@ def test_covariates_reach_the_head_and_classical_methods_see_masks(combined, run
     assert run_verb("classical", combined, "classical", *flags, methods) == 0
     assert _auroc(tmp_path / "classical/covariates") > 0.95
     assert (tmp_path / "classical/mask-features/report.html").is_file()
+    names = f"--runs={tmp_path / 'classical/covariates'} {tmp_path / 'age'}"
+    assert main.main(["compare", names, f"--run={tmp_path / 'compared'}"]) == 0
+    words = "The image adds nothing to age that could be told from chance"
+    assert words in capsys.readouterr().out
+    assert words in (tmp_path / "compared/report.md").read_text()
