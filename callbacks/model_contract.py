@@ -43,9 +43,10 @@ def refuse_incomplete(model: LightningModule, data: LightningDataModule) -> None
 
 def _refuse_missing_contrasts(model: LightningModule, data: Any) -> None:
     """Raise if a scan lacks a contrast that the model cannot do without."""
-    cohort = getattr(data, "cohort", None)  # a datamodule of yours may have none
-    incomplete = cohort.incomplete if cohort is not None else []
-    if incomplete and not getattr(model, "takes_missing", False):
+    if not hasattr(data, "cohort") or getattr(model, "takes_missing", False):
+        return
+    cohort = data.cohort
+    if incomplete := cohort.incomplete:
         rows = ", ".join(str(scan.row) for scan in incomplete[:10])
         raise ValueError(
             f"{len(incomplete)} of {len(cohort.scans)} scans lack a contrast (rows {rows}"

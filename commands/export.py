@@ -97,9 +97,11 @@ def _scans_to_try(
         rows = np.arange(min(NUM_CHECKED, len(cohort.scans)))
         assert cohort.covariates is not None  # both read the whole table
         cohort.scans = cohort.scans[:NUM_CHECKED]
-        volumes, covariates = zip(*input_batches(cohort, rows), strict=True)
-        known = None if covariates[0] is None else torch.cat(covariates)
-        return torch.cat(volumes).float(), known, f"{len(rows)} scans of the run's cohort"
+        batches = list(input_batches(cohort, rows))
+        given = [covariates for _, covariates in batches if covariates is not None]
+        volumes = torch.cat([volume for volume, _ in batches]).float()
+        what = f"{len(rows)} scans of the run's cohort"
+        return volumes, torch.cat(given) if given else None, what
     except ValueError:  # the table or a scan is missing
         assert ensemble.preprocessing.spatial_shape is not None
         generator = torch.Generator().manual_seed(0)

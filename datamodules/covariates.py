@@ -42,18 +42,18 @@ class Coding:
         sd: What it is divided by, (P,).
     """
 
-    columns: Sequence[Sequence[str | None]]
+    columns: tuple[Coded, ...]
     fill: Sequence[float]
     mean: Sequence[float]
     sd: Sequence[float]
 
-    def __post_init__(self) -> None:  # a bundle has lists
-        object.__setattr__(self, "columns", tuple(map(tuple, self.columns)))
-
     @classmethod
     def of(cls, state: Mapping[str, Any] | None) -> "Coding":
         """Read what a checkpoint or bundle keeps; older ones have no covariates."""
-        return cls(**state) if state else NO_COVARIATES
+        if not state:
+            return NO_COVARIATES
+        columns = tuple((name, category) for name, category in state["columns"])
+        return cls(columns, state["fill"], state["mean"], state["sd"])
 
     @property
     def names(self) -> list[str]:

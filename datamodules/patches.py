@@ -205,7 +205,7 @@ class PatchDataModule(LightningDataModule):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.cohort.refuse_other_preprocessing(state_dict["preprocessing"])
-        self.intensity = Intensity(**state_dict["intensity"])
+        self.intensity = Intensity.of(state_dict["intensity"])
 
 
 class PatchBatches(Dataset[PatchBatch]):

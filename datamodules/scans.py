@@ -296,5 +296,5 @@ class ScanDataModule(LightningDataModule):
             )
         self.cohort.refuse_other_preprocessing(state_dict["preprocessing"])
         self.cohort.refuse_other_inputs(state_dict)
-        self.intensity = Intensity(**state_dict["intensity"])
+        self.intensity = Intensity.of(state_dict["intensity"])
         self.coding = Coding.of(state_dict.get("covariates"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,16 +59,17 @@ class Intensity:
     """Brightness of a training set (MCTL §3.1): mean, and range or standard deviation.
 
     Args:
-        mean: Mean of each channel, (C,); one number is a channel.
+        mean: Mean of each channel, (C,).
         divisor: What each channel is divided by, (C,).
     """
 
-    mean: Sequence[float] | float
-    divisor: Sequence[float] | float
+    mean: tuple[float, ...]
+    divisor: tuple[float, ...]
 
-    def __post_init__(self) -> None:
-        for name in ("mean", "divisor"):  # older checkpoints and bundles have one number
-            object.__setattr__(self, name, tuple(np.atleast_1d(getattr(self, name)).tolist()))
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "Intensity":
+        """Read what a checkpoint or bundle keeps; older ones have one number each."""
+        return cls(*(tuple(np.atleast_1d(state[name]).tolist()) for name in ("mean", "divisor")))
 
     def scale(self, volume: Tensor) -> Tensor:
         """Subtract the mean and divide, in float32; volume: (B, C, W, H, D)."""

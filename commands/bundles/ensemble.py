@@ -218,7 +218,7 @@ def _open_run(folder: Path) -> Ensemble:
             Member(
                 name=fold.folder.name,
                 weights=str(fold.best_ckpt.relative_to(folder)),
-                intensity=Intensity(**checkpoint[name]["intensity"]),
+                intensity=Intensity.of(checkpoint[name]["intensity"]),
                 calibration=calibrations.get((fold.repeat, fold.fold)),
                 reference=_read_reference(fold.folder / "reference.json"),
                 coding=Coding.of(checkpoint[name].get("covariates")),
@@ -241,12 +241,19 @@ def _open_bundle(folder: Path) -> Ensemble:
     members = []
     for member in spec.pop("members"):
         reference = member.pop("reference")
-        intensity = Intensity(**member.pop("intensity"))
+        intensity = Intensity.of(member.pop("intensity"))
         reference = Reference(**reference) if reference else None
         calibration = _stored_calibration(member, len(spec["classes"]))
         coding = Coding.of(member.pop("coding", None))
-        found = {"intensity": intensity, "calibration": calibration, "reference": reference}
-        members.append(Member(**member, **found, coding=coding))
+        members.append(
+            Member(
+                **member,
+                intensity=intensity,
+                calibration=calibration,
+                reference=reference,
+                coding=coding,
+            )
+        )
     preprocessing = Preprocessing.made_with(spec.pop("preprocessing"))
     return Ensemble(**spec, preprocessing=preprocessing, members=members)
 

@@ -74,7 +74,7 @@ def _open_checkpoint(path: Path) -> Ensemble:
             Member(
                 path.stem,
                 path.name,
-                Intensity(**data["intensity"]),
+                Intensity.of(data["intensity"]),
                 None,
                 None,
                 Coding.of(data.get("covariates")),

@@ -34,8 +34,7 @@ def encoder_features(
     volumes, intensity = data.cohort.volumes, data.intensity
     assert intensity is not None
     if model.has_own_scale:
-        ones = np.ones(len(intensity.mean))
-        intensity = Intensity(0 * ones, ones)
+        intensity = Intensity((0.0,) * len(intensity.mean), (1.0,) * len(intensity.mean))
     source = Path(str(volumes.data.filename)).parent.name  # the recipe of the volumes
     settings = [type(model).__name__, dict(model.hparams), asdict(intensity), source]
     recipe = digest("features", _weights_hash(model.encoder), settings)

@@ -29,7 +29,7 @@ def mask_features(cohort: Cohort) -> pd.DataFrame:
     Raises:
         ValueError: If a mask does not fit its scan.
     """
-    scans = read_cohort_table(cohort.table, cohort.columns, cohort.contrasts, masks=True)  # type: ignore[arg-type]
+    scans = read_cohort_table(cohort.table, cohort.columns, cohort.contrasts, masks=True)
     rows = [_features(scan, cohort.preprocessing.reading) for scan in scans]
     return pd.DataFrame(rows).dropna(axis=1)
 

@@ -96,7 +96,7 @@ def _exchanged_columns(
     gain = ((here - there) * (mean_there - mean_here)).sum(1)
     if np.median(gain) > -TOLD_APART:
         return
-    for row in np.flatnonzero(gain > TOLD_APART):
+    for row in np.flatnonzero(gain > TOLD_APART).tolist():
         yield Problem(
             "warning",
             scans[row].patient_id,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from datamodules.reading.image_path import as_on_disk, find_image
 from datamodules.reading.nifti_bytes import SUFFIXES, ScanError, header_file
@@ -164,7 +165,7 @@ def read_rows(
             what = f"{len(cells)} cells where the header has {len(lines[0][1])}"
             faults.append(RowFault(line_number, "", "", what, "Add or remove separators"))
             continue
-        row = {
+        row: dict[str, Any] = {
             field.name: cells[positions[name]].strip()
             for field in fields(columns)
             if (name := getattr(columns, field.name)) in positions and field.name != "image"
@@ -189,7 +190,7 @@ def read_rows(
             first = next(place for place, path in enumerate(paths) if path is not None)
             path = paths[first]
             assert path is not None
-            scan = Scan(image=names[first], path=path, row=line_number, mask_path=mask_path, **row)
+            scan = Scan(path=path, row=line_number, mask_path=mask_path, image=names[first], **row)
             if contrasts:
                 scan = replace(scan, names=tuple(names), contrasts=tuple(paths))
             scans.append(scan)

@@ -249,7 +249,8 @@ def test_the_coding_is_scikit_learns_fitted_on_the_given_rows():
     np.testing.assert_allclose(coded[:, :1], expected, rtol=1e-5)
     np.testing.assert_array_equal(coded[:, 1:], found.values[:, 1:])
     stored = {"columns": [["age", None], ["sex", "F"], ["sex", "M"]]}
-    assert Coding(**stored, fill=[0] * 3, mean=[0] * 3, sd=[1] * 3).columns == found.columns
+    stored |= {"fill": [0] * 3, "mean": [0] * 3, "sd": [1] * 3}
+    assert Coding.of(stored).columns == found.columns
 
 
 def test_a_fold_serves_all_of_a_row_and_a_checkpoint_of_other_rows_is_refused(
