@@ -3,7 +3,7 @@
 #   CONFIG       your own YAML, on top of the shipped one
 #   RUN, INIT    name of a run, or its folder; RUNS: several, or a folder of runs
 #   SPLITS       splits.csv, or a run that has one
-#   METHOD       of a pretraining: autoencoder, masked, contrastive, hybrid; without it autoencoder
+#   METHOD       of a pretraining: autoencoder, masked, contrastive, hybrid, lesions; without it autoencoder
 #   LIKE         run or cohort table whose voxel size and window a pretraining takes
 #   FOLD, REPEAT do one of them alone
 #   SWEEP        sweep file, or the id of a W&B sweep; WORKERS: processes on this machine

@@ -52,6 +52,7 @@ class Contrastive(PatchPretraining):
         self.readout = Readout("mean_max")
         num_features = self.readout.num_features(self.hparams["filters"], (1, 1, 1))
         self.projector = nn.Sequential(
+            nn.BatchNorm1d(num_features),  # what all patches share makes all pairs alike
             nn.Linear(num_features, 2 * num_outputs),
             nn.ReLU(),
             nn.Linear(2 * num_outputs, num_outputs),
@@ -73,8 +74,8 @@ class Contrastive(PatchPretraining):
 
     @override
     def losses(self, volume: Float[Tensor, "b 1 w h d"]) -> dict[str, Tensor]:
-        one, other = self.views(volume)
-        return {"contrast": self.nt_xent(self(one), self(other))}
+        projected = self(torch.cat(self.views(volume)))
+        return {"contrast": self.nt_xent(*projected.chunk(2))}
 
     @override
     def pictures(self, volume: Float[Tensor, "b 1 w h d"]) -> dict[str, Tensor]:

@@ -51,13 +51,14 @@ class Hybrid(Contrastive):
 
     @override
     def losses(self, volume: Float[Tensor, "b 1 w h d"]) -> dict[str, Tensor]:
-        restoration, matched = [], []
-        for clean in self.crops(volume):
-            latent, sizes = encode(self.encoder, self.damage(clean))
-            restoration.append(F.mse_loss(self.decoder(latent, sizes), clean))
-            matched.append(self.projector(self.readout(latent)))
-        contrast = self.hparams["contrast_weight"] * self.nt_xent(*matched)
-        return {"restoration": torch.stack(restoration).mean(), "contrast": contrast}
+        clean = torch.cat(self.crops(volume))
+        latent, sizes = encode(self.encoder, self.damage(clean))
+        projected = self.projector(self.readout(latent))
+        contrast = self.nt_xent(*projected.chunk(2))
+        return {
+            "restoration": F.mse_loss(self.decoder(latent, sizes), clean),
+            "contrast": self.hparams["contrast_weight"] * contrast,
+        }
 
     @override
     def pictures(self, volume: Float[Tensor, "b 1 w h d"]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from lightning_modules.encoder import Encoder, Norm, warn_if_thin
 from lightning_modules.finetuning import fused_or_default
 from lightning_modules.transfer import load_encoder
 
-NOT_PLAIN = ("intensity",)  # a checkpoint holds plain values only
+NOT_PLAIN = ("intensity", "lesion")  # a checkpoint holds plain values only
 # Axes: B = batch; C = 1 channel; W, H, D = voxels along R, A, S.
 
 

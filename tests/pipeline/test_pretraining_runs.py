@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-METHODS = ["masked", "contrastive", "hybrid"]
+METHODS = ["masked", "contrastive", "hybrid", "lesions"]
 
 
 @pytest.mark.slow
@@ -18,10 +18,10 @@ def test_methods_follow_each_other_and_the_target_inherits_what_they_have_seen(
         assert run_verb("pretrain", table, f"run-{method}", *given) == 0, capsys.readouterr().err
         start = [f"--init={tmp_path / f'run-{method}'}"]
         assert (tmp_path / f"run-{method}/pictures/epoch_01.png").is_file()
-    checkpoint = torch.load(tmp_path / "run-hybrid/best.ckpt", weights_only=True)
+    checkpoint = torch.load(tmp_path / "run-lesions/best.ckpt", weights_only=True)
     everyone = sorted(f"{method}-p{number:02d}" for method in METHODS for number in range(6))
     assert checkpoint["seen_patients"] == everyone
-    assert len(checkpoint["seen_scans"]) == 3
+    assert len(checkpoint["seen_scans"]) == 4
     assert run_verb("finetune", write_cohort(12), "fine", *start, "--fold=0", epochs=1) == 0
     seen = torch.load(tmp_path / "fine/repeat0_fold0/best.ckpt", weights_only=True)["seen_patients"]
     assert set(everyone) < set(seen)

@@ -6,9 +6,10 @@ import torch
 from lightning_modules.pretraining.autoencoder import Autoencoder
 from lightning_modules.pretraining.contrastive import Contrastive, crop
 from lightning_modules.pretraining.hybrid import Hybrid
+from lightning_modules.pretraining.lesions import Lesions
 from lightning_modules.pretraining.masked import Masked, hide_blocks
 
-METHODS = [Autoencoder, Masked, Contrastive, Hybrid]
+METHODS = [Autoencoder, Masked, Contrastive, Hybrid, Lesions]
 PATCHES = torch.randn(6, 1, 12, 10, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -40,8 +41,8 @@ def test_a_method_trains_every_weight_and_is_validated_on_the_same_task(method, 
     assert validated[0] == validated[1]
     assert 0 < validated[0] < 10
     parts = [name for name in logged if name not in ("train/loss", "val/loss")]
-    two = ["train/restoration", "train/contrast", "val/restoration", "val/contrast"]
-    assert parts == (two if method is Hybrid else [])
+    names = {Hybrid: ("restoration", "contrast"), Lesions: ("presence", "place")}.get(method, ())
+    assert parts == [f"{stage}/{name}" for stage in ("train", "val") for name in names]
 
 
 @pytest.mark.parametrize("method", METHODS)
