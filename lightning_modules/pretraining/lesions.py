@@ -70,8 +70,8 @@ class Lesions(PatchPretraining):
         self.lesion = lesion
         self.intensity = intensity
         self.head = nn.Conv3d(self.hparams["filters"], 2, kernel_size=1)
-        with torch.no_grad():
-            self.head.bias.copy_(torch.tensor([0.0, RARE]))
+        assert self.head.bias is not None
+        nn.init.constant_(self.head.bias[1:], RARE)
 
     def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> tuple[Tensor, Tensor]:
         """Compute the logit of a lesion, (B,), and of each of its places, (B, W', H', D')."""
