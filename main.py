@@ -169,9 +169,9 @@ def _shorten(message: str) -> str:
     if "Does not validate against any of the Union subtypes" not in message:
         return message
     message = re.sub(
-        r"Importing '(\S+)' is not allowed.*",
-        f"it is in none of {', '.join(IMPORTABLE)}. Put your file into a folder of these, such as "
-        "callbacks/my_file.py, and name callbacks.my_file.MyClass.",
+        r"(Importing '\S+') is not allowed.*",
+        rf"\1 is not allowed: it is in none of {', '.join(IMPORTABLE)}. Put your file into one, "
+        "such as callbacks/my_file.py, and name callbacks.my_file.MyClass.",
         message,
     )
     noise = re.compile(

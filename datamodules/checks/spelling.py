@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 
 MISSING = {
     *("na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "null", "none", "nil"),
+    *("#value!", "#ref!", "#div/0!", "#num!", "#name?", "#null!"),  # of spreadsheets
     *("-", "--", "–", "—", "?", ".", "missing", "unknown", "not available"),
 }
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d{1,3})?")

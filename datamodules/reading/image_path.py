@@ -2,11 +2,12 @@
 
 import errno
 import os
+import re
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
-from datamodules.reading.nifti_bytes import SUFFIXES, ScanError
+from datamodules.reading.nifti_bytes import IMPORT_DICOM, SUFFIXES, ScanError
 
 
 def as_on_disk(folder: Path, image: str) -> str:
@@ -43,7 +44,8 @@ def find_image(folder: Path, image: str) -> Path:
         reason = "is a link that leads back to itself" if _loops(error) else f"has no path: {error}"
         raise ScanError(reason, "Name a file") from error
     if not image.lower().endswith(SUFFIXES):
-        raise ScanError("is not a NIfTI file (.nii, .nii.gz, .hdr and .img) or .mgz", "Convert it")
+        fix = IMPORT_DICOM if re.search(r"\.(dcm|ima)\b", image.lower()) else "Convert it"
+        raise ScanError("is not a NIfTI file (.nii, .nii.gz, .hdr and .img) or .mgz", fix)
     return Path(os.path.abspath(folder / image))
 
 

@@ -37,6 +37,11 @@ OTHER_TYPES = {
     b"version https://git-lfs": "a Git LFS pointer: its content was not fetched",
     b"/annex/objects": "a git-annex pointer: its content was not fetched",
 }
+FETCHED_BY = {
+    b"version https://git-lfs": "Fetch it: git lfs pull",
+    b"/annex/objects": "Fetch it: git annex get",
+}
+IMPORT_DICOM = "Import its folder: make import-dicom SRC=folder OUT=folder"
 
 
 class ScanError(ValueError):
@@ -167,7 +172,7 @@ def parse_header(source: ByteSource, *, single: bool) -> tuple[Any, bytearray]:
     if not start:
         raise ScanError("is empty", "Export it again")
     if bytes(start[:4]) not in HEADER_SIZES:
-        raise ScanError(f"is no NIfTI file: {_describe(start)}", "Convert or replace it")
+        raise _no_nifti(start)
     order, size = HEADER_SIZES[bytes(start[:4])]
     kind, magic = {
         348: (nib.Nifti1Header, slice(344, 348)),
@@ -187,7 +192,7 @@ def _refuse_name(start: bytes) -> None:
         raise ScanError("is gzip data, but its name does not end in .gz", "Rename it")
     if start[:4] in HEADER_SIZES:
         raise ScanError("is not compressed, but its name ends in .gz", "Rename it")
-    raise ScanError(f"is no NIfTI file: {_describe(start)}", "Convert or replace it")
+    raise _no_nifti(start)
 
 
 def _refuse_magic(magic: bytes, *, single: bool) -> None:
@@ -205,9 +210,17 @@ def _refuse_magic(magic: bytes, *, single: bool) -> None:
         raise ScanError(f"says that its voxels are {where}, unlike its name", "Export it again")
 
 
+def _no_nifti(start: bytes | bytearray) -> ScanError:
+    """What a file is in place of a NIfTI file, and what to do."""
+    is_dicom = bytes(start[128:132]) == b"DICM"
+    fix = IMPORT_DICOM if is_dicom else "Convert or replace it"
+    fix = next((how for magic, how in FETCHED_BY.items() if start.startswith(magic)), fix)
+    return ScanError(f"is no NIfTI file: {_describe(start)}", fix)
+
+
 def _describe(start: bytes | bytearray) -> str:
     if bytes(start[128:132]) == b"DICM":
-        return "it is a DICOM file (see make import-dicom)"
+        return "it is a DICOM file"
     for magic, name in OTHER_TYPES.items():
         if start.startswith(magic):
             return f"it is {name}"

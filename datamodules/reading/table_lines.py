@@ -36,7 +36,7 @@ def read_lines(table: Path) -> list[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"Cohort table {table} is not UTF-8 text: save it as UTF-8.") from error
     delimiter = max(",;\t", key=text.lstrip().partition("\n")[0].count)
-    if told := re.match(r"sep=([,;\t])\r?\n", text, re.IGNORECASE):  # for Excel
+    if told := re.match(r'"?sep=([,;\t])"?\r?\n', text, re.IGNORECASE):  # for Excel
         delimiter, text = told[1], text[len(told[0]) - 1 :]  # rows keep their numbers
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

@@ -131,7 +131,7 @@ def test_letters_that_a_locale_lacks_are_no_error(monkeypatch):
         ),
         (
             "callbacks=[{class_path: mine.MyCallback}]",
-            "'mine.MyCallback': it is in none of callbacks, datamodules",
+            "'mine.MyCallback' is not allowed: it is in none of callbacks, datamodules",
         ),
         (
             "logger={class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x}}",

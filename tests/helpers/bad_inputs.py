@@ -204,9 +204,10 @@ SCAN_CASES = [
     ScanCase("text.nii.gz", _raw(b"patient_id,image\n" * 50), "no NIfTI file"),
     ScanCase("page.nii.gz", _raw(b"<html>404 not found</html>"), "HTML"),
     ScanCase("archive.nii", _raw(b"PK\x03\x04" + bytes(500)), "a ZIP archive"),
-    ScanCase("dicom.nii", _raw(bytes(128) + b"DICM" + bytes(400)), "a DICOM file"),
+    ScanCase("dicom.nii", _raw(bytes(128) + b"DICM" + bytes(400)), "make import-dicom SRC="),
     ScanCase("zeros.nii", _raw(bytes(5000)), "no NIfTI file"),
-    ScanCase("pointer.nii.gz", _raw(b"version https://git-lfs.github.com/spec/v1\n"), "LFS"),
+    ScanCase("pointer.nii.gz", _raw(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs"),
+    ScanCase("annex.nii", _raw(b"/annex/objects/MD5E-s1--x.nii\n"), "git annex get"),
     ScanCase("pickle.nii", _raw(b"\x80\x04" + bytes(600)), "a Python pickle"),
     ScanCase("no_magic.nii", _raw(_patched(344, "4s", b"\0\0\0\0")), "no NIfTI magic"),
     ScanCase("other_magic.nii", _raw(_patched(344, "4s", b"abc\0")), "no NIfTI magic"),
@@ -497,6 +498,9 @@ TABLE_CASES = [
     ),
     TableCase(
         "told separator", b"sep=;\r\n" + _table(*OK, end="\r\n").replace(b",", b";"), "", False
+    ),
+    TableCase(
+        "quoted separator", b'"sep=;"\n' + _table(*OK).replace(b",", b";"), "", refused=False
     ),
     TableCase("told separator and a fault", b"sep=;\npatient_id;image\np;none.nii\n", "row 3: "),
     TableCase("accents apart", _table("p1,e\u0301.nii", "p2,\u00fc.nii"), refused=False),
