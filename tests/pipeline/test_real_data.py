@@ -212,10 +212,10 @@ def test_random_labels_stay_at_chance_and_true_ones_do_not(shared_data, tmp_path
         f"--data.cache_dir={tmp_path / 'cache'}",
         f"--run={tmp_path / 'run'}",
         "--data.splits.num_repeats=1",
-        "--data.splits.num_folds=4",
-        "--data.augmentation.num_versions=8",
-        "--data.preprocessing.spatial_shape=[16,32,12]",
-        "--trainer.max_epochs=50",
+        "--data.splits.num_folds=3",
+        "--data.augmentation.num_versions=4",
+        "--data.preprocessing.spatial_shape=[16,24,12]",
+        "--trainer.max_epochs=25",
     ]
     assert main.main(arguments) == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())

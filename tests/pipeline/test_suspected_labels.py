@@ -26,6 +26,7 @@ def test_five_swapped_labels_of_the_demo_cohort_come_first_among_the_suspects(tm
         "--trainer.max_epochs=30",  # half of the demo's, at twice its learning rate
         "--model.lr=2e-3",
         "--trainer.accelerator=cpu",
+        "--data.splits.num_folds=3",
     ]
     assert main.main(["finetune", *flags]) == 0
     suspects = pd.read_csv(tmp_path / "run" / "suspected_labels.csv", dtype=str)
