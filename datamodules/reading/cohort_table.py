@@ -279,8 +279,8 @@ def _contrasts_fix(names: Sequence[str], columns: Columns) -> str:
     if not found:
         return ""
     return (
-        f"It has an image for each contrast: choose with --data.contrasts='[{', '.join(found)}]', "
-        f"or take one with --data.columns.image={start}{found[0]}."
+        f"It has an image for each contrast: rename the one that you want, or set --data.contrasts="
+        f"'[{', '.join(found)}]' for all, --data.columns.image={start}{found[0]} for one."
     )
 
 

@@ -75,7 +75,7 @@ def test_what_is_wrong_with_contrasts_is_told_in_one_line(two_contrasts):
     assert [str(fault) for fault in faults] == [
         "row 3: patient 'p1': image is empty. Name a file or drop the row."
     ]
-    with pytest.raises(ValueError, match=r"choose with --data\.contrasts='\[t1, flair\]'"):
+    with pytest.raises(ValueError, match=r"set --data\.contrasts='\[t1, flair\]' for all"):
         read_rows(table)
     with pytest.raises(ValueError, match=r"no column 'image_t2'.*--data\.contrasts"):
         read_rows(table, Columns(), ["t1", "t2"])
