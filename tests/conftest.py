@@ -7,15 +7,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from people import write_people
-
-import main
-from callbacks.stop_signals import EXIT_CODES
 
 SHAPE = (12, 12, 12)
-torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+# what takes seconds to import is imported by fixtures: the process that only hands out tests
+# needs none of it
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    import torch
+
+    torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +28,8 @@ def _no_wandb(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _own_signal_handlers():
+    from callbacks.stop_signals import EXIT_CODES
+
     before = {number: signal.getsignal(number) for number in EXIT_CODES}
     yield
     for number, handler in before.items():
@@ -96,7 +101,7 @@ def run_verb(tmp_path):
             tiny += ["--model.nodes=8", "--data.batch_size=4"]
             tiny += ["--data.augmentation.num_versions=2", "--data.splits.num_repeats=1"]
             tiny += ["--data.splits.num_folds=3"]
-        return main.main([verb, *tiny, *arguments])
+        return _main([verb, *tiny, *arguments])
 
     return run
 
@@ -107,7 +112,7 @@ def importing(tmp_path, capsys):
 
     def run(*arguments):
         places = [f"--src={tmp_path / 'src'}", f"--out={tmp_path / 'out'}"]
-        code = main.main(["import_dicom", *places, *arguments])
+        code = _main(["import_dicom", *places, *arguments])
         said = capsys.readouterr()
         run.out = said.out
         return code, said.err.splitlines()
@@ -127,6 +132,8 @@ def shared_data():
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A run of three folds on twelve people; tests must not change it."""
+    from people import write_people
+
     folder = tmp_path_factory.mktemp("finished")
     settings = {
         "data.table": write_people(folder / "data", range(12), labelled=True),
@@ -147,5 +154,11 @@ def finished_run(tmp_path_factory):
         "run": folder / "run",
     }
     flags = [f"--{name}={value}" for name, value in settings.items()]
-    assert main.main(["finetune", "-cconfigs/finetune.yaml", *flags]) == 0
+    assert _main(["finetune", "-cconfigs/finetune.yaml", *flags]) == 0
     return folder / "run"
+
+
+def _main(arguments):
+    import main
+
+    return main.main(arguments)
