@@ -13,7 +13,10 @@ from datamodules.preprocessing import Preprocessing
 from lightning_modules.transfer import read_checkpoint
 
 LARGEST_RATIO = 1.3  # of voxel sizes along an axis
-NOT_COMPARED = ("spacing_mm", "spatial_shape", "voxel_budget", "assume_", "fill_nan")
+NOT_COMPARED = (
+    *("spacing_mm", "spatial_shape", "voxel_budget", "assume_", "fill_nan"),
+    *("register_contrasts", "roi_margin_mm", "mask_channel"),
+)
 Prepared = Mapping[str, Any]  # a checkpoint's `preprocessing`, and `voxel_mm` where it is known
 
 

@@ -13,7 +13,10 @@ from datamodules.preprocessing import Preprocessing
 from datamodules.reading.cohort_table import Columns
 from files.run_path import run_path
 
-OF_ITS_SCANS = ("assume_orientation", "assume_spacing_mm", "fill_nan")  # what its files lack
+OF_ITS_SCANS = (  # what its files lack, and have next to an image
+    *("assume_orientation", "assume_spacing_mm", "fill_nan"),
+    *("register_contrasts", "roi_margin_mm", "mask_channel"),
+)
 ANY_SIZE = 10**9  # a patch costs the same whatever the volume it is cut from
 
 

@@ -19,7 +19,11 @@ from datamodules.checks.cohort_problems import (
     twin_names,
     unread_columns,
 )
-from datamodules.checks.contrasts import contrast_problems, places_by_contrast
+from datamodules.checks.contrasts import (
+    contrast_problems,
+    places_by_contrast,
+    repeated_images,
+)
 from datamodules.checks.leakage import Leak, find_leaks
 from datamodules.checks.masks import check_masks, mask_problems
 from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans
@@ -136,6 +140,7 @@ def check_cohort(
         problems += unread_columns(scans, others, columns, expected)
     for places in places_by_contrast(scans):
         problems += _outliers([images[at] for at in places], [checks[at] for at in places])
+    problems += repeated_images(scans, expected.contrasts)
     problems += contrast_problems(scans, checks, expected.contrasts)
     if expected.masks:
         problems += mask_problems(scans, check_masks(scans, expected.reading, cache_dir))

@@ -16,6 +16,7 @@ from datamodules.checks.cohort_problems import Problem
 from datamodules.checks.leakage import shrink
 from datamodules.checks.scan_check import ScanCheck
 from datamodules.reading.cohort_table import Scan
+from datamodules.reading.nifti import scan_hash
 
 SIZE = 24  # voxels of a thumbnail along each axis
 EDGE_WIDTH = 0.7  # voxels
@@ -33,6 +34,20 @@ def places_by_contrast(scans: Sequence[Scan]) -> list[list[int]]:
                 places[contrast].append(position)
                 position += 1
     return places
+
+
+def repeated_images(scans: Sequence[Scan], contrasts: Sequence[str]) -> Iterator[Problem]:
+    """List rows in which one image stands for two contrasts, under two names."""
+    for scan in scans:
+        found: dict[str, str] = {}
+        for contrast, path in zip(contrasts, scan.paths, strict=False):
+            if path is None:
+                continue
+            earlier = found.setdefault(scan_hash(path), contrast)
+            if earlier != contrast:
+                what = f"{earlier} and {contrast} are one image under two names"
+                fix = "Name the other image, or empty the cell"
+                yield Problem("error", scan.patient_id, scan.image, what, fix)
 
 
 def contrast_problems(

@@ -152,6 +152,17 @@ def test_swapped_patients_and_swapped_columns_are_found(two_contrasts, tmp_path)
     assert "t1 looks like flair of the others" in line
 
 
+def test_one_image_under_two_names_is_an_error(two_contrasts, tmp_path):
+    table = two_contrasts()
+    (tmp_path / "p2_flair.nii.gz").write_bytes((tmp_path / "p2_t1.nii.gz").read_bytes())
+    found = check_cohort(table, Columns(), Expectations(contrasts=CONTRASTS), tmp_path / "cache")
+    (error,) = found.errors
+    assert (error.patient_id, error.what) == (
+        "p2",
+        "t1 and flair are one image under two names",
+    )
+
+
 def test_channels_are_windowed_and_scaled_one_by_one_and_a_missing_one_is_nan(
     two_contrasts, tmp_path
 ):
