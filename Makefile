@@ -1,7 +1,7 @@
 # The front door: `make help` lists every target. Each target is one visible `python` line.
 #   DATA         cohort table (CSV or TSV), anywhere
 #   CONFIG       your own YAML, on top of the shipped one
-#   RUN, INIT    name of a run, or its folder; RUNS: several, or a folder of runs
+#   RUN, INIT    name of a run, or its folder; INIT=hf:NAME: an encoder of other people; RUNS: several, or a folder of runs
 #   SPLITS       splits.csv, or a run that has one
 #   METHOD       of a pretraining: autoencoder, masked, contrastive, hybrid, lesions; without it autoencoder
 #   LIKE         run or cohort table whose voxel size and window a pretraining takes

@@ -26,5 +26,6 @@ class SeenPatients(Callback):
         checkpoints.facts = {  # Lightning asks no callback when it saves weights alone
             "seen_patients": sorted(data.training_patients | self.inherited.patients),
             "seen_scans": [data.training_scans, *self.inherited.scans],
+            "seen_data_sets": sorted(self.inherited.data_sets),
             "class_path": f"{model.__module__}.{model.__qualname__}",
         }

@@ -7,6 +7,7 @@ from jsonargparse import auto_cli
 
 from commands.reporting.finished_runs import Result, read_results
 from commands.reporting.learning_curves import learning_curves
+from commands.runs.foundations import PREFIX, is_foundation
 from commands.runs.run_folder import FoldRun, fold_folder, read_config, run_path, write_text
 from datamodules.splits import folds_tested
 from evaluation.comparison import compare_runs, hard_vote, soft_vote
@@ -102,6 +103,8 @@ def init_name(facts: dict[str, Any]) -> str | None:
     """Name of the run that a run started from, None for random weights."""
     if not facts.get("init"):
         return None
+    if is_foundation(facts["init"]):
+        return facts["init"].removeprefix(PREFIX)
     path = run_path(facts["init"])
     return (path.parent if path.suffix == ".ckpt" else path).name
 

@@ -92,6 +92,11 @@ class Cohort:
         return [scan for scan in self.scans if None in scan.paths]
 
     @property
+    def paths(self) -> list[str]:
+        """Where the table and the scans are."""
+        return [str(self.table), *(str(scan.path) for scan in self.scans)]
+
+    @property
     def patients(self) -> list[str]:
         """The patient of each scan."""
         return [scan.patient_id for scan in self.scans]

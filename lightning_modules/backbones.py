@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import re
+from collections.abc import Set
 from pathlib import Path
 
 import torch
@@ -14,6 +16,8 @@ from lightning_modules.transfer import fill_encoder
 logger = logging.getLogger(__name__)
 
 NUM_OUTPUTS = 2  # of the classification layer, which is taken off
+TABLES = ("state_dict", "model_state_dict")  # where files keep their weights
+PREFIX = re.compile(r"(module|model|encoder|backbone|network)\.")  # of all names of a file
 
 
 class Backbone(nn.Module):
@@ -48,8 +52,10 @@ def build_backbone(name: str, spatial_shape: tuple[int, int, int], channels: int
     """Build a network of `monai.networks.nets` with random weights, without its last layer.
 
     Tried: resnet10, resnet18 and resnet50 (built like MedicalNet's, so that its weights fit),
-    densenet121, efficientnet-b0 and -b4, seresnet50, and vit. Another network needs no code if it
-    is made from `spatial_dims`, `in_channels` and `num_classes`, and ends with one linear layer.
+    densenet121, efficientnet-b0 and -b4, seresnet50, and vit. resnet18-b is built as MONAI does by
+    default; vit-tokens is a vit without class token, read at its first patch. Another network
+    needs no code if it is made from `spatial_dims`, `in_channels` and `num_classes`, and ends with
+    one linear layer.
 
     Args:
         name: Name of the network, in upper or lower case.
@@ -92,13 +98,15 @@ def load_weights(backbone: Backbone, weights_path: str | Path) -> None:
 
     Args:
         backbone: The network to fill.
-        weights_path: A .safetensors or PyTorch file; its weights may lie under "state_dict" and
-            their names may begin with "module.".
+        weights_path: A .safetensors or PyTorch file; its weights may lie under "state_dict" or
+            "model_state_dict", and all of their names may begin with the same of "module.",
+            "model.", "encoder.", "backbone." and "network.", or several of these.
 
     Raises:
         ValueError: If the file cannot be read, lacks a weight, or has one of another shape.
     """
-    found = _read_weights(Path(weights_path))
+    weights = _read_weights(Path(weights_path))
+    found = _without_prefix(weights, backbone.network.state_dict().keys())
     fill_encoder(backbone.network, found, weights_path)
     unused = sorted(found.keys() - backbone.network.state_dict().keys())
     logger.info(
@@ -116,7 +124,7 @@ def _classification_network(name: str, spatial_shape: tuple[int, ...], channels:
         return nets.EfficientNetBN(
             name, pretrained=False, spatial_dims=3, in_channels=channels, num_classes=NUM_OUTPUTS
         )
-    if name == "vit":
+    if name in ("vit", "vit-tokens"):
         patch = [_patch_size(size) for size in spatial_shape]
         vit = nets.ViT(
             channels,
@@ -128,7 +136,11 @@ def _classification_network(name: str, spatial_shape: tuple[int, ...], channels:
         )
         for block in vit.blocks:
             block.norm_cross_attn = nn.Identity()  # never called: DDP would wait for its gradient
+        if name == "vit-tokens":
+            del vit.cls_token  # its place as the first token is the first patch's, as in BrainIAC
         return vit
+    built_by_default = name.startswith("resnet") and name.endswith("-b")
+    name = name.removesuffix("-b") if built_by_default else name
     factories = [each for key, each in vars(nets).items() if key.lower() == name and callable(each)]
     if not factories:
         raise ValueError(
@@ -137,7 +149,9 @@ def _classification_network(name: str, spatial_shape: tuple[int, ...], channels:
         )
     settings: dict[str, object] = {"spatial_dims": 3}
     family = name.rstrip("0123456789")
-    if family == "resnet":
+    if built_by_default:
+        settings |= {"n_input_channels": channels, "num_classes": NUM_OUTPUTS}
+    elif family == "resnet":
         depth = int(name.removeprefix(family))
         bias, shortcut = nets.get_medicalnet_pretrained_resnet_args(depth)
         settings |= {"bias_downsample": bias, "shortcut_type": shortcut}
@@ -164,6 +178,21 @@ def _patch_size(size: int) -> int:
     return patch
 
 
+def _without_prefix(weights: dict[str, Tensor], wanted: Set[str]) -> dict[str, Tensor]:
+    """Take off the prefix under which most of the wanted names are found."""
+    prefixes = {""}
+    for name in weights:
+        end = 0
+        while found := PREFIX.match(name, end):
+            end = found.end()
+            prefixes.add(name[:end])
+    under = [
+        {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
+        for prefix in sorted(prefixes)
+    ]
+    return max(under, key=lambda each: len(each.keys() & wanted))
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"Weights {path} do not exist.")
@@ -172,8 +201,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        weights: dict[str, Tensor] = content.get("state_dict", content)  # type: ignore[assignment]
-        return {name.removeprefix("module."): weight for name, weight in weights.items()}
+        weights = next((content[key] for key in TABLES if key in content), content)
+        return dict(weights.items())  # type: ignore[union-attr]
     except Exception as error:
         raise ValueError(
             f"Weights {path} cannot be read: no table of weights, or corrupt."

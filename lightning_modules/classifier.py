@@ -149,7 +149,7 @@ class Classifier(ScanClassifier):
     @property
     @override
     def has_class_maps(self) -> bool:
-        return self.hparams["backbone"] != "vit"
+        return not self.hparams["backbone"].startswith("vit")
 
     @override
     def load_start(self) -> None:

@@ -21,10 +21,12 @@ class Seen:
         patients: Their ids.
         scans: By what their scans are recognised, one entry for each training; the datamodule
             makes and reads them.
+        data_sets: Names of public data sets that encoders of other people were trained on.
     """
 
     patients: set[str] = field(default_factory=set)
     scans: list[dict[str, Tensor]] = field(default_factory=list)
+    data_sets: set[str] = field(default_factory=set)
 
 
 def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> None:
@@ -116,7 +118,8 @@ def read_seen(checkpoint: Mapping[str, Any]) -> Seen:
     else:
         states = (state for state in checkpoint.values() if isinstance(state, Mapping))
         scans = [{"marks": state["scan_marks"]} for state in states if "scan_marks" in state]
-    return Seen(set(checkpoint["seen_patients"]), scans)
+    data_sets = set(checkpoint.get("seen_data_sets", ()))
+    return Seen(set(checkpoint["seen_patients"]), scans, data_sets)
 
 
 def check_start(init_ckpt: str | None, data: Any) -> Seen:

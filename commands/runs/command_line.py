@@ -20,7 +20,10 @@ class RunOptions:
     Args:
         run: Name of the run, kept in runs/<name>, or a folder.
         init: Run or checkpoint whose encoder is the starting point; None is random weights. Of a
-            run that was pretrained fold by fold, each fold takes its own.
+            run that was pretrained fold by fold, each fold takes its own. hf:NAME is an encoder
+            of other people (docs/pretraining.md).
+        accept_licence: Yes to the licence of an encoder of other people that forbids commercial
+            use, or that states none.
         fold: Do this fold alone, in every repeat.
         repeat: Do this repeat alone.
         only: Do one step alone: 'prepare' checks the data, claims the run's folder and fills the
@@ -32,6 +35,7 @@ class RunOptions:
 
     run: str = "run"
     init: str | None = None
+    accept_licence: bool = False
     fold: int | None = None
     repeat: int | None = None
     only: Literal["prepare", "train", "gather"] | None = None

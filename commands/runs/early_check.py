@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from commands.runs.foundations import find_foundation, is_foundation
 from files.run_path import did_you_mean, near_files, run_path
 
 ROOT = Path(__file__).parents[2]
@@ -167,6 +168,9 @@ def _check_paths(verb: str, settings: Settings) -> None:
                 if name == "null" or "${" in name or path.exists():
                     continue
                 if option in ("SPLITS", "LIKE") and Path(name).expanduser().exists():
+                    continue
+                if option == "INIT" and is_foundation(name):
+                    find_foundation(name)
                     continue
                 if key != "run" or verb in READS_RUN:
                     where = f"{option} {name!r} does not exist (looked for {path})."

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from commands.runs.foundations import data_set_warnings
 from commands.runs.run_folder import FoldRun, init_checkpoint
 from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing
-from lightning_modules.transfer import read_checkpoint
+from lightning_modules.transfer import read_checkpoint, read_seen
 
 LARGEST_RATIO = 1.3  # of voxel sizes along an axis
 NOT_COMPARED = (
@@ -33,11 +34,13 @@ def init_match(init: str, fold_run: FoldRun, cohort: Cohort, run: Path) -> list[
         A line with both, perhaps a warning.
     """
     checkpoint = read_checkpoint(init_checkpoint(init, fold_run.repeat, fold_run.fold))
+    data_sets = read_seen(checkpoint).data_sets
+    warnings = data_set_warnings(f"INIT {init}", data_sets, cohort.paths)
     states = [state for state in checkpoint.values() if isinstance(state, Mapping)]
     there = next((state for state in states if "preprocessing" in state), None)
     if there is None:
-        return [f"INIT {init} does not tell how its scans were prepared: not compared."]
-    return compare(init, as_prepared(there), cohort.prepared, str(run))
+        return [f"INIT {init} does not tell how its scans were prepared: not compared.", *warnings]
+    return [*compare(init, as_prepared(there), cohort.prepared, str(run)), *warnings]
 
 
 def as_prepared(state: Mapping[str, Any]) -> dict[str, Any]:

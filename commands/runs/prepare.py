@@ -19,6 +19,12 @@ from typing_extensions import override
 from callbacks.model_contract import refuse_incomplete
 from callbacks.required import required_callbacks
 from commands.runs.command_line import make_parser, parse
+from commands.runs.foundations import (
+    find_foundation,
+    foundation_lines,
+    is_foundation,
+    start_from_foundation,
+)
 from commands.runs.init_match import init_match
 from commands.runs.main_process import is_main_process, say
 from commands.runs.run_folder import (
@@ -35,9 +41,12 @@ from datamodules.fingerprint import default_budget
 from datamodules.reading.cohort_table import read_other_columns
 from evaluation.report.tables import DESCRIBING
 from files.run_path import run_path
-from lightning_modules.transfer import check_start
+from lightning_modules.transfer import Seen, check_start
 
-NOT_SETTINGS = ("config", "run", "fold", "repeat", "only", "num_tasks", "task", "workers", "wandb")
+NOT_SETTINGS = (
+    *("config", "run", "fold", "repeat", "only", "num_tasks", "task", "workers", "wandb"),
+    "accept_licence",
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,10 @@ class Run:
             say(remark)
         num_patients = len(set(cohort.patients))
         say(f"Run {self.folder}: {len(cohort.scans)} scans of {num_patients} patients. {self.plan}")
-        if self.config.init is not None:
+        if is_foundation(self.config.init):
+            for line in foundation_lines(self.config.init, cohort.paths):
+                say(line)
+        elif self.config.init is not None:
             first = (asked_for(self.config, self.fold_runs) or self.fold_runs)[0]
             for line in init_match(self.config.init, first, cohort, self.folder):
                 say(line)
@@ -121,7 +133,9 @@ class Run:
     def init_ckpt(self, fold_run: FoldRun) -> str | None:
         """The checkpoint that a fold run starts from; None is random weights."""
         init = self.config.init
-        return str(init_checkpoint(init, fold_run.repeat, fold_run.fold)) if init else None
+        if init is None or is_foundation(init):
+            return None
+        return str(init_checkpoint(init, fold_run.repeat, fold_run.fold))
 
     def build(
         self, fold_run: FoldRun, callbacks: Sequence[Callback] = (), wandb_run: Any = None
@@ -143,7 +157,10 @@ class Run:
         objects = self.parser.instantiate(parts)
         data = self.data.with_fold(fold_run.repeat, fold_run.fold)
         refuse_incomplete(objects.model, data)
-        seen = check_start(parts.model.init_args.get("init_ckpt"), data)
+        if is_foundation(self.config.init):
+            seen = Seen(data_sets=set(find_foundation(self.config.init).data_sets or ()))
+        else:
+            seen = check_start(parts.model.init_args.get("init_ckpt"), data)
         configured: Mapping[str, Any] = vars(objects.trainer)
         own = configured["callbacks"] or []
         callbacks = [*(own if isinstance(own, list) else [own]), *callbacks]
@@ -173,6 +190,7 @@ def prepare(verb: str, args: list[str], options: type | None = None) -> Run:
     """
     parser = make_parser(verb, options)
     config = parse(parser, args)
+    start_from_foundation(config)
     refuse_trainer(config.trainer)
     data = parser.instantiate(Namespace(data=config.data.clone())).data
     check = data.cohort.check(data.expectations)

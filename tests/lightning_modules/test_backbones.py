@@ -211,3 +211,45 @@ def test_a_backbone_is_cross_validated_through_the_command_line(write_cohort, ru
     assert len(read_predictions(tmp_path / "fine/predictions.csv")) == 12
     checkpoint = torch.load(tmp_path / "fine/repeat0_fold0/best.ckpt", weights_only=True)
     assert "encoder.network.layer4.0.conv1.weight" in checkpoint["state_dict"]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "encoder.", "backbone.", "model.network."])
+def test_a_prefix_of_all_names_is_taken_off_and_another_one_is_told(prefix, tmp_path):
+    torch.manual_seed(0)
+    source, target = (build_backbone("resnet10", (16, 16, 16)) for _ in range(2))
+    weights = {prefix + name: weight for name, weight in source.network.state_dict().items()}
+    weights |= {"projector.0.weight": torch.zeros(2, 2)}
+    path = tmp_path / "weights.tar"
+    torch.save({"epoch": 3, "model_state_dict": weights}, path)
+    load_weights(target, path)
+    expected = source.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in target.state_dict().items())
+    torch.save({f"other.{name}": weight for name, weight in weights.items()}, path)
+    with pytest.raises(ValueError, match="has no encoder in common with the model"):
+        load_weights(target, path)
+    del weights[f"{prefix}layer1.0.conv1.weight"]
+    torch.save({"state_dict": weights}, path)
+    with pytest.raises(ValueError, match=r"has no encoder weight '.*layer1\.0\.conv1\.weight'"):
+        load_weights(target, path)
+
+
+def test_the_forms_of_published_encoders_are_built():
+    for name, shape in (("resnet18-b", (16, 16, 16)), ("vit-tokens", (16, 16, 16))):
+        with torch.device("meta"):
+            weights = build_backbone(name, shape).network.state_dict()
+        if name == "resnet18-b":  # of 3D-Neuro-SimCLR
+            assert {"layer2.0.downsample.0.bias", "layer4.1.bn2.weight"} <= weights.keys()
+        else:  # of BrainIAC
+            assert "cls_token" not in weights
+            assert weights["patch_embedding.position_embeddings"].shape == (1, 1, 768)
+
+
+def test_a_vit_without_class_token_is_read_at_its_first_patch():
+    torch.manual_seed(0)
+    backbone = build_backbone("vit-tokens", (16, 16, 32)).eval()
+    volume = torch.rand(1, 1, 16, 16, 32)
+    network = backbone.network
+    tokens = network.patch_embedding(volume)
+    for block in network.blocks:
+        tokens = block(tokens)
+    assert torch.allclose(backbone(volume), network.norm(tokens)[:, 0], atol=1e-5)
