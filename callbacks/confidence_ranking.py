@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from lightning import LightningModule, Trainer
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
 from evaluation.predictions import prediction_table, ranking_table, write_table
+from evaluation.regression import regression_table, spread_ranking
 
 
 class ConfidenceRanking(Callback):
@@ -36,8 +38,8 @@ class ConfidenceRanking(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        rows, probs = outputs["row"].tolist(), outputs["prob"].tolist()
-        self.outputs.update(zip(rows, probs, strict=True))
+        rows, found = outputs["row"].tolist(), outputs.get("prob", outputs.get("value")).tolist()
+        self.outputs.update(zip(rows, found, strict=True))
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,19 +52,18 @@ class ConfidenceRanking(Callback):
         if validated := sorted(outputs.keys() - tested):
             write_table(_table(data, validated, outputs), folder / "validation.csv")
         predictions = _table(data, sorted(outputs.keys() & tested), outputs)
-        write_table(ranking_table(predictions), folder / "ranking.csv")
+        rank = spread_ranking if "target" in predictions else ranking_table
+        write_table(rank(predictions), folder / "ranking.csv")
         write_table(predictions, folder / "predictions.csv")
 
 
 def _table(data: Any, rows: list[int], outputs: dict[int, list[float]]) -> pd.DataFrame:
-    return prediction_table(
-        [data.cohort.scans[row] for row in rows],
-        [outputs[row] for row in rows],
-        data.class_names,
-        repeat=data.repeat,
-        fold=data.fold,
-        labels_per=data.labels_per,
-    )
+    scans, found = [data.cohort.scans[row] for row in rows], [outputs[row] for row in rows]
+    place = {"repeat": data.repeat, "fold": data.fold, "labels_per": data.labels_per}
+    if data.class_names:
+        return prediction_table(scans, found, data.class_names, **place)
+    values = data.target_scale.restore(np.array(found))[:, 0]
+    return regression_table(scans, data.cohort.targets[rows], values, **place)
 
 
 def _merge_ranks(outputs: dict[int, list[float]]) -> dict[int, list[float]]:

@@ -22,6 +22,10 @@ FOR_PREDICTION = {
     "forward": "turn volumes (B, C, W, H, D) into one logit for each class, (B, K)",
     "predict_step": "return {'row': batch['row'], 'prob': the sigmoid of the logits, (B, K)}",
 }
+FOR_REGRESSION = {
+    "forward": "turn volumes (B, 1, W, H, D) into one number for each scan, (B, 1)",
+    "predict_step": "return {'row': batch['row'], 'value': what forward returns, (B, 1)}",
+}
 
 
 def refuse_incomplete(model: LightningModule, data: LightningDataModule) -> None:
@@ -80,6 +84,9 @@ class ModelContract(Callback):
         if self.checked or classes is None:
             return
         self.checked = True
+        key, needed, num_outputs = "prob", FOR_PREDICTION, len(classes)
+        if not classes:
+            key, needed, num_outputs = "value", FOR_REGRESSION, 1
         modes = {module: module.training for module in pl_module.modules()}
         pl_module.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -90,20 +97,20 @@ class ModelContract(Callback):
             prediction = pl_module.predict_step(batch, 0)
         for module, mode in modes.items():
             module.training = mode
-        name, shape = type(pl_module).__name__, (len(batch["label"]), len(classes))
+        name, shape = type(pl_module).__name__, (len(batch["label"]), num_outputs)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
             found = _describe(logits)
-            raise ValueError(f"{name}.forward returns {found}: {FOR_PREDICTION['forward']}.")
-        if not isinstance(prediction, dict) or not {"row", "prob"} <= prediction.keys():
+            raise ValueError(f"{name}.forward returns {found}: {needed['forward']}.")
+        if not isinstance(prediction, dict) or not {"row", key} <= prediction.keys():
             found = _describe(prediction)
+            raise ValueError(f"{name}.predict_step returns {found}: {needed['predict_step']}.")
+        found, expected = prediction[key].float(), logits.float()
+        expected = expected.sigmoid() if classes else expected
+        if found.shape != expected.shape or (found - expected).abs().max() > TOLERANCE:
+            what, call = ("the sigmoid of ", ".sigmoid()") if classes else ("", "")
             raise ValueError(
-                f"{name}.predict_step returns {found}: {FOR_PREDICTION['predict_step']}."
-            )
-        prob, expected = prediction["prob"].float(), logits.float().sigmoid()
-        if prob.shape != expected.shape or (prob - expected).abs().max() > TOLERANCE:
-            raise ValueError(
-                f"{name}.predict_step: prob is not the sigmoid of what forward returns, by which "
-                "new scans are predicted. Return self(batch['volume']).sigmoid()."
+                f"{name}.predict_step: {key} is not {what}what forward returns, by which new scans "
+                f"are predicted. Return self(batch['volume']){call}."
             )
 
     @override

@@ -9,7 +9,7 @@ from jsonargparse import auto_cli
 
 from commands.runs.early_check import Settings, add_settings, read_settings
 from datamodules.checks.cohort_check import CohortCheck, check_cohort, compare_cohorts
-from datamodules.checks.cohort_problems import Expectations, Problem
+from datamodules.checks.cohort_problems import Expectations, Problem, Task
 from datamodules.checks.contact_sheet import contact_sheet
 from datamodules.reading.cohort_table import Columns
 from datamodules.reading.nifti import Reading
@@ -43,6 +43,7 @@ class CheckedData:
         columns: Names of its columns.
         labels_per: 'scan' if a patient's scans may have different labels.
         classes: Names of the classes.
+        task: 'regression' checks the target column in the place of the labels.
         splits: The folds.
         preprocessing: The preprocessing.
         cache_dir: Folder for what is kept of each scan.
@@ -54,6 +55,7 @@ class CheckedData:
     columns: Columns = field(default_factory=Columns)
     labels_per: Literal["patient", "scan"] = "patient"
     classes: list[str] | None = None
+    task: Task = "classification"
     splits: CheckedSplits = CheckedSplits()
     preprocessing: CheckedPreprocessing = CheckedPreprocessing()
     cache_dir: str = "cache"
@@ -109,6 +111,7 @@ def _check_data(
         contrasts=data.contrasts or (),
         masks=data.preprocessing.roi_margin_mm is not None or data.preprocessing.mask_channel,
         covariates=data.covariates or (),
+        task=data.task,
     )
     cache_dir = Path(data.cache_dir)
     cohorts = {table: _check(table, data.columns, expected, cache_dir) for table in tables}

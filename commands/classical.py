@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,17 @@ from datamodules.covariates import read_covariates
 from datamodules.reading.cohort_table import read_other_columns
 from datamodules.scans import ScanDataModule
 from evaluation.predictions import prediction_table
-from lightning_modules.classical import METHODS, fit_method, predict_probs
+from evaluation.regression import regression_table
+from lightning_modules.classical import (
+    METHODS,
+    REGRESSION_METHODS,
+    ClassicalMethod,
+    fit_method,
+    predict_probs,
+)
 from lightning_modules.scan_classifier import ScanClassifier
 
+CONSTANT = ("dummy", "mean")  # see nothing
 COVARIATE_NAMES = ("age", "sex", "gender", "volume")
 
 
@@ -33,13 +41,13 @@ class ClassicalOptions:
 
     Args:
         methods: Names of the methods, from lightning_modules/classical.py; 'linear-probe' and
-            'mlp-probe' see an encoder's outputs alone.
+            'mlp-probe' see an encoder's outputs alone. None is all of them.
         features: What they see: 'voxels' of the preprocessed scans, 'encoder' for the outputs of
             the model's pretrained encoder: INIT's, or a 2D network's with -c configs/baseline.yaml;
             None is voxels, and encoder where it is pretrained.
     """
 
-    methods: list[str] = field(default_factory=lambda: list(METHODS))
+    methods: list[str] | None = None
     features: list[str] | None = None
 
 
@@ -49,11 +57,12 @@ class MethodRun:
 
     method: str
     features: str
+    estimator: ClassicalMethod
 
     @property
     def name(self) -> str:
         """Name of the sub-run."""
-        on_both = METHODS[self.method].inputs == "image"
+        on_both = self.estimator.inputs == "image"
         return f"{self.method}-encoder" if on_both and self.features == "encoder" else self.method
 
 
@@ -124,26 +133,25 @@ def _predict_fold(method: MethodRun, features: Any, data: ScanDataModule) -> pd.
     take = features.iloc if isinstance(features, pd.DataFrame) else features
     test = data.rows["test"]
     train = np.setdiff1d(np.union1d(data.rows["train"], data.rows["val"]), test)
-    labels = np.array([data.class_names.index(label) for label in data.cohort.labels])
+    is_number = data.cohort.task == "regression"
+    labels = data.cohort.targets if is_number else data.labels
     patients = [data.cohort.patients[row] for row in train]
-    fitted = fit_method(
-        METHODS[method.method], take[train], labels[train], patients, data.seed % 2**32
-    )
-    return prediction_table(
-        [data.cohort.scans[row] for row in test],
-        predict_probs(fitted, take[test]).tolist(),
-        data.class_names,
-        repeat=data.repeat,
-        fold=data.fold,
-        labels_per=data.labels_per,
-    )
+    fitted = fit_method(method.estimator, take[train], labels[train], patients, data.seed % 2**32)
+    scans = [data.cohort.scans[row] for row in test]
+    place: Any = {"repeat": data.repeat, "fold": data.fold, "labels_per": data.labels_per}
+    if is_number:
+        return regression_table(scans, labels[test], fitted.predict(take[test]), **place)
+    probs = predict_probs(fitted, take[test]).tolist()
+    return prediction_table(scans, probs, data.class_names, **place)
 
 
 def _method_runs(run: Run, covariates: pd.DataFrame) -> list[MethodRun]:
     options = run.config
-    if unknown := sorted(set(options.methods) - set(METHODS)):
+    known = REGRESSION_METHODS if run.data.cohort.task == "regression" else METHODS
+    wanted = list(known) if options.methods is None else options.methods
+    if unknown := sorted(set(wanted) - set(known)):
         raise ValueError(
-            f"There is no classical method {unknown[0]!r}; choose from {', '.join(METHODS)}."
+            f"There is no classical method {unknown[0]!r}; choose from {', '.join(known)}."
         )
     kinds = options.features or ["voxels", *(["encoder"] if _is_pretrained(run) else [])]
     if unknown := sorted(set(kinds) - {"voxels", "encoder"}):
@@ -157,9 +165,9 @@ def _method_runs(run: Run, covariates: pd.DataFrame) -> list[MethodRun]:
         "mask": ["mask"] if has_masks(run.data.cohort) else [],
     }
     runs = [
-        MethodRun(method, kind)
-        for method in options.methods
-        for kind in (["voxels"] if method == "dummy" else kinds_of[METHODS[method].inputs])
+        MethodRun(method, kind, known[method])
+        for method in wanted
+        for kind in (["voxels"] if method in CONSTANT else kinds_of[known[method].inputs])
     ]
     if not runs:
         raise ValueError(
@@ -197,7 +205,8 @@ def _covariates(run: Run) -> pd.DataFrame:
         words = pd.Series(["" if _is_empty(cell) else cell for cell in cells[name]])
         known = words.replace("", None)
         one_to_one = len(set(zip(known, cohort.labels, strict=True))) == known.nunique()
-        if one_to_one and known.nunique() == len(run.data.class_names):
+        is_class = one_to_one and known.nunique() == len(run.data.class_names)
+        if is_class or cells[name] == cohort.labels:
             if name not in told:
                 say(f"Column {name!r} is the label in other words: left out of the covariates.")
             told.add(name)

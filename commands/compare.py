@@ -10,10 +10,10 @@ from commands.reporting.learning_curves import learning_curves
 from commands.runs.foundations import PREFIX, is_foundation
 from commands.runs.run_folder import FoldRun, fold_folder, read_config, run_path, write_text
 from datamodules.splits import folds_tested
-from evaluation.comparison import compare_runs, hard_vote, soft_vote
-from evaluation.predictions import ranking_table, write_table
+from evaluation.predictions import write_table
 from evaluation.report import pictures
-from evaluation.report.comparison import latex_table, verdicts, write_comparison
+from evaluation.report.comparison import latex_table
+from evaluation.report.comparison_kind import comparison_kind
 
 OPTIMISTIC = (
     "**Optimistic:** by protocol `paper` the test patients chose the checkpoints of {}; each run's "
@@ -45,23 +45,24 @@ def _compare(
     _refuse_other_folds(results, reference)
     tables = {name: result.predictions for name, result in results.items()}
     inits = {name: init_name(result.facts) for name, result in results.items()}
+    kind = comparison_kind(tables)
     members = {name: tables[_chosen(name, results)] for name in ensemble.split()}
     if len(members) == 1:
         raise ValueError(f"ENSEMBLE {ensemble!r} names one run; a vote needs two or more.")
     if members:
-        tables |= {"soft vote": soft_vote(members), "hard vote": hard_vote(members)}
-    comparison = compare_runs(tables, reference)
+        tables |= {name: vote(members) for name, vote in kind.votes.items()}
+    comparison = kind.compare(tables, reference)
 
     folder = run_path(run)
     for name in set(tables) - set(results):
         place = folder / name.replace(" ", "_")
         place.mkdir(parents=True, exist_ok=True)
         write_table(tables[name], place / "predictions.csv")
-        write_table(ranking_table(tables[name]), place / "ranking.csv")
+        write_table(kind.rank(tables[name]), place / "ranking.csv")
     folder.mkdir(parents=True, exist_ok=True)
     write_table(comparison.rename_axis("run").reset_index(), folder / "comparison.csv")
-    write_text(latex_table(comparison), folder / "comparison.tex")
-    pictures.draw_performance(comparison, folder / "performance.png")
+    write_text(latex_table(kind.table(comparison)), folder / "comparison.tex")
+    kind.draw(comparison, folder / "performance.png")
     curves = _curves(results)
     if len(curves):
         pictures.draw_learning_curves_of_runs(curves, folder / "learning_curves.png")
@@ -77,11 +78,11 @@ def _compare(
         *([OPTIMISTIC.format(", ".join(optimistic))] if optimistic else []),
     ]
     added_to = _added_to(results, reference)
-    report = write_comparison(
+    report = kind.write(
         comparison, reference, inits, facts, has_curves=len(curves) > 0, added_to=added_to
     )
     write_text(report, folder / "report.md")
-    sentences = verdicts(comparison, reference, inits, added_to)
+    sentences = kind.verdicts(comparison, reference, inits, added_to)
     print("\n".join([*sentences, f"Report: {folder / 'report.md'}"]))
 
 

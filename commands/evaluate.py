@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from commands.predict import predict_cohort
 from commands.reporting.page import write_page
 from commands.reporting.results import write_results
 from commands.runs.advice import advice_for
+from commands.runs.prepare import target_fact
 from commands.runs.run_folder import (
     claim,
     keep_splits,
@@ -28,6 +30,7 @@ from datamodules.reading.cohort_table import Columns
 from datamodules.splits import COLUMNS
 from evaluation.external import drops, external_sentences, recalibration
 from evaluation.predictions import PROB, prediction_table, read_predictions, write_table
+from evaluation.regression import regression_table
 
 
 def evaluate(args: list[str]) -> None:
@@ -55,7 +58,8 @@ def _evaluate(run: str = "", data: str = "", out: str = "", cache_dir: str = "ca
     ensemble, config = open_ensemble(source), read_config(source)
     columns = Columns(**config["data"]["init_args"]["columns"])
     cohort = ensemble.cohort(data, cache_dir, columns)
-    check = cohort.check(Expectations(True, ensemble.labels_per, ensemble.classes))
+    classes = ensemble.classes or None
+    check = cohort.check(Expectations(True, ensemble.labels_per, classes, task=ensemble.task))
     for remark in filter(None, [check.warnings_in_brief(), *cohort.covariates.remarks]):
         print(advice_for("evaluate", remark))
     if missing := sorted(set(ensemble.classes) - set(cohort.labels)):
@@ -66,7 +70,7 @@ def _evaluate(run: str = "", data: str = "", out: str = "", cache_dir: str = "ca
     _refuse_seen(ensemble, source, cohort)
     made_by = (
         f"Predicted by the models of the run {source.name}: {len(ensemble.members)} folds, "
-        "calibrated and averaged."
+        f"{'calibrated and ' * bool(ensemble.classes)}averaged."
     )
     config["data"]["init_args"]["table"] = str(Path(data).expanduser().resolve())
     facts = read_json(source / "run.json")
@@ -79,24 +83,26 @@ def _evaluate(run: str = "", data: str = "", out: str = "", cache_dir: str = "ca
             "data_hash": cohort.content_hash(),
             "preprocessing": facts["preprocessing"],
             "method": made_by,
+            **target_fact(cohort),
         },
     )
     tested = [(0, 0, patient, "test") for patient in dict.fromkeys(cohort.patients)]
     keep_splits(pd.DataFrame(tested, columns=COLUMNS), folder)
     new = predict_cohort(ensemble, source, cohort)
-    predictions = _with_labels(new[[PROB + name for name in ensemble.classes]], ensemble, cohort)
-    found = drops(
+    found = new[[PROB + name for name in ensemble.classes] or ["predicted"]].to_numpy()
+    predictions = _with_labels(found, ensemble, cohort)
+    lost = drops(
         read_predictions(source / "predictions.csv"), _by_each_model(ensemble, source, cohort)
     )
     calibration = recalibration(predictions)
-    sentences = external_sentences(source.name, found, calibration)
+    sentences = external_sentences(source.name, lost, calibration)
     unlike = new[new["warnings"] != ""]
     sentences.append(
         f"{len(unlike)} of {len(new)} scans are unlike the training scans; why stands in "
         "`warnings.csv`."
     )
     write_table(unlike[["patient_id", "image", "warnings"]], folder / "warnings.csv")
-    write_json({"drops": found, "calibration": calibration}, folder / "external.json")
+    write_json({"drops": lost, "calibration": calibration}, folder / "external.json")
     made = {"wall_time_s": time.monotonic() - started, "external": sentences}
     write_results(folder, cohort, made, predictions)
     write_page(folder)
@@ -104,16 +110,12 @@ def _evaluate(run: str = "", data: str = "", out: str = "", cache_dir: str = "ca
 
 
 def _with_labels(
-    probs: pd.DataFrame | np.ndarray, ensemble: Ensemble, cohort: Cohort, repeat: int = 0
+    found: np.ndarray, ensemble: Ensemble, cohort: Cohort, repeat: int = 0
 ) -> pd.DataFrame:
-    return prediction_table(
-        cohort.scans,
-        np.asarray(probs).tolist(),
-        ensemble.classes,
-        repeat=repeat,
-        fold=0,
-        labels_per=ensemble.labels_per,
-    )
+    place: Any = {"repeat": repeat, "fold": 0, "labels_per": ensemble.labels_per}
+    if ensemble.task == "regression":
+        return regression_table(cohort.scans, cohort.targets, found[:, 0], **place)
+    return prediction_table(cohort.scans, found.tolist(), ensemble.classes, **place)
 
 
 def _by_each_model(ensemble: Ensemble, source: Path, cohort: Cohort) -> pd.DataFrame:

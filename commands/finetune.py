@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from callbacks.progress import RunProgress
-from commands.bundles.ensemble import training_reference
+from commands.bundles.training_reference import training_reference
 from commands.reporting.gather import write_report
 from commands.runs.fold_tables import out_of_fold_predictions
 from commands.runs.main_process import is_main_process, say
@@ -17,7 +17,7 @@ from commands.runs.run_folder import FoldRun, device_name, keep_splits, write_js
 from commands.runs.side_by_side import run_side_by_side
 from commands.runs.wandb_run import wandb_run
 from datamodules.scans import ScanDataModule
-from evaluation.metrics import running_mean
+from evaluation.summary import running_figures
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def _train(run: Run, todo: Sequence[FoldRun], tracker: Any) -> None:
             progress.end()
             if tracker is not None:
                 done = [each for each in run.fold_runs if each.finished]
-                figures = running_mean(out_of_fold_predictions(done))
+                figures = running_figures(out_of_fold_predictions(done))
                 tracker.log({"folds": len(done)} | {f"cv/{name}": f for name, f in figures.items()})
 
 
 def _describe_folds(run: Run) -> None:
     names = run.data.class_names
     positive = f"; {names[-1]!r} counts as positive" if len(names) == 2 else ""
-    say(f"Classes {', '.join(names)}{positive}.")
+    say(f"Classes {', '.join(names)}{positive}." if names else run.data.truth.words)
     for line in run.data.split_warnings():
         say(line)
     if is_main_process():

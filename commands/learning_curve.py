@@ -36,6 +36,11 @@ class LearningCurveOptions:
 def learning_curve(args: list[str]) -> None:
     """Train at every share, from random weights and from INIT, and draw the curves."""
     config = parse(make_parser("learning_curve", LearningCurveOptions), args)
+    if config.data.init_args.get("task") == "regression":
+        raise ValueError(
+            "A learning curve shows the AUROC, which a regression has not. Train on shares one by "
+            "one, --data.splits.train_fraction=0.5 and so on, and give the runs to `make compare`."
+        )
     folder, fractions = run_path(config.run), sorted(set(config.fractions))
     if not fractions or not 0 < fractions[0] <= fractions[-1] <= 1:
         raise ValueError(f"fractions is {config.fractions}; each must be above 0, up to 1.")

@@ -42,7 +42,7 @@ def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cac
     for remark in cohort.covariates.remarks:
         print(remark)
     predictions = predict_cohort(ensemble, source, cohort)
-    ranking = predictions.sort_values(["confidence", "patient_id", "image"], ignore_index=True)
+    ranking = _ranked(predictions, "image")
     ranking.insert(0, "rank", range(1, len(ranking) + 1))
     folder.mkdir(parents=True, exist_ok=True)
     write_table(predictions, folder / "predictions.csv")
@@ -57,20 +57,31 @@ def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cac
     )
 
 
+def _ranked(table: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """Put the doubtful first: the least confident, or the largest spread where numbers are."""
+    first, ascending = ("confidence", True) if "confidence" in table else ("spread", False)
+    keys = [first, "patient_id", *more]
+    order = [ascending, *[True] * (len(keys) - 1)]
+    return table.sort_values(keys, ascending=order, ignore_index=True)
+
+
 def patient_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Average the probabilities of each patient's scans, the least confident patient first.
+    """Average the predictions of each patient's scans, the most doubtful patient first.
 
     Args:
         predictions: One row per scan, from `predict_cohort`.
 
     Returns:
-        One row per patient: patient_id, num_scans, prob_<class>, predicted, confidence.
+        One row per patient: patient_id, num_scans, prob_<class>, predicted, confidence; of numbers
+        predicted and spread, that of the patient's most doubtful scan.
     """
     patients = predictions.groupby("patient_id")
-    probs = [name for name in predictions.columns if name.startswith(PROB)]
-    table = with_decision(patients[probs].mean().reset_index())
+    if probs := [name for name in predictions.columns if name.startswith(PROB)]:
+        table = with_decision(patients[probs].mean().reset_index())
+    else:
+        table = patients.agg({"predicted": "mean", "spread": "max"}).reset_index()
     table.insert(1, "num_scans", patients.size().to_numpy())
-    return table.sort_values(["confidence", "patient_id"], ignore_index=True)
+    return _ranked(table)
 
 
 def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataFrame:
@@ -83,28 +94,27 @@ def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataF
 
     Returns:
         One row per scan: patient_id, image, prob_<class>, predicted, confidence, spread (the
-        standard deviation over the models of the predicted class's probability), warnings.
+        standard deviation over the models of the predicted class's probability), warnings; of
+        numbers patient_id, image, predicted, spread, warnings.
     """
     volumes, scans = cohort.volumes, cohort.scans
     rows = np.arange(len(scans))
-    probs = np.empty((len(ensemble.members), len(scans), len(ensemble.classes)))
+    found = np.empty((len(ensemble.members), len(scans), len(ensemble.classes) or 1))
     num_far = np.zeros(len(scans), dtype=int)
     for position, member in enumerate(ensemble.members):
         fold = fold_model(ensemble, member, folder)
         outputs = [(fold(*each), fold.features(each[0])) for each in input_batches(cohort, rows)]
-        probs[position], features = (torch.cat(each).numpy() for each in zip(*outputs, strict=True))
+        found[position], features = (torch.cat(each).numpy() for each in zip(*outputs, strict=True))
         if member.reference is not None:
             far = distances(member.reference, features) > member.reference.largest_distance
             num_far += far
-    table = pd.DataFrame(
-        {
-            "patient_id": cohort.patients,
-            "image": [scan.image for scan in scans],
-            **{PROB + name: probs[..., k].mean(0) for k, name in enumerate(ensemble.classes)},
-        }
-    )
-    table = with_decision(table)
-    chosen = [ensemble.classes.index(name) for name in table["predicted"]]
+    scan_names = {"patient_id": cohort.patients, "image": [scan.image for scan in scans]}
+    means = {PROB + name: found[..., k].mean(0) for k, name in enumerate(ensemble.classes)}
+    table = pd.DataFrame(scan_names | (means or {"predicted": found[..., 0].mean(0)}))
+    chosen = [0] * len(scans)
+    if ensemble.classes:
+        table = with_decision(table)
+        chosen = [ensemble.classes.index(name) for name in table["predicted"]]
     facts = read_facts(volumes) if ensemble.references else []
     respelt = [_seen_by_another_id(member, cohort) for member in ensemble.members]
     warnings = [
@@ -116,7 +126,7 @@ def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataF
         for row, scan in enumerate(scans)
     ]
     return table.assign(
-        spread=probs.std(0)[rows, chosen], warnings=["; ".join(words) for words in warnings]
+        spread=found.std(0)[rows, chosen], warnings=["; ".join(words) for words in warnings]
     )
 
 
@@ -151,10 +161,20 @@ def _distance_warning(num_far: int, num_models: int) -> list[str]:
 
 
 def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFrame) -> str:
+    what = "probabilities" if ensemble.classes else "numbers"
     calibration = (
         f"calibrated with {words}, each fitted on patients whom the model has not trained on."
         if (words := calibration_words(ensemble))
         else "not calibrated: the run has no other fold to calibrate on."
+        if ensemble.classes
+        else "as trained."
+    )
+    order = (
+        "Confidence is the highest output minus the second, spread the standard deviation over the "
+        "models."
+        if ensemble.classes
+        else "The spread is the standard deviation over the models; where they disagree, the "
+        "prediction is doubtful."
     )
     warned = ranking[ranking["warnings"] != ""]
     compared = (
@@ -167,11 +187,10 @@ def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFr
     sections = [
         f"# Predictions of {source.name}",
         f"{len(ranking)} scans of {ranking['patient_id'].nunique()} patients, each predicted by "
-        f"all {len(ensemble.members)} models of `{source}`, their probabilities averaged; "
+        f"all {len(ensemble.members)} models of `{source}`, their {what} averaged; "
         f"{calibration} {cohort.preprocessing.describe()}",
         "## Which cases to read first",
-        f"The {min(SHOWN_ROWS, len(ranking))} most doubtful; all are in `ranking.csv`. Confidence "
-        "is the highest output minus the second, spread the standard deviation over the models.",
+        f"The {min(SHOWN_ROWS, len(ranking))} most doubtful; all are in `ranking.csv`. {order}",
         markdown_table(ranking.drop(columns="warnings").head(SHOWN_ROWS)),
         "## Scans to distrust",
         compared,

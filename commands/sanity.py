@@ -31,9 +31,10 @@ from datamodules.cohort import Cohort
 from datamodules.reading.cohort_table import read_other_columns
 from datamodules.splits import fold_runs, patients_of
 from evaluation.predictions import prediction_table, read_predictions, write_table
+from evaluation.regression import regression_table
 from evaluation.sanity import false_alarms, sanity_row, shuffled_labels
 from evaluation.summary import RunTables
-from lightning_modules.classical import METHODS, fit_method, predict_probs
+from lightning_modules.classical import METHODS, REGRESSION_METHODS, fit_method, predict_probs
 
 MIN_PATIENTS = 5  # of a site
 
@@ -60,10 +61,16 @@ def _sanity(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
     splits = tables.splits[tables.splits["repeat"] == tables.splits["repeat"].min()]
     facts = _facts(cohort)
     labels_per = config["data"]["init_args"].get("labels_per", "patient")
+
+    def ask(features: pd.DataFrame) -> pd.DataFrame:
+        if cohort.task == "regression":
+            return _predict_numbers(features, cohort, splits, labels_per)
+        return _predict(features, cohort, cohort.labels, splits, labels_per)
+
     rows = [
         sanity_row(
             "Is the label in headers, shapes and brightness?",
-            _predict(facts, cohort, cohort.labels, splits, labels_per),
+            ask(facts),
             "The label can be predicted from headers, shapes and brightness alone: the model may "
             "use a shortcut. Compare scanners and protocols of the classes.",
         )
@@ -73,14 +80,14 @@ def _sanity(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
         rows.append(
             sanity_row(
                 "Is the label in the mask's volume?",
-                _predict(volume, cohort, cohort.labels, splits, labels_per),
+                ask(volume),
                 "The label can be predicted from the volume of the mask alone: see that the model "
                 "adds to it (`make classical` has a row `mask-features`).",
             )
         )
     trained = "model" in config and "method" not in config
     sites = _sites(tables)
-    if trained and sites is not None:
+    if trained and sites is not None and cohort.task == "classification":
         rows.append(
             sanity_row(
                 "Is the site in the encoder's features?",
@@ -102,9 +109,11 @@ def _sanity(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
         )
     write_json({"checks": rows}, folder / "sanity.json")
     write_page(folder)
-    print(false_alarms(len(rows)))
+    is_number = cohort.task == "regression"
+    print(false_alarms(len(rows), "0" if is_number else "0.5"))
     for row in rows:
-        print(f"{row['question']} AUROC {row['auroc']} ({row['interval']}). {row['verdict']}")
+        figure = f"r {row['r']}" if is_number else f"AUROC {row['auroc']}"
+        print(f"{row['question']} {figure} ({row['interval']}). {row['verdict']}")
 
 
 def _facts(cohort: Cohort) -> pd.DataFrame:
@@ -163,6 +172,33 @@ def _predict(
     return pd.concat(parts, ignore_index=True)
 
 
+def _predict_numbers(
+    features: pd.DataFrame,
+    cohort: Cohort,
+    splits: pd.DataFrame,
+    labels_per: Literal["patient", "scan"],
+) -> pd.DataFrame:
+    """Cross-validate ridge regression on the run's folds."""
+    parts, targets = [], cohort.targets
+    for repeat, fold in fold_runs(splits):
+        who = patients_of(splits, repeat, fold)
+        test = cohort.rows_of(who["test"])
+        train = sorted(set(cohort.rows_of(who["train"] | who["val"])) - set(test))
+        patients = [cohort.patients[row] for row in train]
+        method = REGRESSION_METHODS["covariates"]
+        fitted = fit_method(method, features.iloc[train], targets[train], patients, fold)
+        table = regression_table(
+            [cohort.scans[row] for row in test],
+            targets[test],
+            fitted.predict(features.iloc[test]),
+            repeat=repeat,
+            fold=fold,
+            labels_per=labels_per,
+        )
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
 @torch.no_grad()
 def _predict_site(
     folder: Path, cohort: Cohort, sites: list[str], splits: pd.DataFrame
@@ -191,7 +227,8 @@ def _train_on_shuffled_labels(
     paths = [[str(path or "") for path in scan.paths] for scan in cohort.scans]
     table = pd.DataFrame(paths, columns=columns.images(cohort.contrasts))
     table[columns.patient_id] = cohort.patients
-    table[columns.label] = shuffled_labels(cohort.patients, cohort.labels, seed)
+    truth = columns.target if cohort.task == "regression" else columns.label
+    table[truth] = shuffled_labels(cohort.patients, cohort.labels, seed)
     table[columns.mask] = [str(scan.mask_path or "") for scan in cohort.scans]
     others = read_other_columns(cohort.table, columns, cohort.contrasts)
     for name in {name for name, _ in cohort.covariates.columns}:

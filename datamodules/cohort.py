@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.checks.cohort_check import CohortCheck, check_cohort
-from datamodules.checks.cohort_problems import Expectations
+from datamodules.checks.cohort_problems import Expectations, Task
 from datamodules.checks.leakage import Signature
 from datamodules.checks.masks import check_masks
 from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans
@@ -33,6 +33,7 @@ from datamodules.reading.cohort_table import (
     read_other_columns,
 )
 from datamodules.reading.nifti import scan_hash
+from datamodules.target import target_values
 from datamodules.volumes import Intensity, Volumes, fit_intensity, load_volumes
 from files.hashes import digest
 
@@ -49,6 +50,7 @@ class Cohort:
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
         contrasts: Names of the contrasts, where a row has several images.
         covariates: Columns that a model sees next to the images, or how a training coded them.
+        task: Whether the class or the target of a scan is its label.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Cohort:
         cache_dir: str,
         contrasts: Sequence[str] = (),
         covariates: Sequence[Coded] | Sequence[str] = (),
+        task: Task = "classification",
     ) -> None:
         if table is None:
             raise ValueError("No cohort table given. Give DATA=path/to/table.csv.")
@@ -68,6 +71,7 @@ class Cohort:
         self.cache_dir = Path(cache_dir)
         self.contrasts = list(contrasts)
         self.covariate_columns = covariates
+        self.task = task
 
     @cached_property
     def scans(self) -> list[Scan]:
@@ -103,8 +107,15 @@ class Cohort:
 
     @property
     def labels(self) -> list[str]:
-        """The class of each scan, '' where it is not known."""
+        """The class of each scan, or the cell of its target; '' where it is not known."""
+        if self.task == "regression":
+            return [scan.target for scan in self.scans]
         return [scan.label for scan in self.scans]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The number that a regression predicts for each scan, (N,)."""
+        return target_values(self.labels)
 
     def check(self, expected: Expectations) -> CohortCheck:
         """Check the table and every scan; what was checked before is not read again.
@@ -243,10 +254,10 @@ class Cohort:
             [
                 scan.patient_id,
                 scan.image,
-                scan.label,
+                label,
                 *(scan_hash(each.path) for each in scan.images),
             ]
-            for scan in self.scans
+            for scan, label in zip(self.scans, self.labels, strict=True)
         ]
         more = [self.covariates.values.tolist()] if self.covariates.columns else []
         return digest([*rows, *more])

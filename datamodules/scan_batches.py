@@ -18,8 +18,8 @@ class ScanBatch(TypedDict):
     """A batch of scans.
 
     volume: (B, C, W, H, D), a channel NaN where a scan lacks that contrast; covariates: (B, P);
-    label: class index (B,); row: position in the cohort table (B,); changes: what is done to the
-    volumes on the device, in mode 'fresh'.
+    label: class index, or standardised target (B,); row: position in the cohort table (B,);
+    changes: what is done to the volumes on the device, in mode 'fresh'.
     """
 
     volume: Tensor
@@ -35,7 +35,7 @@ class ScanBatches(Dataset[ScanBatch]):
     Args:
         stored: The cached volumes, last axis first, (N, C, D, W, H).
         spacings_mm: Voxel sizes in mm, (N, 3).
-        labels: Class index of each row, (N,).
+        labels: Class index or standardised target of each row, (N,).
         covariates: Coded covariates of each row, float32 (N, P).
         augmentation: What may change.
         seed: Seed of the choice of copies.

@@ -1,6 +1,6 @@
 """Whole volumes with their labels, divided by patient, augmented while training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import asdict
 from functools import cached_property
@@ -19,7 +19,7 @@ from datamodules.augmented_copies import load_copies
 from datamodules.batches.epoch_sampler import Batch, batch_loader
 from datamodules.cache.device_storage import device_storage
 from datamodules.changes import apply_changes
-from datamodules.checks.cohort_problems import Expectations, class_names
+from datamodules.checks.cohort_problems import Expectations, Task
 from datamodules.cohort import Cohort
 from datamodules.covariates import Coding, fit_coding
 from datamodules.preprocessing import Preprocessing
@@ -27,6 +27,8 @@ from datamodules.reading.cohort_table import Columns
 from datamodules.scan_batches import ScanBatch, ScanBatches
 from datamodules.splits import Splits, fold_runs, make_splits, patients_of
 from datamodules.splits_check import given_splits, split_warnings
+from datamodules.target import TargetScale
+from datamodules.truth import truth_of
 from datamodules.volumes import Intensity
 
 PLAIN_BATCH = 32  # training scans that are looked at together, without augmentation
@@ -61,6 +63,7 @@ class ScanDataModule(LightningDataModule):
             image_<contrast>; each is a channel of the volume, on the grid of the first.
         covariates: Columns of the table that the model sees next to the images, such as age and
             sex; numbers are imputed and scaled, categories coded, on the fold's training scans.
+        task: 'regression' predicts the number in the column `target` instead of a class.
     """
 
     def __init__(
@@ -80,12 +83,13 @@ class ScanDataModule(LightningDataModule):
         labels_per: Literal["patient", "scan"] = "patient",
         contrasts: list[str] | None = None,
         covariates: list[str] | None = None,
+        task: Task = "classification",
     ) -> None:
         super().__init__()
         self.cohort = Cohort(
-            table, columns, preprocessing, cache_dir, contrasts or (), covariates or ()
+            table, columns, preprocessing, cache_dir, contrasts or (), covariates or (), task
         )
-        self.classes = classes
+        self.truth = truth_of(self.cohort, classes, labels_per, sampling)
         self.augmentation = augmentation
         self.splits = splits
         self.repeat = repeat
@@ -96,25 +100,26 @@ class ScanDataModule(LightningDataModule):
         self.labels_per = labels_per
         self.intensity: Intensity | None = None
         self.coding: Coding | None = None
+        self.target_scale: TargetScale | None = None  # of a regression
 
     def with_fold(self, repeat: int, fold: int) -> "ScanDataModule":
         """Serve another fold of the same cohort; nothing is read, checked or divided again."""
         assert len(self.splits_table)  # the copy shares what is known by now
         other = copy(self)
         other.repeat, other.fold, other.trainer = repeat, fold, None
-        other.intensity = other.coding = None
+        other.intensity = other.coding = other.target_scale = None
         vars(other).pop("training_scans", None)
         return other
 
-    @cached_property
-    def class_names(self) -> list[str]:
-        """Names of the classes in the order of the model's outputs; of two the last is positive."""
-        return class_names(self.cohort.scans, self.classes, self.labels_per)
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes in the order of the model's outputs; none of a regression."""
+        return self.truth.names
 
     @property
     def expectations(self) -> Expectations:
         """What the cohort's check has to look at."""
-        return Expectations(labelled=True, labels_per=self.labels_per, classes=self.classes)
+        return self.truth.expectations
 
     @cached_property
     def splits_table(self) -> pd.DataFrame:
@@ -123,11 +128,11 @@ class ScanDataModule(LightningDataModule):
         if self.splits.path is not None:
             return given_splits(self.splits, patients, str(self.cohort.table))
         sites = [scan.site for scan in self.cohort.scans]
-        return make_splits(patients, self.cohort.labels, self.splits, sites)
+        return make_splits(patients, self.truth.strata(self.splits), self.splits, sites)
 
     def split_warnings(self) -> list[str]:
         """What the division lacks, in one line each."""
-        return split_warnings(self.splits_table, self.cohort.patients, self.cohort.labels)
+        return split_warnings(self.splits_table, self.cohort.patients, self.truth.parts_need)
 
     def fold_runs(self) -> list[tuple[int, int]]:
         """All (repeat, fold) pairs of the division."""
@@ -138,7 +143,7 @@ class ScanDataModule(LightningDataModule):
         if self.cohort.preprocessing.spatial_shape is None:
             self.cohort.plan()
         return {
-            "num_classes": len(self.class_names),
+            "num_classes": self.truth.num_outputs,
             "spatial_shape": self.cohort.preprocessing.spatial_shape,
             "num_channels": self.cohort.num_channels,
             "num_covariates": len(self.cohort.covariates.columns),
@@ -193,7 +198,6 @@ class ScanDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         volumes = self.cohort.volumes
-        self.labels = np.array([self.class_names.index(label) for label in self.cohort.labels])
         parts = patients_of(self.splits_table, self.repeat, self.fold)
         self.rows = {
             part: np.array(self.cohort.rows_of(who), dtype=int) for part, who in parts.items()
@@ -203,6 +207,7 @@ class ScanDataModule(LightningDataModule):
         if stage == "fit":
             self.intensity = self.cohort.fit_intensity(self.rows["train"])
             self.coding = fit_coding(self.cohort.covariates, self.rows["train"])
+        self.target_scale, self.labels = self.truth.fit(self.rows["train"])
         self.seed = draw_seed(self.splits.seed, self.repeat, self.fold)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         stored = device_storage(volumes.data, device, self.num_workers)
@@ -278,8 +283,7 @@ class ScanDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         assert self.intensity is not None
         assert self.coding is not None
-        return {
-            "classes": self.class_names,
+        return self.truth.state(self.target_scale) | {
             "preprocessing": asdict(self.cohort.preprocessing),
             "voxel_mm": self.cohort.voxel_mm,
             "intensity": asdict(self.intensity),
@@ -289,11 +293,7 @@ class ScanDataModule(LightningDataModule):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["classes"] != self.class_names:
-            raise ValueError(
-                f"The checkpoint was trained for the classes {state_dict['classes']}, not "
-                f"{self.class_names}. Set --data.classes, or use a table with these labels."
-            )
+        self.target_scale = self.truth.restore(state_dict)
         self.cohort.refuse_other_preprocessing(state_dict["preprocessing"])
         self.cohort.refuse_other_inputs(state_dict)
         self.intensity = Intensity.of(state_dict["intensity"])

@@ -15,9 +15,12 @@ import pandas as pd
 from evaluation.calibration import apply_calibration, calibration_summary, fit_calibration
 from evaluation.intervals import headline_intervals
 from evaluation.predictions import as_cases
+from evaluation.regression import is_regression, regression_estimates
+from evaluation.regression_intervals import regression_intervals
 from evaluation.uncertainty import estimates
 
 FIGURES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
+ERRORS = {"mae": "mean absolute error", "rmse": "root mean squared error"}  # lower is better
 
 
 def drops(at_home: pd.DataFrame, elsewhere: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -28,8 +31,11 @@ def drops(at_home: pd.DataFrame, elsewhere: pd.DataFrame) -> dict[str, dict[str,
         elsewhere: Predictions of the other cohort; each model is a repeat.
 
     Returns:
-        For each of FIGURES: at_home, elsewhere, drop (positive is worse elsewhere), interval_95.
+        For each of FIGURES: at_home, elsewhere, drop (positive is worse elsewhere), interval_95;
+        of numbers for each of ERRORS, where the drop is what the error grows by.
     """
+    if is_regression(elsewhere):
+        return _growths(at_home, elsewhere)
     at_home, elsewhere = as_cases(at_home), as_cases(elsewhere)
     figures = [estimates(at_home), estimates(elsewhere)]
     intervals = [headline_intervals(at_home), headline_intervals(elsewhere)]
@@ -52,6 +58,26 @@ def drops(at_home: pd.DataFrame, elsewhere: pd.DataFrame) -> dict[str, dict[str,
     return found
 
 
+def _growths(at_home: pd.DataFrame, elsewhere: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    figures = [regression_estimates(at_home), regression_estimates(elsewhere)]
+    intervals = [regression_intervals(at_home), regression_intervals(elsewhere)]
+    found = {}
+    for name in ERRORS:
+        first, second = (each[name] for each in figures)
+        (low, high), (lowest, highest) = (each[name] for each in intervals)
+        drop = second - first
+        found[name] = {
+            "at_home": first,
+            "elsewhere": second,
+            "drop": drop,
+            "interval_95": [
+                float(drop - np.hypot(second - lowest, high - first)),
+                float(drop + np.hypot(highest - second, first - low)),
+            ],
+        }
+    return found
+
+
 def recalibration(predictions: pd.DataFrame) -> dict[str, Any]:
     """Measure calibration as predicted, and after new intercepts alone.
 
@@ -60,7 +86,19 @@ def recalibration(predictions: pd.DataFrame) -> dict[str, Any]:
 
     Args:
         predictions: Predictions of the other cohort, calibrated as new scans are.
+
+    Returns:
+        Calibration as_predicted and with new intercepts; of numbers the mean absolute error, and
+        the mean error that a new intercept takes away.
     """
+    if is_regression(predictions):
+        bias = regression_estimates(predictions)["bias"]
+        shifted = predictions.assign(predicted=predictions["predicted"] - bias)
+        tables = {"as_predicted": predictions, "intercepts": shifted}
+        return {
+            name: {key: regression_estimates(table)[key] for key in ("mae", "bias", "slope")}
+            for name, table in tables.items()
+        }
     cases = as_cases(predictions)
     moved = apply_calibration(cases, fit_calibration(cases, keep_slope=True))
     return {"as_predicted": calibration_summary(cases), "intercepts": calibration_summary(moved)}
@@ -76,6 +114,8 @@ def external_sentences(
         found: From `drops`.
         calibration: From `recalibration`.
     """
+    if "mae" in found:
+        return _number_sentences(name, found, calibration)
     sentences = []
     for measure, words in FIGURES.items():
         its = found[measure]
@@ -97,5 +137,29 @@ def external_sentences(
         f"{before['ece']:.3f} ({before['ece_if_perfect'][0]:.3f} to "
         f"{before['ece_if_perfect'][1]:.3f} if they were exactly right). With new intercepts "
         f"alone, fitted on these patients: {after['brier']:.3f} and {after['ece']:.3f}."
+    )
+    return sentences
+
+
+def _number_sentences(
+    name: str, found: dict[str, dict[str, Any]], calibration: dict[str, Any]
+) -> list[str]:
+    sentences = []
+    for measure, words in ERRORS.items():
+        its = found[measure]
+        low, high = its["interval_95"]
+        verdict = "a difference is not shown"
+        if low > 0 or high < 0:
+            verdict = f"it is {'worse' if low > 0 else 'better'} here"
+        sentences.append(
+            f"The {words} of one model is {its['elsewhere']:.4g} here and was "
+            f"{its['at_home']:.4g} out of fold in `{name}`: {its['drop']:+.4g} (95 % interval "
+            f"{low:+.4g} to {high:+.4g}); {verdict}."
+        )
+    before, after = calibration["as_predicted"], calibration["intercepts"]
+    sentences.append(
+        f"All models averaged: mean absolute error {before['mae']:.4g}, mean error "
+        f"{before['bias']:+.4g}, calibration slope {before['slope']:.3f}. With a new intercept "
+        f"alone, fitted on these patients: mean absolute error {after['mae']:.4g}."
     )
     return sentences

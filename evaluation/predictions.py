@@ -175,9 +175,10 @@ def probs_of(table: pd.DataFrame) -> Float[np.ndarray, "rows classes"]:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read a predictions table; ids and labels stay strings."""
+    """Read a predictions table; ids and labels stay strings, numbers are numbers."""
     strings = dict.fromkeys(("patient_id", "image", "label", "predicted", CASE), str)
-    return pd.read_csv(path, dtype=strings, keep_default_na=False)
+    table = pd.read_csv(path, dtype=strings, keep_default_na=False)
+    return table.astype({"predicted": float}) if "target" in table else table
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -8,6 +8,8 @@ import pandas as pd
 
 from evaluation.intervals import headline_intervals
 from evaluation.predictions import as_cases
+from evaluation.regression import is_regression, regression_estimates
+from evaluation.regression_intervals import regression_intervals
 from evaluation.uncertainty import estimates
 
 CONFIDENCE = 0.95
@@ -22,27 +24,37 @@ def sanity_row(question: str, predictions: pd.DataFrame, warning: str) -> dict[s
         warning: What to say if it is.
 
     Returns:
-        question, auroc and interval (in words), verdict, and warning (whether it is one).
+        question, auroc (of numbers r) and interval (in words), verdict, and warning (whether it is
+        one).
     """
-    predictions = as_cases(predictions)
-    auroc = estimates(predictions)["auroc"]
-    low, high = headline_intervals(predictions)["auroc"]
-    above = bool(low > 0.5)
+    if is_regression(predictions):
+        figure, chance, value = "r", 0.0, regression_estimates(predictions)["r"]
+        low, high = regression_intervals(predictions)["r"]
+    else:
+        predictions = as_cases(predictions)
+        figure, chance, value = "auroc", 0.5, estimates(predictions)["auroc"]
+        low, high = headline_intervals(predictions)["auroc"]
+    above = bool(low > chance)
     return {
         "question": question,
-        "auroc": f"{auroc:.3f}",
+        figure: f"{value:.3f}",
         "interval": f"{low:.3f} – {high:.3f}",
         "verdict": warning if above else "Not above chance, as it should be.",
         "warning": above,
     }
 
 
-def false_alarms(num_questions: int) -> str:
-    """Say how often checks warn where nothing is wrong."""
+def false_alarms(num_questions: int, chance: str = "0.5") -> str:
+    """Say how often checks warn where nothing is wrong.
+
+    Args:
+        num_questions: How many were asked.
+        chance: What the figure is by chance: 0.5 of an AUROC, 0 of r.
+    """
     share = (1 - CONFIDENCE) / 2
     words = (
         f"Each check gives a false alarm in about {share:.1%} of runs without a fault: its 95 % "
-        "interval then lies above 0.5 by chance"
+        f"interval then lies above {chance} by chance"
     )
     if num_questions == 1:
         return f"{words}."

@@ -1,5 +1,7 @@
 """Figures of parts of the cohort: sites, sexes, ages."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from evaluation.intervals import closed_intervals
@@ -26,12 +28,8 @@ def subgroup_rows(predictions: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFra
     """
     if scans_are_cases(predictions):
         predictions = per_scan(predictions)
-    dividing = [name for name in cohort.columns if name not in ("patient_id", "image", "label")]
     rows = []
-    for column in dividing:
-        groups = _groups(cohort[column])
-        if not 1 < groups[groups != ""].nunique() <= MAX_GROUPS:
-            continue
+    for column, groups in groups_by_column(cohort):
         merged = predictions.merge(
             cohort[["patient_id", "image"]].assign(group=groups), on=["patient_id", "image"]
         )
@@ -39,6 +37,17 @@ def subgroup_rows(predictions: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFra
             rows.append({"column": column, "group": group or "(missing)"} | _measure(part))
     columns = ["column", "group", "num_patients", "num_scans", *FIGURES, "auroc_low", "auroc_high"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def groups_by_column(cohort: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """Divide the scans by each column that describes them: its name, and the group of each scan.
+
+    Numbers are divided at their median, columns with one or more than MAX_GROUPS values left out.
+    """
+    for column in cohort.columns.drop(["patient_id", "image", "label"], errors="ignore"):
+        groups = _groups(cohort[column])
+        if 1 < groups[groups != ""].nunique() <= MAX_GROUPS:
+            yield column, groups
 
 
 def _groups(values: pd.Series) -> pd.Series:

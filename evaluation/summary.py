@@ -14,8 +14,10 @@ from evaluation.intervals import (
     headline_intervals,
     what_can_be_shown,
 )
-from evaluation.metrics import summarise
+from evaluation.metrics import running_mean, summarise
 from evaluation.predictions import as_cases, scans_are_cases
+from evaluation.regression import is_regression, running_measures
+from evaluation.regression_summary import summarise_regression
 from evaluation.subgroups import subgroup_rows
 from evaluation.uncertainty import estimates
 
@@ -68,6 +70,9 @@ def summarise_run(run: RunTables) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
+    if is_regression(run.predictions):
+        figures = summarise_regression(run.predictions, run.splits, run.cohort)
+        return figures | {"protocol": run.protocol, "optimism": None}
     predictions = run.cases
     held = run.held_out
     untested = set(run.splits["patient_id"]) - set(predictions["patient_id"])
@@ -92,6 +97,11 @@ def summarise_run(run: RunTables) -> dict[str, Any]:
         "conformal": conformal_summary(predictions, held) if held else None,
         "subgroups": subgroup_rows(run.predictions, described).to_dict("records"),
     }
+
+
+def running_figures(predictions: pd.DataFrame) -> dict[str, float]:
+    """Measure a cross-validation of which only some folds are predicted, of either kind."""
+    return (running_measures if is_regression(predictions) else running_mean)(predictions)
 
 
 def _calibration(predictions: pd.DataFrame) -> dict[str, Any]:

@@ -12,24 +12,29 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from scipy.special import expit, softmax
-from sklearn.base import BaseEstimator, clone
-from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.base import BaseEstimator, clone, is_regressor
+from sklearn.compose import (
+    TransformedTargetRegressor,
+    make_column_selector,
+    make_column_transformer,
+)
 from sklearn.decomposition import PCA
-from sklearn.dummy import DummyClassifier
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from sklearn.svm import SVC
+from sklearn.svm import SVC, SVR
 
 NUM_INNER_FOLDS = 5
 BALANCE = [None, "balanced"]
+PENALTIES = [0.1, 1, 10, 100, 1000, 10_000]
 RIDGE = [1e-5, 1e-4, 1e-3, 0.01, 0.1, 1]  # inverse of the penalty
 Inputs = Literal["image", "encoder", "covariates", "mask"]
 
@@ -39,7 +44,7 @@ class ClassicalMethod:
     """A classical method.
 
     Args:
-        estimator: scikit-learn classifier.
+        estimator: scikit-learn classifier or regressor.
         grid: Settings of the estimator to choose from, by inner cross-validation.
         inputs: 'image' sees principal components of the voxels or of an encoder's outputs;
             'encoder' is a probe: it sees an encoder's outputs as they are; 'covariates' sees
@@ -77,13 +82,31 @@ METHODS: dict[str, ClassicalMethod] = {
         LogisticRegression(max_iter=1000), {"C": [0.01, 0.1, 1], "class_weight": BALANCE}, "mask"
     ),
 }
+
+
+def _scaled(estimator: BaseEstimator) -> BaseEstimator:
+    """Let a regressor see the target in standard deviations, on which its settings depend."""
+    return TransformedTargetRegressor(estimator, transformer=StandardScaler())
+
+
+REGRESSION_METHODS: dict[str, ClassicalMethod] = {
+    "mean": ClassicalMethod(DummyRegressor()),
+    "ridge": ClassicalMethod(Ridge(), {"alpha": PENALTIES}),
+    "svr": ClassicalMethod(
+        _scaled(SVR()), {"regressor__C": [0.1, 1, 10], "regressor__epsilon": [0.1, 0.3]}
+    ),
+    "k-nearest-neighbours": ClassicalMethod(KNeighborsRegressor(), {"n_neighbors": [3, 5, 9, 15]}),
+    "linear-probe": ClassicalMethod(Ridge(), {"alpha": PENALTIES}, "encoder"),
+    "covariates": ClassicalMethod(Ridge(), {"alpha": [0.1, 1, 10, 100]}, "covariates"),
+    "mask-features": ClassicalMethod(Ridge(), {"alpha": [0.1, 1, 10, 100]}, "mask"),
+}
 EXPLAINED_VARIANCE = (0.5, 0.8, 0.95)  # of the principal components that a method sees
 
 
 def fit_method(
     method: ClassicalMethod,
     features: Float[np.ndarray, "n f"] | pd.DataFrame,
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"] | Float[np.ndarray, " n"],
     groups: Sequence[str],
     seed: int,
 ) -> BaseEstimator:
@@ -95,12 +118,12 @@ def fit_method(
     Args:
         method: The method.
         features: One row per scan.
-        labels: Class index of each scan.
+        labels: Class index of each scan, or its target.
         groups: Patient of each scan, never parted.
         seed: Seed of inner folds and estimator.
 
     Returns:
-        The fitted estimator, to be used with `predict_probs`.
+        The fitted estimator, to be used with `predict_probs`, or of a target with `predict`.
     """
     estimator = clone(method.estimator)
     if "random_state" in estimator.get_params():
@@ -119,11 +142,15 @@ def fit_method(
         grid["pca__n_components"] = EXPLAINED_VARIANCE
     search: BaseEstimator = Pipeline(tuned)
     num_folds = min(NUM_INNER_FOLDS, *_patients_per_class(labels, groups))
+    scoring, folds_of = "balanced_accuracy", StratifiedGroupKFold
+    if is_regressor(method.estimator):
+        num_folds = min(NUM_INNER_FOLDS, len(set(groups)))
+        scoring, folds_of = "neg_mean_absolute_error", GroupKFold
     if num_folds < 2 or not method.grid:
         search.set_params(**{name: values[-1] for name, values in grid.items()})
         return Pipeline([*steps, ("model", search)]).fit(features, labels)
-    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    search = GridSearchCV(search, grid, scoring="balanced_accuracy", cv=folds)
+    folds = folds_of(num_folds, shuffle=True, random_state=seed)
+    search = GridSearchCV(search, grid, scoring=scoring, cv=folds)
     names = np.asarray(groups, dtype=object)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

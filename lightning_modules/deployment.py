@@ -1,4 +1,4 @@
-"""A trained fold as one function from preprocessed volume to probabilities, in torch and ONNX."""
+"""A trained fold as one function from preprocessed volume to prediction, in torch and ONNX."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from lightning_modules.scan_classifier import ScanClassifier
 
@@ -37,6 +38,7 @@ class FoldModel(nn.Module):
     divisor: Tensor
     intercepts: Tensor
     coding: Tensor
+    output_name = "prob"
 
     def __init__(
         self,
@@ -97,8 +99,45 @@ class FoldModel(nn.Module):
         return torch.empty(len(volume), 0)
 
 
+class FoldNumber(FoldModel):
+    """Scale a preprocessed volume and predict a number in the unit of the target.
+
+    Args:
+        model: The trained network.
+        mean: Mean intensity of its training scans.
+        divisor: What volumes are divided by after the mean is subtracted.
+        target_mean: Mean of its training targets.
+        target_sd: Their standard deviation.
+        coding: How covariates are imputed and scaled.
+    """
+
+    output_name = "value"
+
+    def __init__(
+        self,
+        model: LightningModule,
+        mean: float | Sequence[float],
+        divisor: float | Sequence[float],
+        target_mean: float,
+        target_sd: float,
+        coding: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__(model, mean, divisor, coding=coding)
+        self.target_mean = target_mean
+        self.target_sd = target_sd
+
+    @override
+    def forward(
+        self,
+        volume: Float[Tensor, "b c w h d"],
+        covariates: Float[Tensor, "b p"] | None = None,
+    ) -> Float[Tensor, "b 1"]:
+        more = [] if covariates is None else [self.code(covariates)]
+        return self.model(self.scale(volume), *more).float() * self.target_sd + self.target_mean
+
+
 class MeanModel(nn.Module):
-    """Average the probabilities of the folds.
+    """Average the predictions of the folds.
 
     Args:
         folds: The trained folds.
@@ -113,12 +152,12 @@ class MeanModel(nn.Module):
         volume: Float[Tensor, "b c w h d"],
         covariates: Float[Tensor, "b p"] | None = None,
     ) -> Float[Tensor, "b k"]:
-        """Compute one probability per class."""
+        """Compute one probability per class, or one number."""
         return torch.stack([fold(volume, covariates) for fold in self.folds]).mean(0)
 
 
 def write_onnx(fold: FoldModel, spatial_shape: tuple[int, int, int], path: Path) -> None:
-    """Write a fold as an ONNX graph from `volume` (B, C, W, H, D) to `prob` (B, K).
+    """Write a fold as an ONNX graph from `volume` (B, C, W, H, D) to `prob` (B, K) or `value`.
 
     A model that sees covariates has them as a second input, `covariates` (B, P).
 
@@ -137,7 +176,7 @@ def write_onnx(fold: FoldModel, spatial_shape: tuple[int, int, int], path: Path)
         tuple(example.values()),
         str(path),
         input_names=list(example),
-        output_names=["prob"],
+        output_names=[fold.output_name],
         dynamic_shapes=dynamic,
         external_data=False,
         dynamo=True,
@@ -152,7 +191,9 @@ def onnx_difference(
     volume: Float[Tensor, "b c w h d"],
     covariates: Float[Tensor, "b p"] | None = None,
 ) -> float:
-    """Largest difference between the probabilities of a fold and of its ONNX graph.
+    """Largest difference between the predictions of a fold and of its ONNX graph.
+
+    Of numbers, in standard deviations of the training targets.
 
     Args:
         fold: The trained fold.
@@ -166,8 +207,9 @@ def onnx_difference(
     inputs = {"volume": volume.float().numpy()}
     if covariates is not None:
         inputs["covariates"] = covariates.numpy()
-    (prob,) = session.run(["prob"], inputs)
-    return float(np.abs(np.asarray(prob) - fold(volume, covariates).numpy()).max())
+    (found,) = session.run([fold.output_name], inputs)
+    unit = fold.target_sd if isinstance(fold, FoldNumber) else 1.0
+    return float(np.abs(np.asarray(found) - fold(volume, covariates).numpy()).max() / unit)
 
 
 def _by_channel(numbers: float | Sequence[float]) -> Tensor:

@@ -70,6 +70,10 @@ class ImageNetBaseline(ScanClassifier):
         self.save_hyperparameters(ignore=NOT_PLAIN)
         assert num_classes is not None
         assert spatial_shape is not None
+        if num_classes == 1 and aggregation == "vote":
+            raise ValueError(
+                "aggregation is vote, which numbers cannot have: use mean or attention."
+            )
         self.slices = choose_slices(
             spatial_shape[PLANES[plane] - 2], num_slices, skip_first, skip_last
         )
@@ -140,8 +144,8 @@ class ImageNetBaseline(ScanClassifier):
         if self.hparams["aggregation"] == "vote":
             votes = F.one_hot(logits.argmax(2), logits.shape[2]).float()
             return votes.mean(1).logit(EPSILON)
-        if logits.shape[1] == 1:
-            return logits[:, 0]
+        if logits.shape[1] == 1 or self.predicts_number:
+            return logits.mean(1)
         return logits.sigmoid().mean(1).logit(EPSILON)
 
     @override

@@ -1,4 +1,4 @@
-"""What a classifier minimises: (weighted) cross-entropy or focal loss per output, and MixUp."""
+"""What a model minimises: (weighted) cross-entropy or focal loss, or a squared error; MixUp."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,24 +8,31 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LossName = Literal["bce", "focal"]
+LossName = Literal["bce", "focal", "mse", "huber"]
+LOSSES: dict[bool, tuple[LossName, ...]] = {False: ("bce", "focal"), True: ("mse", "huber")}
 ClassWeights = Literal["none", "balanced"]
 
 
 class Objective(nn.Module):
     """Compare one sigmoid output per class with the true class; the mean over scans and outputs.
 
+    A single output is a number, compared with the standardised target.
+
     Args:
-        num_classes: Number of classes.
+        num_classes: Number of classes; 1 is a number.
         loss: 'bce' is binary cross-entropy (MCTL §3.3); 'focal' scales it by (1 - p)^focal_gamma,
-            where p is the probability that the output gives to the truth (Lin et al. 2017).
+            where p is the probability that the output gives to the truth (Lin et al. 2017). For a
+            number: 'mse' is the squared error; 'huber' grows as the absolute error beyond one
+            standard deviation of the training targets. None is 'bce' for classes and 'mse' for a
+            number.
         class_weights: 'balanced' weights a scan by N / (K · N_class), counted among the fold's
             training scans: the loss of a training set where every class has equally many.
         focal_gamma: Exponent of the focal loss, at least 0; 0 is plain cross-entropy.
         label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
 
     Raises:
-        ValueError: If `focal_gamma` or `label_smoothing` is out of its range.
+        ValueError: If `focal_gamma` or `label_smoothing` is out of its range, or a setting is for
+            classes and a number is predicted, or the other way round.
     """
 
     weights: Tensor | None
@@ -33,7 +40,7 @@ class Objective(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        loss: LossName = "bce",
+        loss: LossName | None = None,
         class_weights: ClassWeights = "none",
         focal_gamma: float = 2.0,
         label_smoothing: float = 0.0,
@@ -45,6 +52,17 @@ class Objective(nn.Module):
             raise ValueError(
                 f"label_smoothing is {label_smoothing}; set it to at least 0, below 1."
             )
+        fitting = LOSSES[num_classes == 1]
+        loss = loss or fitting[0]
+        what = "a number is" if num_classes == 1 else "classes are"
+        if loss not in fitting:
+            raise ValueError(f"loss is {loss}, but {what} predicted: use {' or '.join(fitting)}.")
+        if num_classes == 1 and (class_weights != "none" or label_smoothing):
+            raise ValueError(
+                "class_weights and label_smoothing are for classes, but a number is predicted: "
+                "drop them."
+            )
+        self.loss = loss
         self.num_classes = num_classes
         self.focal_gamma = focal_gamma if loss == "focal" else 0.0
         self.label_smoothing = label_smoothing
@@ -76,8 +94,13 @@ class Objective(nn.Module):
 
         Args:
             logits: One per class, (B, K).
-            truth: Class index of each scan, (B,), or its share in each class, (B, K).
+            truth: Class index of each scan, (B,), or its share in each class or standardised
+                target, (B, K).
         """
+        if self.loss == "mse":
+            return F.mse_loss(logits, truth)
+        if self.loss == "huber":
+            return F.huber_loss(logits, truth)
         target = truth if truth.ndim == 2 else F.one_hot(truth, self.num_classes)
         target = target.to(logits.dtype)
         weight = None if self.weights is None else (target * self.weights).sum(-1, keepdim=True)

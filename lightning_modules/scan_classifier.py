@@ -1,7 +1,7 @@
 """What every classifier of scans does: its steps, its metrics, its optimizer, its start."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +9,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
@@ -31,7 +31,7 @@ class ScanBatch(TypedDict):
     """What a step needs.
 
     volume: (B, C, W, H, D), NaN in a contrast that is missing; covariates: (B, P); label: class
-    index (B,); row: position in the cohort table (B,).
+    index, or standardised target (B,); row: position in the cohort table (B,).
     """
 
     volume: Tensor
@@ -41,10 +41,15 @@ class ScanBatch(TypedDict):
 
 
 class Prediction(TypedDict):
-    """What a prediction step returns; row: (B,); prob: one output per class in [0, 1], (B, K)."""
+    """What a prediction step returns.
+
+    row: (B,); prob: one output per class in [0, 1], (B, K), or of a regression value: the number in
+    standard deviations of the training targets from their mean, (B, 1).
+    """
 
     row: Tensor
-    prob: Tensor
+    prob: NotRequired[Tensor]
+    value: NotRequired[Tensor]
 
 
 class Head(nn.Sequential):
@@ -64,10 +69,12 @@ class Head(nn.Sequential):
 class ScanClassifier(LightningModule):
     """Classify volumes with one sigmoid output per class; the highest output is the class.
 
+    With `num_classes` 1 the one output is a number, the standardised target of a regression.
+
     A subclass makes `encoder` and `head`, and defines `forward` and `features`.
 
     Args:
-        num_classes: Number of classes; the command line takes it from the cohort.
+        num_classes: Number of classes, 1 for a number; the command line takes it from the cohort.
         spatial_shape: Voxels of a volume along R, A, S; taken from the cohort as well.
         num_channels: Channels of a volume, taken from the cohort: contrasts, perhaps a mask.
         num_covariates: Numbers that the head sees next to the images; taken from the cohort.
@@ -76,14 +83,16 @@ class ScanClassifier(LightningModule):
         encoder_lr_factor: Learning rate of the encoder, as a multiple of `lr`.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
-        loss: Binary cross-entropy of every output, as in the paper, or focal loss.
+        loss: 'bce', binary cross-entropy of every output, as in the paper, or 'focal'; of a
+            regression 'mse' or 'huber', on the standardised target. None is bce or mse.
         class_weights: 'balanced' weights a scan inversely to its class's share of the fold's
             training scans; with --data.sampling=balanced it would correct twice.
         focal_gamma: Exponent of the focal loss, at least 0.
         label_smoothing: Share of the target spread evenly over the classes, in [0, 1).
         mixup: MixUp of training batches: alpha of the Beta distribution; 0 is none.
         metrics: More metrics of torchmetrics for the validation part, by name; each sees logits
-            (B, K) and class indices (B,), and is logged as val/<name>.
+            (B, K) and class indices (B,), or numbers and standardised targets (B,), and is logged
+            as val/<name>.
 
     Raises:
         ValueError: If the number of classes or the shape is not given.
@@ -105,7 +114,7 @@ class ScanClassifier(LightningModule):
         encoder_lr_factor: float = 1.0,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
-        loss: LossName = "bce",
+        loss: LossName | None = None,
         class_weights: ClassWeights = "none",
         focal_gamma: float = 2.0,
         label_smoothing: float = 0.0,
@@ -121,13 +130,13 @@ class ScanClassifier(LightningModule):
         self.finetuning = finetuning
         self.loss = Objective(num_classes, loss, class_weights, focal_gamma, label_smoothing)
         self.val_loss = MeanMetric()
-        self.val_metrics = nn.ModuleDict(
-            {
+        shipped: dict[str, Metric] = {"mae": MeanAbsoluteError()}
+        if not self.predicts_number:
+            shipped = {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
                 "balanced_accuracy": MulticlassAccuracy(num_classes, average="macro"),
-                **(metrics or {}),
             }
-        )
+        self.val_metrics = nn.ModuleDict({**shipped, **(metrics or {})})
 
     def features(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         """Compute what the head sees: one row of the encoder's features for each scan."""
@@ -136,6 +145,17 @@ class ScanClassifier(LightningModule):
     def summary(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         """Compute the features by which new scans are compared with the training scans."""
         return self.features(volume)
+
+    @property
+    def predicts_number(self) -> bool:
+        """Whether the one output is a number, and not a class's logit."""
+        return self.hparams["num_classes"] == 1
+
+    def truth(self, batch: ScanBatch) -> Tensor:
+        """What the outputs are compared with: shares of the classes, or the number, (B, K)."""
+        if self.predicts_number:
+            return batch["label"][:, None]
+        return F.one_hot(batch["label"], self.hparams["num_classes"])
 
     @property
     def has_class_maps(self) -> bool:
@@ -205,8 +225,9 @@ class ScanClassifier(LightningModule):
 
     @override
     def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:
-        target = F.one_hot(batch["label"], self.hparams["num_classes"])
-        *inputs, target = mix_up(*self.inputs(batch), target, alpha=self.hparams["mixup"])
+        *inputs, target = mix_up(
+            *self.inputs(batch), self.truth(batch), alpha=self.hparams["mixup"]
+        )
         loss = self.training_loss(inputs, target)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target))
         return loss
@@ -223,15 +244,20 @@ class ScanClassifier(LightningModule):
     @override
     def validation_step(self, batch: ScanBatch, batch_idx: int) -> None:
         logits, label = self(*self.inputs(batch)), batch["label"]
-        self.val_loss.update(self.loss(logits, label), weight=len(label))
+        self.val_loss.update(self.loss(logits, self.truth(batch)), weight=len(label))
         self.log("val/loss", self.val_loss)
+        if self.predicts_number:
+            logits = logits[:, 0]
         for name, metric in self.val_metrics.items():
             metric.update(logits, label)  # type: ignore[operator]
             self.log(f"val/{name}", metric)  # type: ignore[arg-type]
 
     @override
     def predict_step(self, batch: ScanBatch, batch_idx: int) -> Prediction:
-        return {"row": batch["row"], "prob": self(*self.inputs(batch)).float().sigmoid()}
+        outputs = self(*self.inputs(batch)).float()
+        if self.predicts_number:
+            return {"row": batch["row"], "value": outputs}
+        return {"row": batch["row"], "prob": outputs.sigmoid()}
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

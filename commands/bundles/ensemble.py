@@ -13,19 +13,21 @@ from lightning import LightningModule
 from safetensors.torch import load_file
 from torch import Tensor
 
-from commands.bundles.reference import Reference, describe, read_facts
+from commands.bundles.reference import Reference
 from commands.runs.fold_tables import out_of_fold_predictions, validation_predictions
 from commands.runs.run_folder import FoldRun, fold_folder, read_json
 from datamodules.cache.device_storage import volume_tensor
+from datamodules.checks.cohort_problems import Task
 from datamodules.cohort import Cohort
 from datamodules.covariates import NO_COVARIATES, Coding
 from datamodules.preprocessing import Preprocessing
 from datamodules.reading.cohort_table import Columns
-from datamodules.scans import ScanDataModule
 from datamodules.splits import fold_runs, read_splits
+from datamodules.target import TargetScale
 from datamodules.volumes import Intensity, Volumes
 from evaluation.calibration import Calibration, fit_calibration, held_out
-from lightning_modules.deployment import FoldModel, MeanModel
+from evaluation.regression import is_regression
+from lightning_modules.deployment import FoldModel, FoldNumber, MeanModel
 from lightning_modules.transfer import Seen, read_checkpoint, read_seen
 
 BATCH_SIZE = 16
@@ -44,6 +46,7 @@ class Member:
         calibration: What makes probabilities of its scores; None if nothing was left to fit it on.
         reference: What its training scans were like; None if nobody has written it down.
         coding: How its covariates are imputed and scaled.
+        target_scale: Mean and spread of its training targets; None where classes are predicted.
         seen: Patients and scans that its weights have seen; a bundle does not tell.
     """
 
@@ -53,6 +56,7 @@ class Member:
     calibration: Calibration | None
     reference: Reference | None
     coding: Coding = NO_COVARIATES
+    target_scale: TargetScale | None = None
     seen: Seen = field(default_factory=Seen)
 
 
@@ -61,7 +65,8 @@ class Ensemble:
     """What predicts new scans.
 
     Args:
-        classes: Names of the classes in the order of the outputs, of two the positive one last.
+        classes: Names of the classes in the order of the outputs, of two the positive one last;
+            none where a number is predicted.
         preprocessing: What is done to a scan.
         model: Class and settings of the network, as in the run's config.yaml.
         columns: Names of the cohort table's columns patient_id and image.
@@ -93,7 +98,13 @@ class Ensemble:
             cache_dir,
             self.contrasts,
             self.members[0].coding.columns,
+            self.task,
         )
+
+    @property
+    def task(self) -> Task:
+        """Whether classes or a number are predicted."""
+        return "classification" if self.classes else "regression"
 
     @property
     def references(self) -> list[Reference]:
@@ -127,14 +138,18 @@ def fold_model(ensemble: Ensemble, member: Member, folder: Path) -> FoldModel:
     model = parser.instantiate(parser.parse_object({"model": ensemble.model})).model
     model.load_state_dict(read_weights(folder / member.weights))
     calibration = asdict(member.calibration) if member.calibration else {}
-    return _fold_model(model, member.intensity, member.coding, **calibration)
+    if (scale := member.target_scale) is not None:
+        calibration = {"target_mean": scale.mean, "target_sd": scale.sd}
+    return scaled_model(model, member.intensity, member.coding, **calibration)
 
 
-def _fold_model(
-    model: LightningModule, intensity: Intensity, coding: Coding, **calibration: Any
+def scaled_model(
+    model: LightningModule, intensity: Intensity, coding: Coding, **more: Any
 ) -> FoldModel:
+    """Put a network behind the scales of its training scans."""
     numbers = [list(coding.fill), list(coding.mean), list(coding.sd)]
-    return FoldModel(model, intensity.mean, intensity.divisor, coding=numbers, **calibration)
+    kind = FoldNumber if "target_sd" in more else FoldModel
+    return kind(model, intensity.mean, intensity.divisor, coding=numbers, **more)
 
 
 def bundle_network(bundle_root: str) -> MeanModel:
@@ -153,30 +168,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load_file(path)
     return read_checkpoint(path)["state_dict"]
-
-
-def training_reference(
-    model: LightningModule, data: ScanDataModule, device: torch.device
-) -> Reference:
-    """Describe the training scans of a fold, with the other scans as what may be expected.
-
-    Args:
-        model: The fold's network with its best weights.
-        data: The fold's data.
-        device: Where the network runs.
-    """
-    assert data.intensity is not None
-    assert data.coding is not None
-    fold = _fold_model(model, data.intensity, data.coding).to(device)
-    volumes, rows = data.cohort.volumes, data.rows
-    features, held_out = (
-        np.concatenate(
-            [fold.features(batch).cpu().numpy() for batch in volume_batches(volumes, part, device)]
-        )
-        for part in (rows["train"], np.union1d(rows["val"], rows["test"]))
-    )
-    facts = read_facts(volumes)
-    return describe([facts[row] for row in rows["train"]], features, held_out)
 
 
 def volume_batches(
@@ -222,6 +213,7 @@ def _open_run(folder: Path) -> Ensemble:
                 calibration=calibrations.get((fold.repeat, fold.fold)),
                 reference=_read_reference(fold.folder / "reference.json"),
                 coding=Coding.of(checkpoint[name].get("covariates")),
+                target_scale=TargetScale.of(checkpoint[name].get("target_scale")),
                 seen=read_seen(checkpoint),
             )
         )
@@ -241,7 +233,7 @@ def _open_bundle(folder: Path) -> Ensemble:
     members = []
     for member in spec.pop("members"):
         reference = member.pop("reference")
-        intensity = Intensity.of(member.pop("intensity"))
+        intensity, scale = Intensity.of(member.pop("intensity")), member.pop("target_scale", None)
         reference = Reference(**reference) if reference else None
         calibration = _stored_calibration(member, len(spec["classes"]))
         coding = Coding.of(member.pop("coding", None))
@@ -252,6 +244,7 @@ def _open_bundle(folder: Path) -> Ensemble:
                 calibration=calibration,
                 reference=reference,
                 coding=coding,
+                target_scale=TargetScale.of(scale),
             )
         )
     preprocessing = Preprocessing.made_with(spec.pop("preprocessing"))
@@ -274,7 +267,10 @@ def as_spec(ensemble: Ensemble) -> dict[str, Any]:
 
 
 def _calibrations(folds: Sequence[FoldRun]) -> dict[tuple[int, int], Calibration]:
-    held = held_out(out_of_fold_predictions(folds), validation_predictions(folds))
+    predictions = out_of_fold_predictions(folds)
+    if is_regression(predictions):
+        return {}
+    held = held_out(predictions, validation_predictions(folds))
     return {fold_run: fit_calibration(cases) for fold_run, cases in held.items()}
 
 

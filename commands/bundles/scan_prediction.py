@@ -8,6 +8,7 @@ import torch
 from commands.bundles.ensemble import Ensemble, Member, fold_model, open_ensemble
 from datamodules.covariates import Coding, read_covariates
 from datamodules.preprocessing import Preprocessing, preprocess
+from datamodules.target import TargetScale
 from datamodules.volumes import Intensity
 from lightning_modules.deployment import MeanModel
 from lightning_modules.transfer import read_checkpoint
@@ -29,7 +30,8 @@ def predict_scan(
         mask: File of the scan's mask, where the run uses one.
 
     Returns:
-        The probability of each class; they add up to 1. One checkpoint's are not calibrated.
+        The probability of each class; they add up to 1. One checkpoint's are not calibrated. Of a
+        regression the number alone, named 'value'.
 
     Raises:
         ValueError: If the scan cannot be read or the source does not classify such scans.
@@ -49,8 +51,8 @@ def predict_scan(
     if columns := ensemble.members[0].coding.columns:
         cells = {name: [str(value)] for name, value in (covariates or {}).items()}
         coded = torch.from_numpy(read_covariates(cells, columns, "of this scan", 1).values)
-    probs = MeanModel(folds)(volume[None], coded)[0].tolist()
-    return dict(zip(ensemble.classes, probs, strict=True))
+    outputs = MeanModel(folds)(volume[None], coded)[0].tolist()
+    return dict(zip(ensemble.classes or ["value"], outputs, strict=True))
 
 
 def _open_checkpoint(path: Path) -> Ensemble:
@@ -75,9 +77,10 @@ def _open_checkpoint(path: Path) -> Ensemble:
                 path.stem,
                 path.name,
                 Intensity.of(data["intensity"]),
-                None,
-                None,
-                Coding.of(data.get("covariates")),
+                calibration=None,
+                reference=None,
+                coding=Coding.of(data.get("covariates")),
+                target_scale=TargetScale.of(data.get("target_scale")),
             )
         ],
         contrasts=data.get("contrasts", []),

@@ -14,12 +14,12 @@ from commands.reporting.results import read_tables
 from commands.runs.run_folder import fold_folder, read_config, read_json, write_text
 from datamodules.cohort import Cohort
 from datamodules.splits import folds_tested
-from evaluation.comparison import compare_runs
 from evaluation.confidence import suspected_labels
 from evaluation.predictions import ranking_table
-from evaluation.report.comparison import verdicts
+from evaluation.regression import is_regression, spread_ranking
+from evaluation.report.comparison_kind import comparison_kind
 from evaluation.report.page import PICTURES, Page, render_report
-from evaluation.report.views import data_uri, view
+from evaluation.report.views import RAISES, SPEAKS, data_uri, view
 from evaluation.summary import RunTables
 from lightning_modules.deployment import FoldModel
 from lightning_modules.saliency import MapKind, class_map
@@ -65,13 +65,16 @@ def _page(folder: Path, others: str, anonymous: bool) -> Page:
             "metrics.json and report.html first."
         )
     sanity, run = folder / "sanity.json", read_json(folder / "run.json")
+    is_number = is_regression(tables.predictions)
     return Page(
         tables=tables,
         metrics=metrics,
         run={"num_fold_runs": run.get("num_cells"), **run},  # old runs have the other name
         config=read_config(folder),
-        ranking=ranking_table(tables.predictions),
-        suspects=suspected_labels(tables.cases),
+        ranking=(spread_ranking if is_number else ranking_table)(tables.predictions),
+        suspects=pd.DataFrame(columns=["patient_id", "image", "suspected"], dtype=object)
+        if is_number
+        else suspected_labels(tables.cases),
         comparison=_comparison(folder, tables, others) if others else None,
         checks=read_json(sanity)["checks"] if sanity.is_file() else None,
         anonymous=anonymous,
@@ -89,29 +92,27 @@ def _comparison(folder: Path, tables: RunTables, names: str) -> dict[str, Any]:
     same = {
         name: result for name, result in others.items() if folds_tested(result.splits).equals(own)
     }
+    kind = comparison_kind(
+        {folder.name: tables.predictions}
+        | {name: result.predictions for name, result in others.items()}
+    )
     sentences, differences = [], pd.DataFrame()
     if same:
         runs = {folder.name: tables.predictions}
         runs |= {name: result.predictions for name, result in same.items()}
-        differences = compare_runs(runs, folder.name)
+        differences = kind.compare(runs, folder.name)
         inits = dict.fromkeys(runs)
-        sentences = verdicts(differences, folder.name, inits)
+        sentences = kind.verdicts(differences, folder.name, inits)
     rows = []
     for name, place in {folder.name: folder, **{n: r.folder for n, r in others.items()}}.items():
         figures = read_json(place / "metrics.json")
-        low, high = figures["interval_95"]["auroc"]
-        row = [name, f"{figures['mean']['auroc']:.3f} ({low:.3f} – {high:.3f})"]
-        row += [f"{figures['mean']['balanced_accuracy']:.3f}", figures["protocol"]]
+        row = [name, *kind.figures(figures), figures["protocol"]]
         if name in same:
-            its = differences.loc[name]
-            row.append(
-                f"{its['auroc_diff']:+.3f} ({its['auroc_diff_low']:+.3f} – "
-                f"{its['auroc_diff_high']:+.3f}), p {its['p_obuchowski_rockette_holm']:.3f}"
-            )
+            row.append(kind.paired(differences.T[name].to_dict()))
         else:
             row.append("this run" if place == folder else "other folds: no paired difference")
         rows.append(row)
-    columns = ["Run", "AUROC", "Balanced accuracy", "Protocol", "Paired AUROC difference"]
+    columns = ["Run", *kind.titles[:2], "Protocol", kind.titles[2]]
     return {"sentences": sentences, "columns": columns, "rows": rows}
 
 
@@ -126,12 +127,13 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
         return {}, f"No pictures of the scans: {why}."
     rows = {(scan.patient_id, scan.image): row for row, scan in enumerate(cohort.scans)}
     doubtful = list(zip(ranking["patient_id"], ranking["image"], strict=True))[:MAX_VIEWS]
-    doubted = suspects[suspects["suspected"]]
+    doubted = suspects[suspects["suspected"].astype(bool)]
     wanted = dict.fromkeys([*doubtful, *zip(doubted["patient_id"], doubted["image"], strict=True)])
     predicted = ranking.set_index(["patient_id", "image"])["predicted"]
     ensemble, kind = _network(folder, page.config, maps)
     predictions = page.tables.predictions
     members = _members(folder, ensemble, predictions) if ensemble is not None else {}
+    verb, what = shows = RAISES if is_regression(predictions) else SPEAKS
     views: Views = {}
     num_empty = 0
     for scan in wanted:
@@ -141,12 +143,13 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
         heat = None
         if ensemble is not None and kind is not None:
             fold = members[scan]
-            k = ensemble.classes.index(predicted[scan])
+            k = ensemble.classes.index(predicted[scan]) if ensemble.classes else 0
             coded = None if covariates is None else fold.code(covariates)
             heat = class_map(fold.model, fold.scale(volume), k, kind, coded)
             num_empty += not heat.any()
         right, front, up = volumes.spacings_mm[rows[scan]]
-        views[scan] = view(volume[0].float().numpy(), (right, front, up), heat)
+        voxels = volume[0].float().numpy()
+        views[scan] = view(voxels, (right, front, up), heat, shows=shows)
     first = " (the first scan of each)" if (ranking["num_scans"] > 1).any() else ""
     note = (
         f"Pictures of {len(views)} of {len(ranking)} {page.metrics['case']}s{first}, as "
@@ -154,11 +157,11 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
     )
     if kind is not None:
         note += (
-            f" Maps: {kind} for the predicted class, by the model of repeat 0 that never saw the "
+            f" Maps: {kind}, what {verb}s {what}, by the model of repeat 0 that never saw the "
             "patient; they show where the network looks, not why."
         )
     if num_empty:
-        found = "nothing was found to speak for the predicted class"
+        found = f"nothing was found to {verb} {what}"
         note += f" {num_empty} of {len(views)} maps are empty: {found}."
     return views, note
 

@@ -15,8 +15,12 @@ from datamodules.splits import fold_runs, read_splits
 from evaluation.calibration import calibrate
 from evaluation.confidence import suspected_labels
 from evaluation.predictions import ranking_table, read_predictions, write_table
+from evaluation.regression import is_regression, spread_ranking
 from evaluation.report import pictures
 from evaluation.report.markdown import write_report
+from evaluation.report.regression import write_number_report
+from evaluation.report.regression_pictures import draw_regression
+from evaluation.report.sentences import headline
 from evaluation.report.tables import DESCRIBING
 from evaluation.summary import RunTables, summarise_run
 from files.hashes import hash_file
@@ -33,7 +37,11 @@ def write_cohort(cohort: Cohort, folder: Path) -> None:
         {
             "patient_id": cohort.patients,
             "image": [scan.image for scan in cohort.scans],
-            "label": cohort.labels,
+            **(
+                {"target": cohort.targets}
+                if cohort.task == "regression"
+                else {"label": cohort.labels}
+            ),
             "file_hash": [scan_hash(scan.path) for scan in cohort.scans],
             "site": [scan.site for scan in cohort.scans],
         }
@@ -97,32 +105,36 @@ def write_results(
         write_table(validation, folder / "validation.csv")
     write_cohort(cohort, folder)
     tables = read_tables(folder)  # the figures are those of the files, to the last digit
-    predictions, held = tables.cases, tables.held_out
-    ranking = ranking_table(tables.predictions)
+    is_number = is_regression(tables.predictions)
+    ranking = (spread_ranking if is_number else ranking_table)(tables.predictions)
     write_table(ranking, folder / "ranking.csv")
-    write_table(suspected_labels(predictions), folder / "suspected_labels.csv")
     metrics = plain(summarise_run(tables))
     if tables.curves is not None:
         pictures.draw_learning_curves(tables.curves, folder / "learning_curves.png")
-    pictures.draw_roc(predictions, folder / "roc.png")
-    pictures.draw_confusion(predictions, folder / "confusion.png")
-    pictures.draw_accuracy_by_coverage(predictions, folder / "accuracy_by_coverage.png")
-    scaled = calibrate(predictions, held) if held else None
-    pictures.draw_reliability(predictions, scaled, folder / "reliability.png")
+    if is_number:
+        draw_regression(tables.predictions, folder)
+    else:
+        _draw_classification(tables, folder)
     run = read_json(folder / "run.json") | {
         **made,
-        "num_fold_runs": len(predictions[["repeat", "fold"]].drop_duplicates()),
+        "num_fold_runs": len(tables.predictions[["repeat", "fold"]].drop_duplicates()),
     }
-    text = write_report(metrics, ranking, run, tables.cohort, has_curves=tables.curves is not None)
+    compose = write_number_report if is_number else write_report
+    text = compose(metrics, ranking, run, tables.cohort, has_curves=tables.curves is not None)
     write_text(text, folder / "report.md")
     paths = [path for name in HASHED if (path := folder / name).is_file()]
     run["file_hashes"] = {path.name: hash_file(path) for path in paths}
     write_json(run, folder / "run.json")
     write_json(metrics, folder / "metrics.json")
-    mean, (low, high) = metrics["mean"], metrics["interval_95"]["auroc"]
-    optimistic = " (optimistic: protocol paper)" if metrics["protocol"] == "paper" else ""
-    say(
-        f"AUROC {mean['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}), balanced accuracy "
-        f"{mean['balanced_accuracy']:.3f}{optimistic}. Report: {folder / 'report.md'}"
-    )
+    say(f"{headline(metrics)} Report: {folder / 'report.md'}")
     return metrics
+
+
+def _draw_classification(tables: RunTables, folder: Path) -> None:
+    predictions, held = tables.cases, tables.held_out
+    write_table(suspected_labels(predictions), folder / "suspected_labels.csv")
+    pictures.draw_roc(predictions, folder / "roc.png")
+    pictures.draw_confusion(predictions, folder / "confusion.png")
+    pictures.draw_accuracy_by_coverage(predictions, folder / "accuracy_by_coverage.png")
+    scaled = calibrate(predictions, held) if held else None
+    pictures.draw_reliability(predictions, scaled, folder / "reliability.png")

@@ -37,6 +37,7 @@ from commands.runs.run_folder import (
 )
 from commands.runs.trainer_check import refuse_trainer
 from datamodules.checks.cohort_check import CohortCheck
+from datamodules.cohort import Cohort
 from datamodules.fingerprint import default_budget
 from datamodules.reading.cohort_table import read_other_columns
 from evaluation.report.tables import DESCRIBING
@@ -93,6 +94,7 @@ class Run:
             "init": self.config.init,
             "data_hash": self.data.cohort.content_hash(),
             "preprocessing": self.plan,
+            **target_fact(self.data.cohort),
         }
 
     def describe(self, reads: Sequence[str] = ()) -> None:
@@ -204,6 +206,11 @@ def prepare(verb: str, args: list[str], options: type | None = None) -> Run:
         if name in completed.model.init_args:
             completed.model.init_args[name] = value
     return Run(parser, completed, data, check, plan)
+
+
+def target_fact(cohort: Cohort) -> dict[str, str]:
+    """Name the column that a regression predicts; nothing of a classification."""
+    return {"target": cohort.columns.target} if cohort.task == "regression" else {}
 
 
 def asked_for(config: Any, fold_runs: Sequence[FoldRun]) -> list[FoldRun]:

@@ -22,6 +22,7 @@ from optuna.distributions import (
 )
 
 from evaluation.metrics import NAMES
+from evaluation.regression import MEASURES
 from files.hashes import digest
 from files.whole_file import write_whole
 
@@ -152,9 +153,10 @@ def read_sweep(path: str | Path) -> Sweep:
     metric = content.get("metric") or {}
     if content.get("method") not in METHODS:
         raise ValueError(f"{path}: method is {content.get('method')!r}, not one of {METHODS}.")
-    if metric.get("name") not in {f"cv/{name}" for name in NAMES}:
+    if metric.get("name") not in {f"cv/{name}" for name in (*NAMES, *MEASURES)}:
         raise ValueError(
-            f"{path}: metric.name is {metric.get('name')!r}; choose cv/ and one of {NAMES}."
+            f"{path}: metric.name is {metric.get('name')!r}; choose cv/ and one of {NAMES}, of a "
+            f"regression one of {MEASURES}."
         )
     if metric.get("goal") not in ("maximize", "minimize"):
         raise ValueError(f"{path}: metric.goal must be maximize or minimize.")

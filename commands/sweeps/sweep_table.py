@@ -11,8 +11,9 @@ import matplotlib
 import pandas as pd
 
 from commands.sweeps.sweep_file import SETTING_NAME, Sweep
-from evaluation.metrics import running_mean
 from evaluation.predictions import read_predictions, write_table
+from evaluation.regression import MEASURES
+from evaluation.summary import running_figures as measured
 from files.whole_file import write_whole
 
 matplotlib.use("Agg")
@@ -23,6 +24,7 @@ FIGURES = (
     *("auroc", "auroc_sd", "auroc_low", "auroc_high", "balanced_accuracy", "balanced_accuracy_sd"),
     *("accuracy", "sensitivity", "specificity"),
 )
+NUMBER_FIGURES = ("mae", "mae_sd", "mae_low", "mae_high", "r2", "r2_sd", "rmse", "r")
 SHOWN_ROWS = 30
 LOG_RATIO = 30.0  # an axis whose values span more is logarithmic
 
@@ -69,7 +71,7 @@ def running_figures(folds: Sequence[Path]) -> dict[str, float]:
     """Measure a setting over some finished folds."""
     if not folds:
         return {}
-    return running_mean(pd.concat(map(_predictions, folds), ignore_index=True))
+    return measured(pd.concat(map(_predictions, folds), ignore_index=True))
 
 
 @lru_cache(maxsize=4096)
@@ -82,9 +84,13 @@ def finished_figures(folder: Path) -> dict[str, float | None]:
     if not is_finished(folder):
         return {}
     metrics = json.loads((folder / "metrics.json").read_text())
-    low, high = metrics["interval_95"]["auroc"]
     spread = {f"{name}_sd": sd for name, sd in metrics["sd"].items()}
-    return metrics["mean"] | spread | {"auroc_low": low, "auroc_high": high}
+    ends = {
+        f"{name}_{end}": value
+        for name in ("auroc", "mae")
+        for end, value in zip(("low", "high"), metrics["interval_95"].get(name, ()), strict=False)
+    }
+    return metrics["mean"] | spread | ends
 
 
 def sweep_table(sweep: Sweep, folder: Path) -> pd.DataFrame:
@@ -95,7 +101,8 @@ def sweep_table(sweep: Sweep, folder: Path) -> pd.DataFrame:
         folder: Folder of its settings.
     """
     rows = [_row(place, setting) for place, setting in read_settings(folder).items()]
-    figures = dict.fromkeys([*FIGURES, sweep.measure, f"{sweep.measure}_sd"])
+    usual = NUMBER_FIGURES if sweep.measure in MEASURES else FIGURES
+    figures = dict.fromkeys([*usual, sweep.measure, f"{sweep.measure}_sd"])
     columns = ["name", "state", "folds", *figures, *sweep.parameters]
     table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(figures, float))
     order = table.assign(
@@ -163,11 +170,13 @@ def sweep_report(
     finished = table[table["state"] == "finished"]
     if len(finished):
         best, values = finished.iloc[0], finished[measure]
+        main = "mae" if measure in MEASURES else "auroc"
         sections += [
             f"**First: {words_of(best.to_dict(), keys)}**, {measure} {_spread(best, measure)} "
-            f"(sd over repeats), AUROC {best['auroc']:.3f} (95 % interval {best['auroc_low']:.3f} "
-            f"to {best['auroc_high']:.3f}). Over all finished settings {measure} has median "
-            f"{values.median():.3f} and ranges from {values.min():.3f} to {values.max():.3f}.",
+            f"(sd over repeats), {main.upper()} {best[main]:.3f} (95 % interval "
+            f"{best[f'{main}_low']:.3f} to {best[f'{main}_high']:.3f}). Over all finished settings "
+            f"{measure} has median {values.median():.3f} and ranges from {values.min():.3f} to "
+            f"{values.max():.3f}.",
         ]
     if len(table) > 1:
         sections += [
@@ -192,7 +201,8 @@ def sweep_report(
 
 
 def _markdown(table: pd.DataFrame, keys: Sequence[str], measure: str) -> str:
-    measures = list(dict.fromkeys([measure, "auroc", "balanced_accuracy"]))
+    usual = ("mae", "r2") if measure in MEASURES else ("auroc", "balanced_accuracy")
+    measures = list(dict.fromkeys([measure, *usual]))
     columns = [*keys, "state", "folds", *measures, "name"]
     lines = [columns, ["---"] * len(columns)]
     for _, row in table.iterrows():

@@ -27,6 +27,7 @@ from datamodules.checks.contrasts import (
 from datamodules.checks.leakage import Leak, find_leaks
 from datamodules.checks.masks import check_masks, mask_problems
 from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans
+from datamodules.checks.target_problems import target_problems
 from datamodules.reading.cohort_table import Columns, RowFault, Scan, read_other_columns, read_rows
 from datamodules.reading.geometry import refuse_other_orientation
 from datamodules.reading.nifti import Reading, read_volume, scan_hash
@@ -134,7 +135,8 @@ def check_cohort(
         if check.fault:
             problems.append(Problem("error", image.patient_id, image.image, *check.fault))
         problems += [Problem("warning", image.patient_id, image.image, *w) for w in check.warnings]
-    problems += label_problems(scans, expected)
+    truth_problems = target_problems if expected.task == "regression" else label_problems
+    problems += truth_problems(scans, expected)
     if not faults:
         others = list(read_other_columns(table, columns, expected.contrasts))
         problems += unread_columns(scans, others, columns, expected)

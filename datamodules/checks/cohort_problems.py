@@ -9,6 +9,7 @@ from typing import Literal
 
 from datamodules.checks.spelling import (
     are_one,
+    bound_of,
     identity,
     is_missing,
     is_near,
@@ -21,7 +22,10 @@ from datamodules.reading.nifti import Reading
 from datamodules.reading.nifti_bytes import printable
 
 SPLIT_NAMES = ("split", "splits", "fold", "folds", "partition", "subset", "traintest")
+MANY_NUMBERS = 5  # different labels that are all numbers; fewer are taken for codes of classes
+SURELY_MANY = 20
 Severity = Literal["error", "warning"]
+Task = Literal["classification", "regression"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Expectations:
         contrasts: Names of the contrasts, where a row has several images.
         masks: Whether each scan needs a mask.
         covariates: Columns that a model sees next to the images.
+        task: Whether a class or a number is predicted.
     """
 
     labelled: bool | None = None
@@ -64,6 +69,7 @@ class Expectations:
     contrasts: Sequence[str] = ()
     masks: bool = False
     covariates: Sequence[str] = ()
+    task: Task = "classification"
 
 
 def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Problem]:
@@ -71,11 +77,24 @@ def label_problems(scans: Sequence[Scan], expected: Expectations) -> Iterator[Pr
     labelled = expected.labelled
     if labelled is None:
         labelled = any(scan.label for scan in scans)
+    numbers = "To predict the numbers of the target column, set --data.task=regression"
+    if any(scan.target for scan in scans) and (any(scan.label for scan in scans) or not labelled):
+        yield Problem("warning", "", "", "the target column is not read", numbers)
     if not labelled:
         return
     fix = "Fill the label column, or name it with --data.columns.label"
     if not any(scan.label for scan in scans):
+        if any(scan.target for scan in scans):
+            fix = numbers
         yield Problem("error", "", "", "no scan has a label", fix)
+        return
+    if expected.classes is None and (num_values := _num_quantities(scans)):
+        what = f"the labels are numbers with {num_values} different values, no classes"
+        fix = (
+            "To predict the number, set --data.task=regression and name the column with "
+            "--data.columns.target; if they are classes, list them in --data.classes"
+        )
+        yield Problem("error", "", "", what, fix)
         return
     for scan in scans:
         if not scan.label:
@@ -151,6 +170,23 @@ def class_names(
     return list(order or found)
 
 
+def _num_quantities(scans: Sequence[Scan]) -> int:
+    """Count the values of labels that are a quantity; 0 if they are classes.
+
+    They are a quantity if they are numbers, but for a few cells that are missing or bounds, and if
+    they have too many values for classes, or mostly one patient for each value.
+    """
+    members: dict[str, set[str]] = defaultdict(set)
+    for scan in scans:
+        if scan.label and not is_missing(scan.label) and bound_of(scan.label) is None:
+            members[scan.label].add(scan.patient_id)
+    if any(number_of(label) is None for label in members) or len(members) <= MANY_NUMBERS:
+        return 0
+    singles = sum(len(patients) == 1 for patients in members.values())
+    many = len(members) > SURELY_MANY or singles > len(members) / 2
+    return len(members) if many else 0
+
+
 def _numbers_in_two_spellings(scans: Sequence[Scan]) -> Iterator[Problem]:
     """Labels that are equal numbers, such as 0 and 0.0: they would be classes of their own."""
     spellings: dict[Decimal, dict[str, int]] = defaultdict(dict)
@@ -211,14 +247,15 @@ def unread_columns(
     scans: Sequence[Scan], others: Sequence[str], columns: Columns, expected: Expectations
 ) -> Iterator[Problem]:
     """Columns that are not read though their name is nearly that of one that is, or a split's."""
-    for name in ("label", "session", "site"):
+    truth = "target" if expected.task == "regression" else "label"
+    for name in (truth, "session", "site"):
         wanted = getattr(columns, name)
         close = get_close_matches(wanted, map(plain, others), n=1, cutoff=0.76)
         close = [other for other in others if plain(other) in close]
         if close and not any(getattr(scan, name) for scan in scans):
             what = f"column {close[0]!r} is not read; did you mean {wanted!r}?"
             fix = f"Rename it, or set --data.columns.{name}={close[0]}"
-            needed = name == "label" and expected.labelled
+            needed = name == truth and expected.labelled
             yield Problem("error" if needed else "warning", "", "", what, fix)
     if splits := [other for other in others if plain(other) in SPLIT_NAMES]:
         what = f"column {splits[0]!r} is not read: patients are divided by --data.splits"

@@ -26,6 +26,7 @@ class Columns:
         session: Column with the visit; may be absent.
         site: Column with the scanner or hospital; may be absent.
         mask: Column with the path of a mask of the region of interest; may be absent.
+        target: Column with the number that a regression predicts; may be absent elsewhere.
     """
 
     patient_id: str = "patient_id"
@@ -34,6 +35,7 @@ class Columns:
     session: str = "session"
     site: str = "site"
     mask: str = "mask"
+    target: str = "target"
 
     def images(self, contrasts: Sequence[str]) -> list[str]:
         """Names of the columns with the images of a row, one for each contrast."""
@@ -66,6 +68,7 @@ class Scan:
     session: str = ""
     site: str = ""
     mask: str = ""
+    target: str = ""
     row: int = 0
     names: tuple[str, ...] = ()
     contrasts: tuple[Path | None, ...] = ()

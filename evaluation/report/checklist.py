@@ -3,7 +3,13 @@
 from typing import Any
 
 from evaluation.report.model_card import Items, model_name
-from evaluation.report.sentences import calibration_sentence, start_sentence, verdict
+from evaluation.report.sentences import (
+    calibration_sentence,
+    is_number,
+    outcome_sentence,
+    start_sentence,
+    verdict,
+)
 from evaluation.summary import RunTables
 
 
@@ -40,7 +46,7 @@ def checklist(
         ),
         ("Eligibility, recruitment, dates", ""),
         ("Reference standard and who assessed it", ""),
-        ("Outcome", f"Classes {', '.join(metrics['classes'])}."),
+        ("Outcome", outcome_sentence(metrics)),
         ("Data preparation", run["preprocessing"]),
         (
             "Intensity scale",
@@ -58,7 +64,9 @@ def checklist(
         ("Hyperparameters and their choice", "All in config.yaml; how they were chosen: authors."),
         (
             "Class imbalance",
-            "Scans of the classes: "
+            "A number is predicted; folds are even in its quantiles."
+            if is_number(metrics)
+            else "Scans of the classes: "
             + ", ".join(
                 f"{name} {number}"
                 for name, number in tables.cohort["label"].value_counts().sort_index().items()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 
@@ -57,7 +58,7 @@ def difference_table(comparison: pd.DataFrame, reference: str) -> pd.DataFrame:
         ]
         for test, title in tests.items():
             table[f"p {title} (Holm)"] = [
-                f"{_p(p)} ({_p(corrected)})"
+                f"{p_words(p)} ({p_words(corrected)})"
                 for p, corrected in others[[f"p_{test}", f"p_{test}_holm"]].to_numpy()
             ]
     return table
@@ -81,27 +82,66 @@ def verdicts(
     sentences = []
     for name, row in comparison.drop(index=reference).iterrows():
         p_value = row["p_obuchowski_rockette_holm"]
-        surely = p_value < LEVEL
         ahead = row["auroc_diff"] > 0
-        init = inits.get(str(name))
-        if known := added_to.get(str(name)):
-            subject = "The image"
-            words = f"adds to {known}" if ahead else f"makes {known} worse"
-            unsure = f"adds nothing to {known} that could be told from chance"
-        elif init and not inits.get(reference):
-            subject = f"Transfer from {init}"
-            words = "helped" if ahead else "did harm"
-            unsure = "did neither help nor harm beyond chance"
-        else:
-            subject = f"{name}"
-            words = f"is {'better' if ahead else 'worse'} than {reference}"
-            unsure = f"cannot be told from {reference}"
+        words = run_subject(
+            str(name), reference, inits, added_to, surely=p_value < LEVEL, ahead=ahead
+        )
         sentences.append(
-            f"{subject} {words if surely else unsure} ({name} against {reference}: AUROC "
-            f"{_difference(row, 'auroc')}, Holm-corrected p {_p(p_value)}; balanced "
+            f"{words} ({name} against {reference}: AUROC "
+            f"{_difference(row, 'auroc')}, Holm-corrected p {p_words(p_value)}; balanced "
             f"accuracy {_difference(row, 'balanced_accuracy')})."
         )
     return sentences
+
+
+def run_subject(
+    name: str,
+    reference: str,
+    inits: Mapping[str, str | None],
+    added_to: Mapping[str, str],
+    *,
+    surely: bool,
+    ahead: bool,
+) -> str:
+    """Begin the sentence on a run: what it is, and whether it is better than the reference.
+
+    Args:
+        name: Name of the run.
+        reference: Name of the reference.
+        inits: What each run started from, None where that is random weights or nothing.
+        added_to: Covariates that a run adds an image to.
+        surely: Whether there is a difference beyond chance.
+        ahead: Whether it is in favour of the run.
+    """
+    init = inits.get(name)
+    if known := added_to.get(name):
+        subject = "The image"
+        words = f"adds to {known}" if ahead else f"makes {known} worse"
+        unsure = f"adds nothing to {known} that could be told from chance"
+    elif init and not inits.get(reference):
+        subject = f"Transfer from {init}"
+        words = "helped" if ahead else "did harm"
+        unsure = "did neither help nor harm beyond chance"
+    else:
+        subject = name
+        words = f"is {'better' if ahead else 'worse'} than {reference}"
+        unsure = f"cannot be told from {reference}"
+    return f"{subject} {words if surely else unsure}"
+
+
+def class_figures(metrics: dict[str, Any]) -> list[str]:
+    """Give a run's AUROC with its interval, and balanced accuracy."""
+    low, high = metrics["interval_95"]["auroc"]
+    mean = metrics["mean"]
+    return [f"{mean['auroc']:.3f} ({low:.3f} – {high:.3f})", f"{mean['balanced_accuracy']:.3f}"]
+
+
+def paired_words(row: Mapping[Any, float]) -> str:
+    """Give the paired difference of the AUROC with its interval and p value."""
+    return (
+        f"{row['auroc_diff']:+.3f} ({row['auroc_diff_low']:+.3f} – "
+        f"{row['auroc_diff_high']:+.3f}), p {row['p_obuchowski_rockette_holm']:.3f}"
+    )
 
 
 def write_comparison(
@@ -127,18 +167,18 @@ def write_comparison(
         "# Comparison",
         *[f"**{words}**" for words in verdicts(comparison, reference, inits, added_to)],
     ]
-    sections += [" ".join(facts), "## Performance", _markdown(performance_table(comparison))]
+    sections += [" ".join(facts), "## Performance", markdown_frame(performance_table(comparison))]
     sections += ["![Performance of each run](performance.png)"]
     sections += [f"## Differences to {reference}"]
-    sections += [_markdown(difference_table(comparison, reference)), METHODS]
+    sections += [markdown_frame(difference_table(comparison, reference)), METHODS]
     if has_curves:
         sections += ["![Learning curves](learning_curves.png)"]
     return "\n\n".join(sections) + "\n"
 
 
-def latex_table(comparison: pd.DataFrame) -> str:
-    """Format the performance table for a paper; needs the package booktabs."""
-    table = performance_table(comparison).rename(columns=lambda name: name.replace("–", "--"))
+def latex_table(performance: pd.DataFrame) -> str:
+    """Format a table of words for a paper; needs the package booktabs."""
+    table = performance.rename(columns=lambda name: name.replace("–", "--"))
     return table.map(lambda cell: cell.replace("–", "--")).to_latex(
         escape=True, column_format="l" + "c" * table.shape[1]
     )
@@ -153,11 +193,13 @@ def _difference(row: pd.Series, measure: str) -> str:
     return f"{row[f'{measure}_diff']:+.3f} ({low:+.3f} to {high:+.3f})".replace("-", "−")
 
 
-def _p(value: float) -> str:
+def p_words(value: float) -> str:
+    """Write a p value."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown_frame(table: pd.DataFrame) -> str:
+    """Write a table of words, indexed by run, in Markdown."""
     lines = ["| run | " + " | ".join(table.columns) + " |", "|---" * (table.shape[1] + 1) + "|"]
     for name, row in table.iterrows():
         lines.append("| " + " | ".join([str(name), *row]).replace("\n", " ") + " |")

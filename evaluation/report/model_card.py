@@ -4,7 +4,9 @@ from typing import Any
 
 from evaluation.report.sentences import (
     calibration_sentence,
+    is_number,
     optimism_sentence,
+    outcome_sentence,
     start_sentence,
     verdict,
 )
@@ -13,6 +15,7 @@ INTENDED_USE = (
     "Research: to rank scans for reading and to study how well the classes can be told apart in "
     "scans like these. Not a medical device; not for diagnosis, nor for deciding about a patient."
 )
+NUMBER_USE = INTENDED_USE.replace("the classes can be told apart", "a number can be predicted")
 Items = list[tuple[str, str]]
 
 
@@ -24,15 +27,16 @@ def model_card(metrics: dict[str, Any], run: dict[str, Any], config: dict[str, A
         run: The content of run.json.
         config: The content of config.yaml.
     """
-    positive = metrics["positive_class"]
+    positive = metrics.get("positive_class")
+    predicted = "Number" if is_number(metrics) else "Classes"
+    outcome = outcome_sentence(metrics).removeprefix("Classes ").removeprefix("A number: ")
+    if "target" in run:
+        outcome = f"column `{run['target']}`; {outcome}"
     optimism = f" Optimistic: {optimism_sentence(metrics)}" * (metrics["protocol"] == "paper")
     return [
         ("Model", f"{model_name(config)}; one per fold. {start_sentence(run)}"),
-        ("Intended use", INTENDED_USE),
-        (
-            "Classes",
-            ", ".join(metrics["classes"]) + (f"; {positive} is positive." if positive else "."),
-        ),
+        ("Intended use", NUMBER_USE if is_number(metrics) else INTENDED_USE),
+        (predicted, outcome[:-1] + (f"; {positive} is positive." if positive else ".")),
         ("Input", run["preprocessing"]),
         ("Data", f"{metrics['num_scans']} scans of {metrics['num_patients']} patients."),
         (

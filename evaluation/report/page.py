@@ -1,7 +1,7 @@
 """One self-contained HTML page of a run: what a reader, a co-author and a reviewer ask for."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,18 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from evaluation.predictions import PROB
 from evaluation.report.checklist import checklist
-from evaluation.report.markdown import LABELS
+from evaluation.report.class_page import Names, class_page
 from evaluation.report.model_card import model_card
+from evaluation.report.regression import number_flow, number_page, target_sentence
 from evaluation.report.sentences import (
-    calibration_sentence,
-    case_sentence,
-    confidence_sentences,
-    dummy_sentence,
-    folds_sentence,
-    headline_sentence,
-    interval_sentence,
+    is_number,
     optimism_sentence,
     start_sentence,
     verdict,
     who_is_predicted,
 )
-from evaluation.report.tables import class_table, table_one
 from evaluation.sanity import false_alarms
-from evaluation.subgroups import FIGURES
 from evaluation.summary import RunTables
 
 SECTIONS = {
@@ -45,8 +37,16 @@ SECTIONS = {
     "card": "Model card",
 }
 PICTURES = {  # section: file and what it shows
-    "performance": {"roc.png": "ROC curves", "confusion.png": "Confusion matrix"},
-    "confidence": {"accuracy_by_coverage.png": "Accuracy by share of cases decided"},
+    "performance": {
+        "roc.png": "ROC curves",
+        "confusion.png": "Confusion matrix",
+        "predicted.png": "Predicted against true numbers",
+        "errors.png": "Error against the true number, with its line",
+    },
+    "confidence": {
+        "accuracy_by_coverage.png": "Accuracy by share of cases decided",
+        "spread.png": "Absolute error by spread over repeats",
+    },
     "calibration": {"reliability.png": "Predicted probability against the share that came true"},
     "curves": {"learning_curves.png": "Loss and validation accuracy by epoch"},
 }
@@ -62,7 +62,7 @@ class Page:
         run: The content of run.json.
         config: The content of config.yaml.
         ranking: The ranking table.
-        suspects: The suspected labels.
+        suspects: The suspected labels; none of a regression.
         comparison: Sentences, columns and rows about other runs; None where none were named.
         checks: Rows of sanity.json; None where it was not asked.
         pictures: Data URI of each picture by its file name.
@@ -101,7 +101,13 @@ def render_report(page: Page) -> str:
     )
     environment.filters["code"] = _code
     environment.filters["breakable"] = _breakable
-    return environment.get_template("template.html").render(
+    number = is_number(metrics)
+    compose = number_page if number else class_page
+    template = environment.get_template("regression.html" if number else "template.html")
+    return template.render(
+        **compose(metrics, page.ranking, page.tables.cohort, names, page.views),
+        suspects=_suspects(page, names),
+        checked={"key": "r", "title": "r"} if number else {"key": "auroc", "title": "AUROC"},
         kind="Cross-validation"
         if run["num_fold_runs"] > metrics["num_repeats"]
         else "Held-out test",
@@ -117,26 +123,9 @@ def render_report(page: Page) -> str:
         external=run.get("external", []),
         sanity_warnings=[row["verdict"] for row in page.checks or [] if row["warning"]],
         flow=_flow(page),
-        who=_sentence(who_is_predicted(metrics)),
+        who=_sentence(f"{who_is_predicted(metrics)} {target_sentence(run)}".strip()),
         start=start_sentence(run),
-        measures=_measures(metrics),
-        table_one=table_one(page.tables.cohort, metrics["classes"]),
-        by_class=class_table(metrics),
-        case=case_sentence(metrics),
-        interval=interval_sentence(metrics),
-        folds=folds_sentence(metrics),
-        dummy=dummy_sentence(metrics),
-        headline=headline_sentence(metrics),
-        subgroups=[_subgroup(row) for row in metrics["subgroups"]],
-        confidence=confidence_sentences(metrics),
-        calibration=calibration_sentence(metrics),
-        ranking=_ranking(page, names),
         views_note=page.views_note,
-        suspects=[
-            row | dict(zip(("patient_id", "image"), names[_key(row)], strict=True))
-            for row in page.suspects.to_dict("records")
-            if row["suspected"]
-        ],
         pictures={
             section: [
                 {"data": page.pictures[name], "alt": words}
@@ -147,11 +136,19 @@ def render_report(page: Page) -> str:
         },
         comparison=page.comparison,
         checks=page.checks,
-        false_alarms=false_alarms(len(page.checks or [])),
+        false_alarms=false_alarms(len(page.checks or []), "0" if number else "0.5"),
         provenance=_provenance(page),
         checklist=checklist(page.tables, metrics, run, page.config),
         card=model_card(metrics, run, page.config),
     )
+
+
+def _suspects(page: Page, names: Names) -> list[dict[Any, Any]]:
+    return [
+        {**row, "patient_id": names[_key(row)][0], "image": names[_key(row)][1]}
+        for row in page.suspects.to_dict("records")
+        if row["suspected"]
+    ]
 
 
 def _sentence(words: str) -> str:
@@ -168,7 +165,7 @@ def _breakable(name: str) -> Markup:
     return Markup(re.sub(r"([/_\-]|(?=\.))", r"\1<wbr>", str(escape(name))))
 
 
-def _names(page: Page) -> dict[tuple[str, str], tuple[str, str]]:
+def _names(page: Page) -> Names:
     """Patient and image as the page shows them."""
     scans = list(zip(page.ranking["patient_id"], page.ranking["image"], strict=True))
     if not page.anonymous:
@@ -189,7 +186,13 @@ def _flow(page: Page) -> list[dict[str, Any]]:
     sizes = splits.groupby(["repeat", "fold", "part"]).size().unstack(fill_value=0).mean()
     parts = {"train": "train", "val": "validate", "test": "are tested"}
     words = ", ".join(f"{sizes[part]:.3g} {what}" for part, what in parts.items() if part in sizes)
-    classes = page.ranking["label"].value_counts()
+    if is_number(page.metrics):
+        outcome = number_flow(page.metrics)
+    else:
+        classes = page.ranking["label"].value_counts()
+        outcome = f"{page.metrics['case']}s: " + ", ".join(
+            f"{number} {name}" for name, number in sorted(classes.items())
+        )
     num_repeats = page.metrics["num_repeats"]
     return [
         {
@@ -203,55 +206,9 @@ def _flow(page: Page) -> list[dict[str, Any]]:
         {
             "number": page.metrics["num_patients"],
             "words": f"patients with {page.metrics['num_scans']} scans predicted out of fold; "
-            + f"{page.metrics['case']}s: "
-            + ", ".join(f"{number} {name}" for name, number in sorted(classes.items())),
+            + outcome,
         },
     ]
-
-
-def _measures(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for name, label in LABELS.items():
-        rows.append(
-            {
-                "label": label,
-                "cells": [
-                    _number(metrics["mean"][name]),
-                    _range(metrics["interval_95"].get(name)),
-                    *(_number(metrics[key][name]) for key in ("sd", "min", "max")),
-                ],
-            }
-        )
-    return rows
-
-
-def _subgroup(row: dict[str, Any]) -> dict[str, Any]:
-    auroc, *others = (_number(row.get(name)) for name in FIGURES)
-    interval = _range((row.get("auroc_low"), row.get("auroc_high")))
-    sizes = {name: f"{row[name]:.0f}" for name in ("num_patients", "num_scans")}
-    return row | sizes | {"cells": [auroc, interval, *others]}
-
-
-def _ranking(page: Page, names: Mapping[tuple[str, str], tuple[str, str]]) -> dict[str, Any]:
-    ranking = page.ranking
-    probs = [column for column in ranking.columns if column.startswith(PROB)]
-    figures = [*probs, "confidence"]
-    if page.metrics["num_repeats"] > 1:
-        figures += ["confidence_sd", "flips"]
-    columns = ["rank", "patient", "scan", "label", "predicted", *figures]
-    rows = []
-    for row in ranking.to_dict("records"):
-        patient, image = names[_key(row)]
-        view, alt = page.views.get(_key(row), ("", ""))
-        if row["num_scans"] > 1:
-            image += f" and {row['num_scans'] - 1} more"
-        cells = [str(row["rank"]), patient, image, row["label"], row["predicted"]]
-        cells += [f"{row[name]:.3f}" for name in figures]
-        wrong = row["label"] != row["predicted"]
-        rows.append({"cells": cells, "view": view, "alt": alt, "wrong": wrong})
-    titles = [name.removeprefix(PROB) if name in probs else name for name in columns]
-    titles = ["sd" if name == "confidence_sd" else name for name in titles]
-    return {"columns": titles, "numbers": [0, *range(5, len(columns))], "rows": rows}
 
 
 def _provenance(page: Page) -> list[tuple[str, str]]:
@@ -271,13 +228,3 @@ def _provenance(page: Page) -> list[tuple[str, str]]:
         ("Hash of the data", run["data_hash"]),
         ("Hashes of the files", hashes),
     ]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.3f}"
-
-
-def _range(interval: Sequence[float | None] | None) -> str:
-    if interval is None or None in interval or interval[0] != interval[0]:
-        return "–"
-    return f"{interval[0]:.3f} – {interval[1]:.3f}"

@@ -1,5 +1,6 @@
 """Draw a cross-validation's curves as PNG files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -89,19 +90,22 @@ def draw_learning_curve(curve: pd.DataFrame, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_performance(comparison: pd.DataFrame, path: Path) -> None:
-    """Draw AUROC and balanced accuracy of each run as bars, with 95 % intervals and repeats' range.
+def draw_performance(
+    comparison: pd.DataFrame, measures: Mapping[str, tuple[str, float | None]], path: Path
+) -> None:
+    """Draw two measures of each run as bars, with 95 % intervals and repeats' range.
 
     Args:
-        comparison: What `compare_runs` returned.
+        comparison: What `compare_runs` or `compare_regressions` returned.
+        measures: Title of each measure, and its value by chance; None is a measure without one,
+            which begins at 0.
         path: The PNG to write.
     """
-    measures = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
     figure, axes = plt.subplots(
         1, 2, figsize=(10, 1.5 + 0.35 * len(comparison)), sharey=True, layout="constrained"
     )
     places = range(len(comparison))
-    for axis, (measure, title) in zip(axes, measures.items(), strict=True):
+    for axis, (measure, (title, chance)) in zip(axes, measures.items(), strict=True):
         mean = comparison[measure]
         axis.barh(places, mean, color="tab:blue", alpha=0.35)
         for suffixes, color, width, label in (
@@ -110,8 +114,12 @@ def draw_performance(comparison: pd.DataFrame, path: Path) -> None:
         ):
             low, high = (comparison[measure + suffix] for suffix in suffixes)
             axis.hlines(places, low, high, color=color, linewidth=width, label=label)
-        axis.axvline(0.5, linestyle=":", color="0.5")
-        axis.set(xlabel=title, xlim=(min(0.4, float(comparison[f"{measure}_low"].min())), 1))
+        axis.set_xlabel(title)
+        if chance is None:
+            axis.set_xlim(left=0)
+            continue
+        axis.axvline(chance, linestyle=":", color="0.5")
+        axis.set_xlim(min(chance - 0.1, float(comparison[f"{measure}_low"].min())), 1)
     axes[0].set_yticks(places, comparison.index)
     axes[0].set_ylim(len(comparison) - 0.4, -0.6)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -2,9 +2,46 @@
 
 from typing import Any
 
+from evaluation.report.regression_sentences import (
+    number_headline,
+    number_verdict,
+    slope_sentence,
+    unit_number,
+)
+
+
+def is_number(metrics: dict[str, Any]) -> bool:
+    """Whether the figures are of a regression."""
+    return metrics.get("task") == "regression"
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    """Give the main figures in one line, for the terminal."""
+    optimistic = " (optimistic: protocol paper)" if metrics["protocol"] == "paper" else ""
+    if is_number(metrics):
+        return f"{number_headline(metrics)}{optimistic}."
+    mean, (low, high) = metrics["mean"], metrics["interval_95"]["auroc"]
+    return (
+        f"AUROC {mean['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}), balanced accuracy "
+        f"{mean['balanced_accuracy']:.3f}{optimistic}."
+    )
+
+
+def outcome_sentence(metrics: dict[str, Any]) -> str:
+    """Say what is predicted."""
+    if not is_number(metrics):
+        return f"Classes {', '.join(metrics['classes'])}."
+    its = metrics["target"]
+    return (
+        f"A number: {unit_number(its['min'])} to {unit_number(its['max'])} in the predicted cases, "
+        f"mean {unit_number(its['mean'])}, sd {unit_number(its['sd'])}."
+    )
+
 
 def verdict(metrics: dict[str, Any]) -> str:
-    """Say whether the model tells the classes apart."""
+    """Say whether the model tells the classes apart, or predicts better than the mean."""
+    if is_number(metrics):
+        return number_verdict(metrics)
     low, high = metrics["interval_95"]["auroc"]
     auroc = metrics["mean"]["auroc"]
     if low > 0.5:
@@ -138,7 +175,9 @@ def confidence_sentences(metrics: dict[str, Any]) -> list[str]:
 
 
 def calibration_sentence(metrics: dict[str, Any]) -> str:
-    """Say how far probabilities can be believed, and whether calibration helps."""
+    """Say how far predictions can be believed, and whether calibration helps."""
+    if is_number(metrics):
+        return slope_sentence(metrics)
     before, after = (metrics["calibration"][k] for k in ("as_trained", "calibrated"))
     low, high = before["ece_if_perfect"]
     words = (

@@ -1,5 +1,6 @@
 """Tables of a report: who the patients are (Table 1), and each class by itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,9 @@ MAX_VALUES = 12  # of a column of words; the rarest are counted together
 EVERYONE = "All"
 
 
-def table_one(cohort: pd.DataFrame, classes: list[str]) -> dict[str, Any] | None:
+def table_one(
+    cohort: pd.DataFrame, classes: list[str], describing: Sequence[str] = DESCRIBING
+) -> dict[str, Any] | None:
     """Describe the cohort by class.
 
     A patient with scans in several classes counts in each of them, and once in all. What is
@@ -20,15 +23,16 @@ def table_one(cohort: pd.DataFrame, classes: list[str]) -> dict[str, Any] | None
     Args:
         cohort: The run's cohort.csv: patient_id, image, label, and what describes the patients.
         classes: Names of the classes.
+        describing: Columns that are described, in any case.
 
     Returns:
-        columns and rows of words; None where the cohort has none of DESCRIBING.
+        columns and rows of words; None where the cohort has none of them.
     """
     groups = {EVERYONE: cohort} | {name: cohort[cohort["label"] == name] for name in classes}
     people = {name: rows.drop_duplicates("patient_id") for name, rows in groups.items()}
     described: list[list[str]] = []
     for column in cohort.columns:
-        if column.lower() in DESCRIBING:
+        if column.lower() in describing:
             described += _describe(column, {name: rows[column] for name, rows in people.items()})
     if not described:
         return None

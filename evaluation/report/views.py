@@ -10,6 +10,7 @@ from PIL import Image
 
 HEIGHT = 112  # pixels of the longest side of a slice
 GAP = 4
+SPEAKS, RAISES = ("speak", "for the predicted class"), ("raise", "the predicted number")
 HEAT_SHARE = 0.45  # of the heat map's colour, at its strongest
 
 
@@ -17,6 +18,8 @@ def view(
     volume: Float[np.ndarray, "c w h d"],
     spacing_mm: tuple[float, float, float],
     heat: Float[np.ndarray, "w h d"] | None = None,
+    *,
+    shows: tuple[str, str] = SPEAKS,
 ) -> tuple[str, str]:
     """Draw three orthogonal slices, through the heat map's strongest bright voxel or the middle.
 
@@ -28,11 +31,12 @@ def view(
         spacing_mm: Voxel sizes.
         heat: Values from 0 to 1 at the same places; a last row shows them in colour over the
             first contrast, unless all are 0.
+        shows: What the places of the heat map do, as verb and object.
 
     Returns:
         A WebP picture as data URI, and words for those who cannot see it.
     """
-    asked = heat is not None
+    asked, (verb, what) = heat is not None, shows
     greys = [_grey(each) for each in volume if not np.isnan(each).any()]
     grey = greys[0]
     if heat is not None and heat.max() > 0:
@@ -50,9 +54,9 @@ def view(
     Image.fromarray((255 * picture).round().astype(np.uint8)).save(buffer, "WEBP", quality=75)
     words = "Sagittal, coronal and axial slice through voxel {}, {}, {} (R, A, S)".format(*centre)
     if heat is not None:
-        words += "; below, what speaks for the predicted class"
+        words += f"; below, what {verb}s {what}"
     elif asked:
-        words += "; no map: nothing was found to speak for the predicted class"
+        words += f"; no map: nothing was found to {verb} {what}"
     return data_uri(buffer.getvalue(), "image/webp"), words
 
 

@@ -96,7 +96,7 @@ def test_the_verdict_says_whether_transfer_helped():
 @pytest.mark.slow
 def test_the_latex_table_has_the_rows_of_the_performance_table():
     comparison = _comparison(0.5)
-    latex = latex_table(comparison)
+    latex = latex_table(performance_table(comparison))
     assert latex.count("\\\\") == 1 + len(comparison)
     shown = performance_table(comparison).loc["transfer"].iloc[0]
     assert shown.replace("–", "--") in latex
