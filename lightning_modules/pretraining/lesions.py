@@ -71,6 +71,7 @@ class Lesions(PatchPretraining):
         self.intensity = intensity
         self.head = nn.Conv3d(self.hparams["filters"], 2, kernel_size=1)
         assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
         nn.init.constant_(self.head.bias[1:], RARE)
 
     def forward(self, volume: Float[Tensor, "b 1 w h d"]) -> tuple[Tensor, Tensor]:
