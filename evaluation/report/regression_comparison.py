@@ -40,8 +40,8 @@ def number_verdicts(
             reference,
             inits,
             added_to,
-            surely=row["p_mae_holm"] < LEVEL,
-            ahead=row["mae_diff"] < 0,
+            surely=bool(row["p_mae_holm"] < LEVEL),
+            ahead=bool(row["mae_diff"] < 0),
         )
         sentences.append(
             f"{words} ({name} against {reference}: MAE {_difference(row, 'mae')}, Holm-corrected p "
