@@ -82,9 +82,9 @@ def verdicts(
     sentences = []
     for name, row in comparison.drop(index=reference).iterrows():
         p_value = row["p_obuchowski_rockette_holm"]
-        ahead = row["auroc_diff"] > 0
+        ahead = bool(row["auroc_diff"] > 0)
         words = run_subject(
-            str(name), reference, inits, added_to, surely=p_value < LEVEL, ahead=ahead
+            str(name), reference, inits, added_to, surely=bool(p_value < LEVEL), ahead=ahead
         )
         sentences.append(
             f"{words} ({name} against {reference}: AUROC "
