@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -190,24 +191,30 @@ class ScanClassifier(LightningModule):
             load_encoder(self.encoder, init_ckpt)
 
     def start_from_covariates(
-        self, covariates: Float[Tensor, "n p"], label: Int[Tensor, " n"]
+        self, covariates: Float[Tensor, "n p"], truth: Shaped[Tensor, " n"]
     ) -> None:
-        """Let the head begin with what the covariates tell alone, by logistic regression.
+        """Let the head begin with what the covariates tell alone: logistic or ridge regression.
 
         From random weights a short training would rather learn images by heart.
 
         Args:
             covariates: Those of the training scans, scaled.
-            label: Class index of each training scan.
+            truth: Class index of each training scan, or its standardised number.
         """
-        from sklearn.linear_model import LogisticRegression  # few runs need it
+        from sklearn.linear_model import LogisticRegression, Ridge  # few runs need it
 
-        last = self.head[-1]
+        last, known = self.head[-1], covariates.numpy()
         assert isinstance(last, nn.Linear)
-        for k in range(self.hparams["num_classes"]):
-            fitted = LogisticRegression().fit(covariates.numpy(), (label == k).numpy())
-            last.weight.data[k, -covariates.shape[1] :] = torch.tensor(fitted.coef_[0])
-            last.bias.data[k] = float(fitted.intercept_[0])
+        for k in range(last.out_features):
+            if last.out_features == 1:
+                fitted = Ridge().fit(known, truth.numpy())
+            elif 0 < (truth == k).sum() < len(truth):
+                fitted = LogisticRegression().fit(known, (truth == k).numpy())
+            else:
+                continue  # nobody of the class, or nobody else
+            weight, bias = (np.ravel(each) for each in (fitted.coef_, fitted.intercept_))
+            last.weight.data[k, -known.shape[1] :] = torch.from_numpy(weight)
+            last.bias.data[k] = float(bias[0])
 
     @override
     def setup(self, stage: str) -> None:

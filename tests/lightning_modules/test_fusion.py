@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.encoder import Encoder
@@ -79,6 +80,27 @@ def test_the_head_sees_covariates_next_to_the_images():
     moved = model(volume, covariates + change) - model(volume, covariates)
     weights = model.head[-1].weight[:, -3]
     torch.testing.assert_close(moved, weights.expand(3, 2), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_the_head_begins_with_what_scikit_learn_makes_of_the_covariates(num_classes):
+    torch.manual_seed(0)
+    model = Classifier(num_classes, SHAPE, filters=8, depth=2, nodes=4, num_covariates=2)
+    covariates = torch.randn(40, 2)
+    number = covariates[:, 0] - covariates[:, 1] + 0.3 * torch.randn(40)
+    truth = number if num_classes == 1 else (number > 0).long()  # nobody of the third class
+    before = model.head[-1].weight[2:].clone()
+    model.start_from_covariates(covariates, truth)
+    last = model.head[-1]
+    if num_classes == 1:
+        fitted = Ridge().fit(covariates.numpy(), truth.numpy())
+        rows = fitted.coef_[None], [fitted.intercept_]
+    else:
+        fitted = LogisticRegression().fit(covariates.numpy(), truth.numpy())
+        rows = np.stack([-fitted.coef_[0], fitted.coef_[0]]), [-1, 1] * fitted.intercept_
+    np.testing.assert_allclose(last.weight.detach()[:2, -2:], rows[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(last.bias.detach()[:2], rows[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(last.weight[2:], before)
 
 
 def test_without_covariates_and_contrasts_a_classifier_is_what_it_was():
