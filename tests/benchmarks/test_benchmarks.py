@@ -54,6 +54,7 @@ def test_rounds_end_before_the_time_is_up_and_one_always_counts(monkeypatch):
     assert len(take_turns({"way": work}, 9, until=0.0)["way"]) == 1
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_and_what_it_leaves_out_is_named(tmp_path):
     def slow(folder, until):
         yield "one row"

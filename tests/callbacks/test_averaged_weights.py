@@ -29,6 +29,7 @@ def fold(write_cohort, run_verb, tmp_path):
     return train
 
 
+@pytest.mark.slow
 def test_kept_norms_are_measured_on_the_training_scans_as_they_are(fold):
     model, data = fold("--model.norm=batch", "--trainer.limit_train_batches=1")
     rows = data.rows["train"]

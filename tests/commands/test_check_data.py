@@ -85,6 +85,7 @@ def test_a_whole_corpus_is_checked_in_one_line_each_within_a_gibibyte(tmp_path):
     assert most_kib * 1024 < 2**30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TABLE_CASES, ids=str)
 def test_a_table_gets_its_verdict(case, tmp_path, check):
     folder = tmp_path / "cohort"

@@ -162,6 +162,7 @@ def test_odd_cells_of_a_number_are_told_and_never_make_the_column_categories(
     assert metrics["mean"]["auroc"] > 0.9
 
 
+@pytest.mark.slow
 def test_what_classical_methods_cannot_do_is_said_in_one_line(write_cohort, run_verb, capsys):
     table = write_cohort(12)
     for arguments, words in (

@@ -178,6 +178,7 @@ def test_a_pipe_that_nobody_reads_on_ends_a_verb_quietly():
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
+@pytest.mark.slow
 def test_the_last_epoch_may_be_the_only_one_that_is_validated(write_cohort, run_verb, tmp_path):
     own = tmp_path / "own.yaml"
     name = "callbacks.best_checkpoint.BestValidationCheckpoint"

@@ -22,6 +22,7 @@ def evaluate(finished_run, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_every_figure_is_written_next_to_what_was_lost(evaluate, finished_run, tmp_path, capsys):
     table = write_people(tmp_path / "hospital", range(100, 130), labelled=True)
     assert evaluate(table) == 0

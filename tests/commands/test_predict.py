@@ -54,6 +54,7 @@ def test_each_fold_repeats_what_the_run_predicted_for_its_test_scans(finished_ru
         np.testing.assert_allclose(rows["prob_unhealthy"], ours, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_new_scans_get_the_mean_of_all_folds_after_their_calibrations(
     finished_run, predict, tmp_path
 ):

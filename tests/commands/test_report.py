@@ -53,6 +53,7 @@ def test_another_run_on_the_same_folds_is_compared_patient_by_patient(run, tmp_p
     assert "+0.000 (+0.000 – +0.000), p 1.000" in words
 
 
+@pytest.mark.slow
 def test_a_run_on_other_folds_is_shown_without_a_difference(run, tmp_path):
     other = Path(shutil.copytree(run, tmp_path / "other"))
     splits = pd.read_csv(other / "splits.csv", dtype=str)
@@ -125,6 +126,7 @@ def test_an_empty_map_is_told_in_the_row_and_counted(run, monkeypatch):
     assert f"1 of {len(drawn)} maps are empty" in html
 
 
+@pytest.mark.slow
 def test_a_long_name_continues_after_its_separators_and_the_picture_has_a_row_of_its_own(run):
     html = write_page(run).read_text()
     assert "<td>0<wbr>.nii<wbr>.gz</td>" in html

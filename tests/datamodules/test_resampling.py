@@ -15,6 +15,7 @@ def _resize(volume, shape, **options):
     return resample(volume, shape, np.array(volume.shape) / shape, **options)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(old=LENGTHS, new=LENGTHS, axis=st.integers(0, 2))
 def test_any_length_becomes_exactly_any_other_with_the_values_of_torch(old, new, axis):

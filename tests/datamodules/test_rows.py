@@ -131,6 +131,7 @@ def test_a_contrast_elsewhere_is_refused_and_a_registration_finds_a_moved_one(tm
     assert likeness[0] < 0.6 < 0.95 < likeness[1]
 
 
+@pytest.mark.slow
 def test_swapped_patients_and_swapped_columns_are_found(two_contrasts, tmp_path):
     def words(table):
         found = check_cohort(

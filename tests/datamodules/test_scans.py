@@ -201,6 +201,7 @@ def test_state_travels_to_a_new_module(data):
     assert other.intensity == module.intensity
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_preprocessing_or_classes_is_refused(data):
     state = data().state_dict()
     other = data(preprocessing=Preprocessing(spatial_shape=(8, 8, 8), fit="resize"))

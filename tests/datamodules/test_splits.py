@@ -166,6 +166,7 @@ def test_leave_one_patient_out_has_a_fold_per_patient():
     assert len(fold_runs(table)) == 9
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 6), st.integers(0, 10**6), st.sampled_from([0.0, 0.2]))
 def test_leave_one_site_out_never_mixes_sites(num_sites, seed, fraction):

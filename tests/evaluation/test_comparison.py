@@ -92,6 +92,7 @@ def test_mcnemar_of_clustered_scans_agrees_with_flipping_the_signs_at_random():
     assert mcnemar_p(first, second) == pytest.approx(expected, abs=0.005)
 
 
+@pytest.mark.slow
 def test_identical_predictions_differ_by_exactly_nothing():
     table = draw_predictions(num_repeats=2)
     row = compare_runs({"a": table, "b": table.sample(frac=1, random_state=0)}, "a").loc["b"]
@@ -141,6 +142,7 @@ def test_the_interval_shrinks_with_patients_and_ignores_copies_of_rows():
     assert headline_intervals(copies)["auroc"] == pytest.approx((low, high))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("per_patient", "num_classes"), [(1, 2), (3, 2), (1, 3)])
 def test_the_influence_of_a_patient_is_what_leaving_it_out_changes(per_patient, num_classes):
     table = draw_predictions(48, num_classes, num_repeats=2, per_patient=per_patient)

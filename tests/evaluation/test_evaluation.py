@@ -144,6 +144,7 @@ def _report(signal, watched=False, num_fold_runs=5, num_untested_patients=0):
     return write_report(metrics, ranking_table(table), run, as_run(table).cohort, has_curves=True)
 
 
+@pytest.mark.slow
 def test_the_report_says_in_words_what_was_found():
     assert "better than chance" in _report(signal=2.0)
     assert "cannot tell the model from chance" in _report(signal=0.0)
@@ -190,6 +191,7 @@ def test_test_patients_who_judged_the_epochs_make_a_run_optimistic():
     assert replace(run, splits=run.splits[~in_fold_1]).protocol == "paper"
 
 
+@pytest.mark.slow
 def test_calibration_is_measured_on_validation_patients_on_other_folds_or_not_at_all():
     table, validation = draw_predictions(seed=1), draw_predictions(seed=2)
     runs = {

@@ -144,6 +144,7 @@ def test_95_percent_intervals_hold_the_true_figure_in_about_95_percent_of_cohort
         assert 0.92 <= held <= 0.98, (name, held)
 
 
+@pytest.mark.slow
 def test_runs_are_compared_patient_by_patient_and_other_scans_are_refused():
     table = draw_numbers(num_repeats=3, luck=0.3)
     worse = table.assign(predicted=table["predicted"] + 2)

@@ -235,6 +235,7 @@ def test_a_batch_of_one_scan_changes_no_mode_of_a_backbone(tmp_path):
     assert model.encoder.network.layer1[0].bn1.num_batches_tracked == 0
 
 
+@pytest.mark.slow
 def test_a_backbone_keeps_its_running_statistics_as_well(tmp_path):
     settings = {"backbone": "resnet10", "finetuning": Finetuning(head_epochs=1)}
     _, moved = _fit(Classifier(2, (8, 8, 8), **settings), tmp_path, 2)

@@ -79,6 +79,7 @@ def test_the_autoencoder_gives_back_the_shape_it_was_given(norm, shape):
     assert model(torch.rand(2, 1, *shape)).shape == (2, 1, *shape)
 
 
+@pytest.mark.slow
 def test_the_autoencoder_learns_to_copy_a_patch():
     torch.manual_seed(0)
     model = Autoencoder(depth=2, filters=8, lr=1e-2, norm="none")

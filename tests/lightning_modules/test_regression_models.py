@@ -90,6 +90,7 @@ def test_a_model_that_returns_probabilities_in_the_place_of_a_number_is_refused(
         ModelContract().on_train_batch_start(Trainer, network, BATCH, 0)
 
 
+@pytest.mark.slow
 def test_classical_methods_follow_the_unit_of_the_target():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(40, 6, generator=generator).numpy()

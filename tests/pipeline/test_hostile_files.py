@@ -56,6 +56,7 @@ def test_a_hostile_checkpoint_is_refused_on_transfer(save_hostile, mark, tmp_pat
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_hostile_checkpoint_is_not_continued_from(
     write_cohort, run_verb, save_hostile, mark, tmp_path, capsys
 ):

@@ -77,6 +77,7 @@ def test_the_classifier_starts_from_the_pretrained_encoder(
     assert all(patient.startswith("source-") for patient in source["seen_patients"])
 
 
+@pytest.mark.slow
 def test_what_a_run_needs_is_there_whatever_callbacks_are_configured(
     write_cohort, run_verb, tmp_path
 ):

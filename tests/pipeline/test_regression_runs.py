@@ -164,6 +164,7 @@ def test_sanity_checks_ask_whether_shuffled_targets_are_learnt(number_run, tmp_p
     assert "interval then lies above 0 by chance" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cells", "words"),
     [

@@ -62,6 +62,7 @@ def test_a_run_that_was_begun_with_other_folds_is_refused(tmp_path):
     assert (tmp_path / "splits.csv").read_text() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["finetune", "classical"])
 def test_a_class_that_is_missing_in_a_part_is_told_before_the_training(
     verb, write_cohort, run_verb, capsys
@@ -77,6 +78,7 @@ def test_a_class_that_is_missing_in_a_part_is_told_before_the_training(
     assert told.count("Class 'rare' is missing in the validation part of 2 of 2 folds") == 1
 
 
+@pytest.mark.slow
 def test_preparing_fills_the_cache_and_gathering_too_early_is_refused_and_neither_trains(
     write_cohort, run_verb, tmp_path, capsys, monkeypatch
 ):

@@ -94,6 +94,7 @@ def _wait_for(condition, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_grid_tries_every_setting_once_and_stops(write_sweep, tmp_path, capsys):
     command = ["sweep", f"--sweep={write_sweep()}", f"--run={tmp_path / 's'}", "--workers=2"]
     assert main.main(command) == 0
@@ -114,6 +115,7 @@ def test_a_grid_tries_every_setting_once_and_stops(write_sweep, tmp_path, capsys
     assert set(_trained(tmp_path / "s").values()) == {1}
 
 
+@pytest.mark.slow
 def test_the_table_has_every_setting_the_best_first(write_sweep, tmp_path):
     folder = tmp_path / "s"
     assert main.main(["sweep", f"--sweep={write_sweep()}", f"--run={folder}"]) == 0

@@ -44,6 +44,7 @@ def _modules(write_cohort, tmp_path, trainer=None):
         yield module
 
 
+@pytest.mark.slow
 def test_a_cohort_in_memory_serves_what_the_one_on_disk_does(write_cohort, tmp_path, monkeypatch):
     on_disk = [_served(module) for module in _modules(write_cohort, tmp_path)]
     for name in ("scans", "patches"):  # as if the CPU were a GPU

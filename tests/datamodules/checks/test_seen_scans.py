@@ -84,6 +84,7 @@ def test_an_altered_copy_of_a_seen_scan_is_found(how, signature):
     assert find_seen(seen, [signature(image) for image in others]) == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["heads", "brains"])
 def test_different_people_are_not_found(who, signature):
     def person(seed):

@@ -100,6 +100,7 @@ def _report(table, cohort=None):
     return write_report(metrics, ranking_table(table), RUN, described, has_curves=False)
 
 
+@pytest.mark.slow
 def test_the_report_has_the_tables_where_there_is_something_to_say():
     two, three = _report(draw_predictions()), _report(draw_predictions(num_classes=3))
     assert "| Class |" in three
