@@ -286,18 +286,16 @@ class Cohort:
 
     def refuse_other_inputs(self, made_with: dict[str, Any]) -> None:
         """Raise if a checkpoint was trained on other contrasts or covariates."""
-        there = made_with.get("contrasts", [])
-        if there != self.contrasts:
-            raise ValueError(
-                f"The checkpoint was trained on the contrasts {there}, not {self.contrasts}. Set "
-                "--data.contrasts to what it was trained on."
-            )
         coded = Coding.of(made_with.get("covariates")).columns
-        if coded != self.covariates.columns:
-            raise ValueError(
-                f"The checkpoint was trained with the covariates {coded}, not "
-                f"{self.covariates.columns}. Set --data.covariates to what it was trained with."
-            )
+        for name, there, here in (
+            ("contrasts", made_with.get("contrasts", []), self.contrasts),
+            ("covariates", coded, self.covariates.columns),
+        ):
+            if there != here:
+                raise ValueError(
+                    f"The checkpoint was trained with the {name} {there}, not {here}. Set "
+                    f"--data.{name} to what it was trained with."
+                )
 
     def rows_of(self, patients: set[str]) -> list[int]:
         """Positions of these patients' scans."""
