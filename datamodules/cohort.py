@@ -26,12 +26,7 @@ from datamodules.fingerprint import (
     voxel_size_mm,
 )
 from datamodules.preprocessing import Preprocessing, Triplet
-from datamodules.reading.cohort_table import (
-    Columns,
-    Scan,
-    read_cohort_table,
-    read_other_columns,
-)
+from datamodules.reading.cohort_table import Columns, Scan, read_cohort_table, read_other_columns
 from datamodules.reading.nifti import scan_hash
 from datamodules.target import target_values
 from datamodules.volumes import Intensity, Volumes, fit_intensity, load_volumes
