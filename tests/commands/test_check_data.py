@@ -37,6 +37,7 @@ def check(tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SCAN_CASES, ids=str)
 def test_a_scan_gets_its_verdict_within_five_seconds(case, tmp_path):
     path = tmp_path / case.name

@@ -86,6 +86,7 @@ def test_what_a_user_got_wrong_is_one_line_and_exit_code_2(arguments, words, cap
     assert words in message
 
 
+@pytest.mark.slow
 def test_columns_that_nothing_reads_are_one_line_of_a_run(write_cohort, run_verb, capsys):
     table = write_cohort(12)
     header, *rows = table.read_text().splitlines()
@@ -155,6 +156,7 @@ def test_a_trainer_that_no_run_can_end_with_is_refused_before_the_data_are_read(
     assert "Subclass types" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

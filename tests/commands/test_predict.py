@@ -86,6 +86,7 @@ def test_new_scans_get_the_mean_of_all_folds_after_their_calibrations(
     np.testing.assert_allclose(found["spread"], np.std(chosen, axis=1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_new_scans_are_ranked_and_their_labels_are_not_needed(predict, tmp_path):
     out = predict(write_people(tmp_path / "new", range(100, 112), labelled=False))
     predictions = read_predictions(out / "predictions.csv")
@@ -101,6 +102,7 @@ def test_new_scans_are_ranked_and_their_labels_are_not_needed(predict, tmp_path)
     assert "not a medical device" in report
 
 
+@pytest.mark.slow
 def test_patients_with_several_scans_get_the_mean_of_their_scans(predict, tmp_path):
     table = write_people(tmp_path / "new", range(100, 104), labelled=False)
     assert not (predict(table) / "patients.csv").exists()
@@ -129,6 +131,7 @@ def test_a_scan_and_its_reoriented_copy_get_the_same_answer(predict, tmp_path, c
     assert f"orientation {code}, trained on RAS" in two["warnings"]
 
 
+@pytest.mark.slow
 def test_scans_unlike_the_training_scans_are_warned_of(predict, tmp_path):
     table = write_people(tmp_path / "new", range(100, 108), labelled=False)
     noise = np.random.default_rng(0).random((12, 12, 12))

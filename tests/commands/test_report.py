@@ -113,6 +113,7 @@ def test_a_run_from_before_calibration_on_other_folds_has_its_page_too(run):
     assert "validation patients of each fold" in write_page(run, maps="none").read_text()
 
 
+@pytest.mark.slow
 def test_an_empty_map_is_told_in_the_row_and_counted(run, monkeypatch):
     def empty_for_the_first(model, volume, k, kind, covariates):
         heat = np.full(volume.shape[2:], float(len(drawn) > 0))

@@ -65,6 +65,7 @@ def test_a_changed_image_is_found(run, capsys):
     assert f"{image}: not the file of patient" in faults_of(run, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["report.md", "ranking.csv"])
 def test_a_changed_or_missing_file_is_found(run, capsys, name):
     path = run / name

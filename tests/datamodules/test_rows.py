@@ -153,6 +153,7 @@ def test_swapped_patients_and_swapped_columns_are_found(two_contrasts, tmp_path)
     assert "t1 looks like flair of the others" in line
 
 
+@pytest.mark.slow
 def test_one_image_under_two_names_is_an_error(two_contrasts, tmp_path):
     table = two_contrasts()
     (tmp_path / "p2_flair.nii.gz").write_bytes((tmp_path / "p2_t1.nii.gz").read_bytes())
@@ -265,6 +266,7 @@ def test_the_coding_is_scikit_learns_fitted_on_the_given_rows():
     assert Coding.of(stored).columns == found.columns
 
 
+@pytest.mark.slow
 def test_a_fold_serves_all_of_a_row_and_a_checkpoint_of_other_rows_is_refused(
     two_contrasts, tmp_path
 ):

@@ -117,6 +117,7 @@ def test_training_serves_augmented_copies_that_change_with_the_epoch(data):
     assert served[0] != served[1] != served[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_fresh_copies_are_a_function_of_seed_epoch_and_scan(data, num_workers):
     module = data(augmentation=Augmentation(mode="fresh"), num_workers=num_workers)
@@ -193,6 +194,7 @@ def test_a_scan_that_is_served_twice_in_an_epoch_comes_in_two_versions(data, mod
             assert len(set(served[:num_versions])) == min(len(served), num_versions)
 
 
+@pytest.mark.slow
 def test_state_travels_to_a_new_module(data):
     module = data()
     other = data(fold=2)
@@ -217,6 +219,7 @@ def test_without_a_table_the_user_is_told_how_to_give_one():
         ScanDataModule()
 
 
+@pytest.mark.slow
 def test_another_fold_of_a_module_shares_its_cohort_and_equals_a_new_module(data):
     module, new = data(), data(fold=1)
     first_rows, first_scans = module.rows, module.training_scans

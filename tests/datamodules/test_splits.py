@@ -137,6 +137,7 @@ def test_the_order_of_the_rows_in_a_split_does_not_depend_on_later_repeats():
     assert few.equals(many[many["repeat"] == 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("val_fraction", [0.0, 0.2])
 def test_smaller_shares_of_the_training_patients_are_parts_of_larger_ones(val_fraction):
     patients, labels = _cohort(60)

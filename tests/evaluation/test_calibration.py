@@ -107,6 +107,7 @@ def test_a_dozen_scans_that_are_all_right_do_not_ask_for_certainty(true):
     assert np.abs(found.intercepts).max() < 1
 
 
+@pytest.mark.slow
 def test_offsets_between_folds_lower_the_pooled_auroc_until_folds_are_calibrated():
     before, after, within = [], [], []
     for seed in range(8):

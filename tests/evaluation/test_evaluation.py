@@ -151,6 +151,7 @@ def test_the_report_says_in_words_what_was_found():
     assert "worse than chance" in _report(signal=-2.0)
 
 
+@pytest.mark.slow
 def test_the_paper_protocol_is_called_optimistic():
     assert "Optimistic" in _report(signal=1.0, watched=True)
     assert "Optimistic" not in _report(signal=1.0)
@@ -178,6 +179,7 @@ def test_the_optimism_is_what_choosing_the_epoch_gained():
     assert optimism(None) is None
 
 
+@pytest.mark.slow
 def test_test_patients_who_judged_the_epochs_make_a_run_optimistic():
     table = draw_predictions()
     watched = summarise_run(as_run(table, curves=CURVES))

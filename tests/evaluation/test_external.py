@@ -38,6 +38,7 @@ def test_a_drop_is_inside_its_interval_in_95_of_100_cohorts(home, away):
     assert min(inside.values()) >= 0.93 * 200
 
 
+@pytest.mark.slow
 def test_new_intercepts_undo_another_share_of_the_classes_and_nothing_else():
     cases = draw_predictions(4000, signal=1.0, per_patient=1, seed=5)
     rare = cases[(cases["label"] == "healthy") | (cases.index % 10 == 1)]

@@ -136,6 +136,7 @@ def test_mix_up_is_a_function_of_torchs_seed():
     assert not torch.equal(draws[0], draws[2])
 
 
+@pytest.mark.slow
 def test_the_shares_of_mix_up_follow_the_beta_distribution():
     torch.manual_seed(0)
     shares = []

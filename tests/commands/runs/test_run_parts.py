@@ -153,11 +153,13 @@ def test_two_workers_write_what_one_process_writes(write_cohort, run_verb, tmp_p
     assert (tmp_path / "two/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_no_workers_at_all_are_refused(write_cohort, run_verb, capsys):
     assert run_verb("finetune", write_cohort(12), "run", "--workers=0") == 2
     assert "WORKERS must be at least 1." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_inside_an_array_task_are_refused(write_cohort, run_verb, tmp_path, capsys):
     settings = ["--workers=2", "--num_tasks=2"]
     assert run_verb("finetune", write_cohort(12), "run", *settings) == 2

@@ -98,6 +98,7 @@ def _corners_and_draws(sweep):
         yield sweep.setting_of(study.ask(sweep.distributions()).params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_wandb_takes_every_shipped_sweep(path):
     from wandb.apis.public.sweeps import _validate_config_and_fill_distribution

@@ -1,5 +1,6 @@
 import nibabel as nib
 import numpy as np
+import pytest
 
 from datamodules.importing.synthetic import synthetic_brain, write_synthetic_cohort
 from datamodules.reading.cohort_table import read_cohort_table
@@ -26,6 +27,7 @@ def test_a_source_cohort_has_no_labels_and_other_brains(tmp_path):
     assert len(zooms) == 2
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_brain_and_a_lesion_brightens_a_part_of_it():
     (healthy, affine), (again, _) = (
         synthetic_brain(np.random.default_rng(3), lesion=False) for _ in range(2)

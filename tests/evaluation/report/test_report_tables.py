@@ -76,6 +76,7 @@ def _metrics(table, **more):
     return summarise_run(as_run(table)) | more
 
 
+@pytest.mark.slow
 def test_three_classes_are_measured_one_by_one():
     table = draw_predictions(num_classes=3, num_repeats=2)
     found = class_table(_metrics(table))
@@ -125,6 +126,7 @@ def test_the_report_shows_scans_in_one_line_next_to_patients():
     assert "| num_scans |" in words
 
 
+@pytest.mark.slow
 def test_the_pooled_auroc_stands_next_to_that_inside_of_folds():
     table = draw_predictions(num_scans=80)
     areas = [
