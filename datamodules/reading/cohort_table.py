@@ -262,8 +262,9 @@ def _column_positions(
         if wanted not in names:
             fix = _contrasts_fix(names, columns) if wanted == columns.image else ""
             raise ValueError(
-                f"Cohort table {table} has no column {wanted!r}{_suggestion(wanted, names)}; "
-                f"it has {names}. {fix or _rename_fix(wanted, columns)}"
+                f"Cohort table {table} has no column {wanted!r}"
+                f"{'' if fix else _suggestion(wanted, names)}; it has {names}. "
+                f"{fix or _rename_fix(wanted, columns)}"
             )
     return {name: place for place, name in enumerate(names) if name}
 
