@@ -34,45 +34,27 @@ def drops(at_home: pd.DataFrame, elsewhere: pd.DataFrame) -> dict[str, dict[str,
         For each of FIGURES: at_home, elsewhere, drop (positive is worse elsewhere), interval_95;
         of numbers for each of ERRORS, where the drop is what the error grows by.
     """
+    both = at_home, elsewhere
     if is_regression(elsewhere):
-        return _growths(at_home, elsewhere)
-    at_home, elsewhere = as_cases(at_home), as_cases(elsewhere)
-    figures = [estimates(at_home), estimates(elsewhere)]
-    intervals = [headline_intervals(at_home), headline_intervals(elsewhere)]
+        names, order = ERRORS, -1  # an error grows
+        figures = [regression_estimates(each) for each in both]
+        intervals = [regression_intervals(each) for each in both]
+    else:
+        names, order = FIGURES, 1
+        figures = [estimates(as_cases(each)) for each in both]
+        intervals = [headline_intervals(as_cases(each)) for each in both]
     found = {}
-    for name in FIGURES:
-        (first, second), drop = (
-            [each[name] for each in figures],
-            figures[0][name] - figures[1][name],
-        )
-        (low, high), (lowest, highest) = (each[name] for each in intervals)
+    for name in names:
+        ends = [(each[name], *other[name]) for each, other in zip(figures, intervals, strict=True)]
+        (more, more_low, more_high), (less, less_low, less_high) = ends[::order]
+        drop = more - less
         found[name] = {
-            "at_home": first,
-            "elsewhere": second,
+            "at_home": figures[0][name],
+            "elsewhere": figures[1][name],
             "drop": drop,
             "interval_95": [
-                float(drop - np.hypot(first - low, highest - second)),
-                float(drop + np.hypot(high - first, second - lowest)),
-            ],
-        }
-    return found
-
-
-def _growths(at_home: pd.DataFrame, elsewhere: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    figures = [regression_estimates(at_home), regression_estimates(elsewhere)]
-    intervals = [regression_intervals(at_home), regression_intervals(elsewhere)]
-    found = {}
-    for name in ERRORS:
-        first, second = (each[name] for each in figures)
-        (low, high), (lowest, highest) = (each[name] for each in intervals)
-        drop = second - first
-        found[name] = {
-            "at_home": first,
-            "elsewhere": second,
-            "drop": drop,
-            "interval_95": [
-                float(drop - np.hypot(second - lowest, high - first)),
-                float(drop + np.hypot(highest - second, first - low)),
+                float(drop - np.hypot(more - more_low, less_high - less)),
+                float(drop + np.hypot(more_high - more, less - less_low)),
             ],
         }
     return found
