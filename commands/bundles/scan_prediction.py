@@ -43,7 +43,10 @@ def predict_scan(
     images = [image] if isinstance(image, str | Path) else list(image)
     if len(images) != max(len(ensemble.contrasts), 1):
         wanted = ", ".join(ensemble.contrasts) or "one image"
-        raise ValueError(f"{source} was trained on {wanted}; {len(images)} images are given.")
+        raise ValueError(
+            f"{source} was trained on {wanted}; {len(images)} images are given. Give one for each, "
+            "None where it is missing."
+        )
     paths = [None if each is None else Path(each) for each in images]
     mask_path = None if mask is None else Path(mask)
     volume = torch.from_numpy(preprocess(paths, ensemble.preprocessing, mask_path).volume)

@@ -26,13 +26,11 @@ class MaskCheck:
         fault: Why it cannot be used, '' if it can be.
         start: First voxel of its bounding box along R, A, S, in the scan's own voxels.
         stop: The voxel behind its last one.
-        volume_mm3: Its volume.
     """
 
     fault: str
     start: tuple[int, ...] = ()
     stop: tuple[int, ...] = ()
-    volume_mm3: float = 0.0
 
 
 def check_masks(scans: Sequence[Scan], reading: Reading, cache_dir: Path) -> list[MaskCheck]:
@@ -73,7 +71,4 @@ def _examine(mask_path: Path, image: Path, reading: Reading) -> MaskCheck:
     except ValueError as error:
         return MaskCheck(str(error))
     box = box_of(mask, np.zeros(3))
-    volume_mm3 = float(mask.sum() * np.prod(first.spacing))
-    return MaskCheck(
-        "", tuple(side.start for side in box), tuple(side.stop for side in box), volume_mm3
-    )
+    return MaskCheck("", tuple(side.start for side in box), tuple(side.stop for side in box))
