@@ -88,8 +88,17 @@ def _registered(moving: sitk.Image, fixed: sitk.Image, path: Path) -> sitk.Trans
     method.SetShrinkFactorsPerLevel([4, 2, 1])
     method.SetSmoothingSigmasPerLevel([2, 1, 0])
     method.SetInitialTransform(start)  # is moved in place
-    before = method.MetricEvaluate(fixed, moving)
-    method.Execute(fixed, moving)
+    try:
+        before = method.MetricEvaluate(fixed, moving)
+        method.Execute(fixed, moving)
+    except RuntimeError as error:
+        if "overlap" not in str(error):
+            raise
+        raise ValueError(
+            f"Scan {path} hardly overlaps with the first contrast of its row and cannot be "
+            "registered to it: see that both are of one patient and session, and that their "
+            "headers are right, or leave the row out."
+        ) from error
     degrees = np.degrees([start.GetAngleX(), start.GetAngleY(), start.GetAngleZ()])
     millimetres = np.linalg.norm(start.GetTranslation())
     better = method.GetMetricValue() <= before  # of minus the mutual information

@@ -119,6 +119,11 @@ def test_a_contrast_elsewhere_is_refused_and_a_registration_finds_a_moved_one(tm
     paths = [tmp_path / f"{name}.nii.gz" for name in "abc"]
     with pytest.raises(ValueError, match=r"c\.nii\.gz does not overlap with the first contrast"):
         preprocess([paths[0], paths[2]], SETTINGS)
+    moved[:3, 3] = 30, 40, 0
+    _save(tmp_path / "d.nii.gz", head(1), moved)
+    settings = Preprocessing(spatial_shape=(16, 16, 16), fit="resize", register_contrasts=True)
+    with pytest.raises(ValueError, match=r"d\.nii\.gz hardly overlaps with the first contrast"):
+        preprocess([paths[0], tmp_path / "d.nii.gz"], settings)
     settings = Preprocessing(spatial_shape=(22, 26, 24), fit="resize", window_percentiles=None)
     apart, near = (
         preprocess(paths[:2], Preprocessing(**{**vars(settings), "register_contrasts": each}))
