@@ -10,7 +10,8 @@
 #   RETRY, TABLE, WANDB  =1 for a sweep: train again what failed, only write the table, create it for agents
 #   TASKS        tasks that share the folds on a cluster: as many as folds × repeats, or fewer
 #   SLURM_ARGS   partition, account, time, GPUs: options of sbatch, as they are
-#   OUT          folder for results (predict, export, import-dicom, import-bids)
+#   OUT          folder for results (predict, export, features, import-dicom, import-bids)
+#   PREDICTIONS  table of another program's predictions
 #   ARGS         more settings, as they are
 PYTHON ?= python3
 VENV := .venv
@@ -25,12 +26,12 @@ pretrain = $(PY) main.py pretrain -c configs/pretrain.yaml $(if $(METHOD),-c "co
 finetune = $(PY) main.py finetune $(settings) $(if $(WORKERS),--workers=$(WORKERS)) $(ARGS)
 TASKS ?= 25
 
-.PHONY: help setup demo check-data pretrain finetune sweep agent slurm-pretrain slurm-finetune learning-curve baseline classical report sanity verify compare predict evaluate export import-dicom import-bids bench test check
+.PHONY: help setup demo check-data pretrain finetune sweep agent slurm-pretrain slurm-finetune learning-curve baseline classical report sanity verify compare predict evaluate export features import-predictions import-dicom import-bids bench test check
 .DEFAULT_GOAL := help
 
 help: ## List every target
 	@sed -n '/^PYTHON/q; s/^#  \{0,1\}//p' Makefile
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 20
 
 setup: $(READY) ## Make .venv with the exact versions of requirements.lock
 
@@ -99,6 +100,12 @@ evaluate: $(READY) ## Measure RUN on the labelled patients of DATA, who come fro
 
 export: $(READY) ## Write RUN as a bundle into OUT: safetensors, ONNX and a model card
 	$(PY) main.py export --run="$(RUN)" $(if $(OUT),--out="$(OUT)") $(ARGS)
+
+features: $(READY) ## Write what RUN's encoders see in every scan, fold by fold, for other programs
+	$(PY) main.py features --run="$(RUN)" $(if $(OUT),--out="$(OUT)") $(ARGS)
+
+import-predictions: $(READY) ## Make a run of PREDICTIONS=file.csv of another program on DATA and the folds of SPLITS
+	$(PY) main.py import_predictions $(settings) --predictions="$(PREDICTIONS)" $(ARGS)
 
 import-dicom: $(READY) ## Import the DICOM series under SRC into OUT; SERIES=pattern, MAPPING=who.csv, KEY=file
 	$(PY) main.py import_dicom --src="$(SRC)" --out="$(OUT)" $(if $(SERIES),--series="$(SERIES)") $(if $(MAPPING),--mapping="$(MAPPING)") $(if $(KEY),--key="$(KEY)") $(ARGS)

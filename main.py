@@ -35,6 +35,8 @@ VERBS = {
     "predict": "Predict new scans with all folds of a finished run.",
     "evaluate": "Measure a finished run on a labelled cohort from elsewhere.",
     "export": "Write a finished run as a bundle: safetensors, ONNX and a model card.",
+    "features": "Write what each fold's encoder sees in every scan, for other programs.",
+    "import_predictions": "Make a run of another program's predictions, to compare and verify.",
     "synthesize": "Make a small cohort of synthetic brain volumes.",
     "convert_medmnist": "Make a cohort, with its official split, from a MedMNIST-3D file.",
     "import_dicom": "Import DICOM series as NIfTI, with a cohort table without names.",
@@ -158,7 +160,7 @@ def _keep_freed_memory() -> None:
 
 def _help() -> str:
     lines = ["usage: python main.py VERB [-c FILE.yaml …] [--KEY=VALUE …] [--debug]", ""]
-    lines += [f"  {verb:18}{words}" for verb, words in VERBS.items()]
+    lines += [f"  {verb:20}{words}" for verb, words in VERBS.items()]
     return "\n".join([*lines, "", "`python main.py VERB --help` lists a verb's settings."])
 
 

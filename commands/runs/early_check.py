@@ -28,7 +28,7 @@ RUNS = {  # settings that name runs, by what they are called in the Makefile
     "RUNS": ("runs", "others"),
 }
 SEVERAL = ("runs", "others")
-READS_RUN = ("report", "sanity", "verify", "predict", "evaluate", "export")
+READS_RUN = ("report", "sanity", "verify", "predict", "evaluate", "export", "features")
 Settings = dict[str, Any]  # by dotted names, without `init_args`
 Names = dict[str, str | None]  # of parameters, each with the class that it has parameters of
 
