@@ -14,6 +14,7 @@ from datamodules.checks.cohort_problems import Expectations
 from datamodules.cohort import Cohort
 from datamodules.covariates import Coding, fit_coding, read_covariates
 from datamodules.preprocessing import Preprocessing, preprocess
+from datamodules.reading import one_grid
 from datamodules.reading.cohort_table import Columns, read_cohort_table, read_rows
 from datamodules.scans import ScanDataModule
 from datamodules.splits import Splits
@@ -108,7 +109,9 @@ def test_another_grid_orientation_and_shift_lands_within_half_a_voxel(tmp_path, 
     assert np.abs(np.subtract(first, second)).max() < 0.5
 
 
-def test_a_contrast_elsewhere_is_refused_and_a_registration_finds_a_moved_one(tmp_path):
+def test_a_contrast_elsewhere_is_refused_and_a_registration_finds_a_moved_one(
+    tmp_path, monkeypatch
+):
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     _save(tmp_path / "a.nii.gz", head(1), affine)
     moved = affine.copy()
@@ -134,6 +137,10 @@ def test_a_contrast_elsewhere_is_refused_and_a_registration_finds_a_moved_one(tm
         for each in (apart, near)
     ]
     assert likeness[0] < 0.6 < 0.95 < likeness[1]
+    monkeypatch.setattr(one_grid, "LARGEST_MM", 5.0)  # the movement that is found has 7
+    registered = Preprocessing(**{**vars(settings), "register_contrasts": True})
+    with pytest.raises(ValueError, match=r"b\.nii\.gz could not be registered .* is [678] mm"):
+        preprocess(paths[:2], registered)
 
 
 @pytest.mark.slow
