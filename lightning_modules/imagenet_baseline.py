@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_modules.backbones_2d import build_backbone_2d, load_weights_2d
+from lightning_modules.parts.slice_heads import Aggregation, build_slice_head
 from lightning_modules.scan_classifier import NOT_PLAIN, Head, ScanClassifier
 
 # Axes: B = batch; C = contrasts of a volume, channels of an image; P = covariates; K = classes;
@@ -28,13 +29,16 @@ class ImageNetBaseline(ScanClassifier):
         backbone: Name of a timm model.
         weights: 'imagenet' downloads what timm has for the backbone; a local .safetensors or .pth
             file; 'none' is untrained.
-        plane: Plane of the slices.
+        plane: Plane of the slices; 'all' takes `num_slices` of each of the three.
         num_slices: Slices of a scan: every ⌊m/n⌋-th of the m that are not left out.
         skip_first: Slices left out at the low end (right, posterior or inferior to left, anterior
-            or superior, in RAS order: the end with index 0).
+            or superior, in RAS order: the end with index 0), in every plane that is cut.
         skip_last: Slices left out at the other end.
         aggregation: How slices become one prediction: the mean of their outputs, a majority vote,
-            or attention over their features, learned (Ilse et al. 2018).
+            or attention over their features, learned (Ilse et al. 2018). 'lstm', 'gru' and
+            'transformer' read the features in the order of the slices, each plane and contrast by
+            itself with the same weights; the mean of their outputs counts.
+        sequence_nodes: Nodes of lstm and gru, in each direction; width of the transformer.
         image_size: Height and width that slices are resized to; None is what the weights saw.
         dropout: Share of the head's inputs dropped while training.
         freeze_encoder: Train the head alone.
@@ -53,11 +57,12 @@ class ImageNetBaseline(ScanClassifier):
         spatial_shape: tuple[int, int, int] | None = None,
         backbone: str = "resnet18",
         weights: str = "imagenet",
-        plane: Literal["axial", "coronal", "sagittal"] = "axial",
+        plane: Literal["axial", "coronal", "sagittal", "all"] = "axial",
         num_slices: int = 8,
         skip_first: int = 0,
         skip_last: int = 0,
-        aggregation: Literal["mean", "vote", "attention"] = "mean",
+        aggregation: Aggregation = "mean",
+        sequence_nodes: int = 64,
         image_size: int | None = None,
         dropout: float = 0.0,
         freeze_encoder: bool = False,
@@ -74,31 +79,30 @@ class ImageNetBaseline(ScanClassifier):
             raise ValueError(
                 "aggregation is vote, which numbers cannot have: use mean or attention."
             )
-        self.slices = choose_slices(
-            spatial_shape[PLANES[plane] - 2], num_slices, skip_first, skip_last
-        )
+        self.slices = {
+            each: choose_slices(spatial_shape[PLANES[each] - 2], num_slices, skip_first, skip_last)
+            for each in (PLANES if plane == "all" else [plane])
+        }
         self.encoder, seen = build_backbone_2d(backbone, image_size)
         self.image_size = (image_size, image_size) if image_size else tuple(seen["input_size"][1:])
         self.register_buffer("mean", torch.tensor(seen["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(seen["std"])[:, None, None], persistent=False)
         num_features = _count_features(self.encoder, (len(seen["mean"]), *self.image_size))
         self.encoder.requires_grad_(not freeze_encoder)
-        self.attention = nn.Sequential(
-            nn.Linear(num_features, 64), nn.Tanh(), nn.Linear(64, 1, bias=False)
-        )
-        self.attention.requires_grad_(aggregation == "attention")
-        self.head = Head(
-            nn.Dropout(dropout),
-            nn.Linear(num_features + self.hparams["num_covariates"], num_classes),
-        )
+        self.attention = build_slice_head(aggregation, num_features, sequence_nodes, num_slices)
+        num_inputs = self.attention.num_outputs + self.hparams["num_covariates"]
+        self.head = Head(nn.Dropout(dropout), nn.Linear(num_inputs, num_classes))
 
     def images(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b s rgb h2 w2"]:
         """Cut slices and dress them as the weights expect: size, channels, normalisation."""
         self.check_shape(volume)
         low, high = volume.amin((2, 3, 4), True), volume.amax((2, 3, 4), True)
         volume = (volume - low) / (high - low).clamp(min=EPSILON)
-        axis = PLANES[self.hparams["plane"]]
-        cut = volume.index_select(axis, torch.tensor(self.slices, device=volume.device))
+        return torch.cat([self._images(volume, plane) for plane in self.slices], 1)
+
+    def _images(self, volume: Tensor, plane: str) -> Tensor:
+        axis = PLANES[plane]
+        cut = volume.index_select(axis, torch.tensor(self.slices[plane], device=volume.device))
         cut = cut.movedim(axis, 2).flatten(1, 2)[:, :, None]  # (B, C S, 1, H', W')
         image = F.interpolate(
             cut.flatten(0, 1), self.image_size, mode="bilinear", antialias=True, align_corners=False
@@ -125,11 +129,8 @@ class ImageNetBaseline(ScanClassifier):
         volume: Float[Tensor, "b c w h d"],
         covariates: Float[Tensor, "b p"] | None = None,
     ) -> Float[Tensor, "b s k"]:
-        """Compute one logit per class and slice; attention has one slice left, the scan."""
-        features = self.slice_features(volume)
-        if self.hparams["aggregation"] == "attention":
-            share = self.attention(features).softmax(1)  # (B, S, 1)
-            features = (share * features).sum(1, keepdim=True)
+        """Compute one logit per class and slice, or per what the slices were put together to."""
+        features = self.attention(self.slice_features(volume))
         if covariates is not None:
             covariates = covariates[:, None].expand(-1, features.shape[1], -1)
         return self.head(features, covariates)

@@ -69,7 +69,7 @@ def test_images_are_the_chosen_slices_in_the_range_that_the_weights_saw(plane, a
     assert grey.min() >= 0
     assert grey.max() <= 1
     low, high = volume[1].min(), volume[1].max()
-    plain = ((volume[1, 0] - low) / (high - low)).select(axis - 2, model.slices[1])
+    plain = ((volume[1, 0] - low) / (high - low)).select(axis - 2, model.slices[plane][1])
     expected = torch.nn.functional.interpolate(plain[None, None], (64, 64), mode="bilinear")
     torch.testing.assert_close(grey[1, 1, 0], expected[0, 0], atol=1e-5, rtol=0)
 
@@ -94,11 +94,27 @@ def test_mean_averages_outputs_vote_counts_slices_and_attention_weighs_features(
 
     attention = _baseline(num_slices=4, aggregation="attention").eval()
     features = attention.slice_features(volume)
-    weight = attention.attention(features).softmax(1)
+    weight = attention.attention.shares(features)
     torch.testing.assert_close(weight.sum(1), torch.ones(3, 1))
     torch.testing.assert_close(attention(volume), attention.head((weight * features).sum(1)))
     attention(volume).sum().backward()
     assert attention.attention[0].weight.grad.abs().sum() > 0
+
+
+def test_slices_of_all_planes_stand_plane_after_plane():
+    volume = torch.rand(2, 1, 10, 12, 8)
+    found = _baseline(plane="all").images(volume)
+    each = [_baseline(plane=plane).images(volume) for plane in ("sagittal", "coronal", "axial")]
+    torch.testing.assert_close(found, torch.cat(each, 1))
+
+
+@pytest.mark.parametrize("aggregation", ["lstm", "gru", "transformer"])
+def test_heads_that_read_in_order_have_one_output_per_plane(aggregation):
+    model = _baseline(plane="all", aggregation=aggregation, image_size=32)
+    volume = torch.rand(3, 1, 10, 12, 8)
+    logits = model.eval().slice_logits(volume)
+    assert logits.shape == (3, 3, 2)
+    torch.testing.assert_close(model(volume).sigmoid(), logits.sigmoid().mean(1))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
