@@ -11,8 +11,10 @@ from jsonargparse import auto_cli
 from commands.bundles.ensemble import Ensemble, Member, fold_model, input_batches, open_ensemble
 from commands.bundles.model_card import calibration_words
 from commands.bundles.reference import differences, distances, read_facts
+from commands.bundles.samples import Samples
 from commands.runs.run_folder import run_path, write_text
 from datamodules.cohort import Cohort
+from evaluation.doubt import doubt_of
 from evaluation.predictions import PROB, with_decision, write_table
 from evaluation.report.markdown import markdown_table
 
@@ -25,7 +27,14 @@ def predict(args: list[str]) -> None:
     auto_cli(_predict, args=args, prog="main.py predict")
 
 
-def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cache") -> None:
+def _predict(
+    run: str = "",
+    data: str = "",
+    out: str = "",
+    cache_dir: str = "cache",
+    mc_dropout: int = 0,
+    tta: int = 0,
+) -> None:
     """Write predictions.csv, ranking.csv, report.md and perhaps patients.csv of new scans.
 
     Args:
@@ -33,6 +42,10 @@ def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cac
         data: Cohort table of the new scans; needs no labels.
         out: Folder for the results.
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
+        mc_dropout: Predictions of each scan and model with dropout on, such as 20, averaged.
+        tta: Copies of each scan, augmented as in training, such as 8, averaged; the first is the
+            scan as it is. With either, predictions.csv has the columns entropy and
+            mutual_information; tta=1 gives those of the models alone.
     """
     if not run or not data or not out:
         raise ValueError("Give what predicts which scans, and where to: RUN= DATA= OUT=.")
@@ -41,7 +54,8 @@ def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cac
     cohort = ensemble.cohort(data, cache_dir)
     for remark in cohort.covariates.remarks:
         print(remark)
-    predictions = predict_cohort(ensemble, source, cohort)
+    samples = Samples(mc_dropout, tta or 1) if mc_dropout or tta else None
+    predictions = predict_cohort(ensemble, source, cohort, samples)
     ranking = _ranked(predictions, "image")
     ranking.insert(0, "rank", range(1, len(ranking) + 1))
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +63,7 @@ def _predict(run: str = "", data: str = "", out: str = "", cache_dir: str = "cac
     write_table(ranking, folder / "ranking.csv")
     if ensemble.labels_per == "patient" and predictions["patient_id"].duplicated().any():
         write_table(patient_table(predictions), folder / "patients.csv")
-    write_text(_report(source, ensemble, cohort, ranking), folder / "report.md")
+    write_text(_report(source, ensemble, cohort, ranking, samples), folder / "report.md")
     num_warned = int(predictions["warnings"].ne("").sum())
     print(
         f"{len(predictions)} scans predicted by {len(ensemble.members)} models; {num_warned} with "
@@ -84,23 +98,30 @@ def patient_table(predictions: pd.DataFrame) -> pd.DataFrame:
     return _ranked(table)
 
 
-def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataFrame:
+def predict_cohort(
+    ensemble: Ensemble, folder: Path, cohort: Cohort, samples: Samples | None = None
+) -> pd.DataFrame:
     """Predict every scan with every fold and average.
 
     Args:
         ensemble: What predicts.
         folder: Where its weights are.
         cohort: The scans, with the ensemble's preprocessing.
+        samples: How often each model predicts a scan; None is once.
 
     Returns:
         One row per scan: patient_id, image, prob_<class>, predicted, confidence, spread (the
-        standard deviation over the models of the predicted class's probability), warnings; of
-        numbers patient_id, image, predicted, spread, warnings.
+        standard deviation over the models of the predicted class's probability), with samples
+        entropy and mutual_information (evaluation/doubt.py), warnings; of numbers patient_id,
+        image, predicted, spread, warnings.
     """
+    if samples is not None and not ensemble.classes:
+        raise ValueError("--mc_dropout and --tta are for classes: this run predicts a number.")
     volumes, scans = cohort.volumes, cohort.scans
     rows = np.arange(len(scans))
     found = np.empty((len(ensemble.members), len(scans), len(ensemble.classes) or 1))
-    num_far = np.zeros(len(scans), dtype=int)
+    num_far, drawn = np.zeros(len(scans), dtype=int), []
+    copies = samples.copies(ensemble, cohort) if samples else None
     for position, member in enumerate(ensemble.members):
         fold = fold_model(ensemble, member, folder)
         outputs = [(fold(*each), fold.features(each[0])) for each in input_batches(cohort, rows)]
@@ -108,6 +129,9 @@ def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataF
         if member.reference is not None:
             far = distances(member.reference, features) > member.reference.largest_distance
             num_far += far
+        if samples is not None and copies is not None:
+            drawn.append(samples.predict(fold, cohort, copies, position))
+            found[position] = drawn[-1].mean(0)
     scan_names = {"patient_id": cohort.patients, "image": [scan.image for scan in scans]}
     means = {PROB + name: found[..., k].mean(0) for k, name in enumerate(ensemble.classes)}
     table = pd.DataFrame(scan_names | (means or {"predicted": found[..., 0].mean(0)}))
@@ -125,8 +149,11 @@ def predict_cohort(ensemble: Ensemble, folder: Path, cohort: Cohort) -> pd.DataF
         ]
         for row, scan in enumerate(scans)
     ]
+    doubt = doubt_of(np.concatenate(drawn).astype(float)) if drawn else {}
     return table.assign(
-        spread=found.std(0)[rows, chosen], warnings=["; ".join(words) for words in warnings]
+        spread=found.std(0)[rows, chosen],
+        **doubt,
+        warnings=["; ".join(words) for words in warnings],
     )
 
 
@@ -160,7 +187,13 @@ def _distance_warning(num_far: int, num_models: int) -> list[str]:
     ]
 
 
-def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFrame) -> str:
+def _report(
+    source: Path,
+    ensemble: Ensemble,
+    cohort: Cohort,
+    ranking: pd.DataFrame,
+    samples: Samples | None,
+) -> str:
     what = "probabilities" if ensemble.classes else "numbers"
     calibration = (
         f"calibrated with {words}, each fitted on patients whom the model has not trained on."
@@ -176,6 +209,12 @@ def _report(source: Path, ensemble: Ensemble, cohort: Cohort, ranking: pd.DataFr
         else "The spread is the standard deviation over the models; where they disagree, the "
         "prediction is doubtful."
     )
+    if samples is not None:
+        order += (
+            f" Copies of each scan: {samples.tta}; predictions of each copy and model with dropout "
+            f"on: {samples.mc_dropout}. The entropy of the mean, in nats, is all doubt; the mutual "
+            "information is how far the predictions contradict each other."
+        )
     warned = ranking[ranking["warnings"] != ""]
     compared = (
         f"{len(warned)} of {len(ranking)} scans have warnings, all of them in `ranking.csv`. The "

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from evaluation.doubt import errors_found
 from evaluation.predictions import class_names_of, probs_of
 
 CHOSEN_ERRORS = (0.05, 0.1)
@@ -63,7 +64,7 @@ def confidence_summary(predictions: pd.DataFrame) -> dict[str, Any]:
         decided with no more errors (in hindsight: the threshold is chosen on the same scans);
         rank_correlation: mean Spearman correlation of the confidences of two repeats, None without
         two that have an order; share_flipped: share of scans that not all repeats give the same
-        class.
+        class; errors_found: whether doubt finds the errors, see `doubt.errors_found`.
     """
     numbers = predictions["repeat"].value_counts()
     curves, areas = [], []
@@ -87,6 +88,7 @@ def confidence_summary(predictions: pd.DataFrame) -> dict[str, Any]:
         "coverage_at_error": reach,
         "rank_correlation": float(pairs.mean()) if len(pairs) else None,
         "share_flipped": float((by_scan["predicted"].nunique() > 1).mean()),
+        "errors_found": errors_found(predictions),
     }
 
 

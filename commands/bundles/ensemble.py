@@ -73,6 +73,7 @@ class Ensemble:
         members: The trained folds, of all repeats.
         labels_per: 'scan' if a patient's scans may have different labels.
         contrasts: Names of the contrasts, where a scan has several.
+        augmentation: How its training scans were augmented; None if nobody has written it down.
     """
 
     classes: list[str]
@@ -82,6 +83,7 @@ class Ensemble:
     members: list[Member]
     labels_per: Literal["patient", "scan"] = "patient"
     contrasts: Sequence[str] = ()
+    augmentation: dict[str, Any] | None = None
 
     def cohort(self, table: str | None, cache_dir: str, columns: Columns | None = None) -> Cohort:
         """Open a cohort as the training cohort was opened.
@@ -225,6 +227,7 @@ def _open_run(folder: Path) -> Ensemble:
         members=members,
         labels_per=settings.get("labels_per", "patient"),
         contrasts=states[0].get("contrasts", []),
+        augmentation=settings.get("augmentation"),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from evaluation.predictions import PROB
-from evaluation.report.markdown import LABELS
+from evaluation.report.markdown import FOUND, LABELS, errors_found
 from evaluation.report.sentences import (
     calibration_sentence,
     case_sentence,
@@ -67,6 +67,9 @@ def _measures(metrics: dict[str, Any]) -> list[dict[str, Any]]:
                 ],
             }
         )
+    if found := errors_found(metrics):
+        cells = [_number(found["auroc"]), _range(found["interval_95"]), "–", "–", "–"]
+        rows.append({"label": FOUND, "cells": cells})
     return rows
 
 

@@ -34,6 +34,7 @@ LABELS = {
     "mcc": "MCC",
     "brier": "Brier score",
 }
+FOUND = "AUROC of doubt for errors"
 DOUBTFUL_ROWS = 10
 
 
@@ -112,7 +113,16 @@ def measures_table(metrics: dict[str, Any]) -> str:
         mean, *spread = (_figure(metrics[key][name]) for key in ("mean", "sd", "min", "max"))
         interval = " to ".join(map(_figure, metrics["interval_95"].get(name, ())))
         lines.append(f"| {label} | " + " | ".join([mean, interval or "–", *spread]) + " |")
+    if found := errors_found(metrics):
+        interval = " to ".join(map(_figure, found["interval_95"]))
+        lines.append(f"| {FOUND} | {_figure(found['auroc'])} | {interval} | – | – | – |")
     return "\n".join(lines)
+
+
+def errors_found(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """How well the entropy tells wrong cases; None where it is not measured or none is wrong."""
+    found = metrics["confidence"].get("errors_found", {}).get("entropy")
+    return found if found and found["auroc"] is not None else None
 
 
 def _markdown(table: dict[str, Any]) -> str:

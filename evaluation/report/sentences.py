@@ -155,6 +155,7 @@ def confidence_sentences(metrics: dict[str, Any]) -> list[str]:
             f"{figures['rank_correlation']:.2f}; {figures['share_flipped']:.0%} of the {case}s do "
             "not get the same class from all repeats."
         )
+    sentences += doubt_sentence(metrics)
     if conformal := metrics["conformal"]:
         low, high = conformal["interval_95"]
         sentences.append(
@@ -172,6 +173,24 @@ def confidence_sentences(metrics: dict[str, Any]) -> list[str]:
             "confidence: look at them in `suspected_labels.csv`."
         )
     return sentences
+
+
+def doubt_sentence(metrics: dict[str, Any]) -> list[str]:
+    """Say whether doubt finds the errors; nothing of runs that were made before it was measured."""
+    if not (found := metrics["confidence"].get("errors_found")):
+        return []
+    entropy, mutual = found["entropy"], found["mutual_information"]
+    errors = count(found["num_errors"], "error")
+    if entropy["auroc"] is None:
+        return [f"Whether doubt finds the errors cannot be told: {errors}."]
+    low, _ = entropy["interval_95"]
+    says = "finds" if low is not None and low > 0.5 else "does not clearly find"
+    words = (
+        f"Doubt {says} the {errors} of the mean over repeats: AUROC of its entropy, wrong "
+        f"{metrics['case']}s against right ones, {_with_range(entropy)}"
+    )
+    more = f"; of the mutual information of the repeats {_with_range(mutual)}" if mutual else ""
+    return [f"{words}{more}."]
 
 
 def calibration_sentence(metrics: dict[str, Any]) -> str:
@@ -225,6 +244,11 @@ def who_is_predicted(metrics: dict[str, Any]) -> str:
 def count(number: int, noun: str) -> str:
     """Write a number with its noun."""
     return f"{number} {noun}" + ("s" if number != 1 else "")
+
+
+def _with_range(found: dict[str, Any]) -> str:
+    low, high = map(_figure, found["interval_95"])
+    return f"{_figure(found['auroc'])}, 95 % interval {low} to {high}"
 
 
 def _figure(value: float | None) -> str:
