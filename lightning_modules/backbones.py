@@ -11,6 +11,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lightning_modules.parts.lora import with_updates
 from lightning_modules.transfer import fill_encoder
 
 logger = logging.getLogger(__name__)
@@ -106,9 +107,10 @@ def load_weights(backbone: Backbone, weights_path: str | Path) -> None:
         ValueError: If the file cannot be read, lacks a weight, or has one of another shape.
     """
     weights = _read_weights(Path(weights_path))
-    found = _without_prefix(weights, backbone.network.state_dict().keys())
+    wanted = backbone.network.state_dict()
+    found = with_updates(_without_prefix(weights, wanted.keys()), wanted)
     fill_encoder(backbone.network, found, weights_path)
-    unused = sorted(found.keys() - backbone.network.state_dict().keys())
+    unused = sorted(found.keys() - wanted.keys())
     logger.info(
         "Loaded %d encoder weights from %s, whose patients are unknown; not used: %s",
         len(found) - len(unused),

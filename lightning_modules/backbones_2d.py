@@ -1,12 +1,17 @@
 """2D networks of timm by name, with the weights they learned on ImageNet."""
 
 import logging
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from lightning_modules.parts.lora import with_updates
 
 logger = logging.getLogger(__name__)
+SOURCES = ("hf-hub:", "local-dir:")  # of models that are not timm's own
 
 
 def build_backbone_2d(
@@ -15,7 +20,7 @@ def build_backbone_2d(
     """Build a timm model without its last layer.
 
     Args:
-        name: Name of the model.
+        name: Name of the model; hf-hub:OWNER/NAME or local-dir:FOLDER describe one of timm's.
         image_size: Height and width of the images; only models of one fixed size need to know.
         pretrained: Whether to download its weights.
 
@@ -28,10 +33,13 @@ def build_backbone_2d(
     """
     import timm  # takes seconds, and few runs need it
 
-    if not timm.is_model(name):
+    if name.startswith(SOURCES):
+        fixed = _source_settings(name).get("fixed_input_size", False)
+    elif not timm.is_model(name):
         similar = timm.list_models(f"*{name}*")[:5] or timm.list_models("resnet*")[:5]
         raise ValueError(f"timm has no backbone {name!r}; similar ones: {', '.join(similar)}.")
-    fixed = (timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).fixed_input_size
+    else:
+        fixed = (timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).fixed_input_size
     size: dict[str, Any] = {"img_size": image_size} if image_size and fixed else {}
     model = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
     return model, timm.data.resolve_model_data_config(model)
@@ -55,7 +63,7 @@ def load_weights_2d(
 
     wanted = encoder.state_dict()
     if weights == "imagenet":
-        if not timm.is_model_pretrained(backbone):
+        if not backbone.startswith(SOURCES) and not timm.is_model_pretrained(backbone):
             raise ValueError(
                 f"timm has no ImageNet weights for {backbone}. Choose a backbone that has, give a "
                 "file, or set --model.weights=none to train without."
@@ -80,6 +88,9 @@ def load_weights_2d(
             found = timm.models.load_state_dict(weights, use_ema=False, weights_only=True)
         except Exception as error:
             raise ValueError(f"Weights {weights} cannot be read: corrupt or not safe.") from error
+        if not _fits(with_updates(found, wanted), wanted):
+            found = _converted(found, encoder)
+    found = with_updates(found, wanted)
     for name, weight in wanted.items():
         if name not in found or found[name].shape != weight.shape:
             there = tuple(found[name].shape) if name in found else "absent"
@@ -89,6 +100,37 @@ def load_weights_2d(
             )
     encoder.load_state_dict({name: found[name] for name in wanted})
     logger.info("Loaded %d weights of %s from %s", len(wanted), backbone, weights)
+
+
+def _fits(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return all(
+        name in found and found[name].shape == weight.shape for name, weight in wanted.items()
+    )
+
+
+def _converted(found: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
+    """Rename and resample as timm does: names of DINOv2's authors, positions of another size."""
+    convert = getattr(sys.modules[type(encoder).__module__], "checkpoint_filter_fn", None)
+    with suppress(Exception):  # the weights of another network, which are refused by name
+        return convert(found, encoder) if convert else found
+    return found
+
+
+def _source_settings(name: str) -> dict[str, Any]:
+    import timm
+
+    source, _, place = name.partition(":")
+    read = timm.models._hub.load_model_config_from_hf
+    if source == "local-dir":
+        read = timm.models._hub.load_model_config_from_path
+    try:
+        return read(place)[0]
+    except Exception as error:
+        raise ValueError(
+            f"Backbone {name!r} could not be obtained ({type(error).__name__}): its config.json is "
+            "needed wherever the model is built. Check the name and the network, or give timm's "
+            "own name of the network and --model.weights=FILE."
+        ) from error
 
 
 def _hub_name(backbone: str) -> str:

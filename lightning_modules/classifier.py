@@ -13,6 +13,7 @@ from typing_extensions import override
 from lightning_modules.backbones import Backbone, build_backbone, load_weights
 from lightning_modules.encoder import Encoder, Norm, warn_if_thin
 from lightning_modules.fusion import mean_over_contrasts
+from lightning_modules.parts.lora import freeze_or_adapt
 from lightning_modules.readout import Readout, ReadoutName
 from lightning_modules.scan_classifier import NOT_PLAIN, Head, ScanClassifier
 
@@ -37,6 +38,8 @@ class Classifier(ScanClassifier):
             map; 'flatten_max' every voxel and the maxima.
         dropout: Share of the head's inputs dropped while training.
         freeze_encoder: Train the head alone.
+        lora_rank: Rank of updates of a transformer's linear layers, which learn in its place
+            (LoRA, Hu et al. 2022): for backbones such as vit; 0 is none.
         backbone: 'mctl' is the paper's network; other names are 3D networks of MONAI: resnet18,
             densenet121, efficientnet-b0, vit, … (lightning_modules/backbones.py). They have one
             linear layer for a head; `depth`, `filters`, `nodes`, `pool` and `norm` are mctl's.
@@ -67,6 +70,7 @@ class Classifier(ScanClassifier):
         readout: ReadoutName = "flatten",
         dropout: float = 0.3,
         freeze_encoder: bool = False,
+        lora_rank: int = 0,
         backbone: str = "mctl",
         fusion: Literal["channels", "encoders"] = "channels",
         contrast_dropout: float = 0.1,
@@ -110,7 +114,7 @@ class Classifier(ScanClassifier):
                 nn.Dropout(dropout),
                 nn.Linear(self.encoder.num_features + num_flags + num_more, num_classes),
             )
-        self.encoder.requires_grad_(not freeze_encoder)
+        freeze_or_adapt(self.encoder, freeze_encoder, lora_rank)
 
     @property
     @override

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_modules.backbones_2d import build_backbone_2d, load_weights_2d
+from lightning_modules.parts.lora import freeze_or_adapt
 from lightning_modules.parts.slice_heads import Aggregation, build_slice_head
 from lightning_modules.scan_classifier import NOT_PLAIN, Head, ScanClassifier
 
@@ -26,9 +27,9 @@ class ImageNetBaseline(ScanClassifier):
     Args:
         num_classes: Number of classes; the command line takes it from the cohort.
         spatial_shape: Voxels of a volume along R, A, S; taken from the cohort as well.
-        backbone: Name of a timm model.
-        weights: 'imagenet' downloads what timm has for the backbone; a local .safetensors or .pth
-            file; 'none' is untrained.
+        backbone: Name of a timm model, or hf-hub:OWNER/NAME of one on the Hugging Face Hub.
+        weights: 'imagenet' downloads what timm, or the Hub, has for the backbone; a local
+            .safetensors or .pth file; 'none' is untrained.
         plane: Plane of the slices; 'all' takes `num_slices` of each of the three.
         num_slices: Slices of a scan: every ⌊m/n⌋-th of the m that are not left out.
         skip_first: Slices left out at the low end (right, posterior or inferior to left, anterior
@@ -43,6 +44,9 @@ class ImageNetBaseline(ScanClassifier):
         dropout: Share of the head's inputs dropped while training.
         freeze_encoder: Train the head alone.
         encoder_lr_factor: Learning rate of the backbone, as a multiple of `lr`.
+        lora_rank: Rank of updates of the backbone's linear layers, which learn in its place (LoRA,
+            Hu et al. 2022); it stays frozen. 0 is none. A rate like the head's suits them:
+            encoder_lr_factor 1.
         training: What every classifier has, see ScanClassifier; `init_ckpt` must be of this kind
             and counts after `weights`.
     """
@@ -67,6 +71,7 @@ class ImageNetBaseline(ScanClassifier):
         dropout: float = 0.0,
         freeze_encoder: bool = False,
         encoder_lr_factor: float = 0.1,
+        lora_rank: int = 0,
         **training: Any,
     ) -> None:
         super().__init__(
@@ -88,7 +93,7 @@ class ImageNetBaseline(ScanClassifier):
         self.register_buffer("mean", torch.tensor(seen["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(seen["std"])[:, None, None], persistent=False)
         num_features = _count_features(self.encoder, (len(seen["mean"]), *self.image_size))
-        self.encoder.requires_grad_(not freeze_encoder)
+        freeze_or_adapt(self.encoder, freeze_encoder, lora_rank)
         self.attention = build_slice_head(aggregation, num_features, sequence_nodes, num_slices)
         num_inputs = self.attention.num_outputs + self.hparams["num_covariates"]
         self.head = Head(nn.Dropout(dropout), nn.Linear(num_inputs, num_classes))

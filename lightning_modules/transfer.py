@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.parts.lora import with_updates
+
 logger = logging.getLogger(__name__)
 
 
@@ -43,13 +45,14 @@ def load_encoder(encoder: nn.Module, checkpoint_path: str | Path) -> None:
             has one of another shape.
     """
     checkpoint = read_checkpoint(checkpoint_path)
+    wanted = encoder.state_dict()
     found = {
         name.removeprefix("encoder."): weight
         for name, weight in checkpoint["state_dict"].items()
         if name.startswith("encoder.")
     }
+    found = with_updates(found, wanted)
     fill_encoder(encoder, found, checkpoint_path)
-    wanted = encoder.state_dict()
     blocks = {name.split(".")[0] for name in wanted}
     if dropped := [name for name in found if name.split(".")[0] in blocks and name not in wanted]:
         raise ValueError(
@@ -81,7 +84,7 @@ def fill_encoder(encoder: nn.Module, found: dict[str, Tensor], path: str | Path)
         if name not in found:
             raise ValueError(
                 f"Checkpoint {path} has no encoder weight {name!r}. Give the model the "
-                "backbone, depth and norm that the encoder was pretrained with."
+                "backbone, depth, norm and lora_rank that the encoder was pretrained with."
             )
         if found[name].shape != weight.shape:
             raise ValueError(
