@@ -120,11 +120,9 @@ def _source_settings(name: str) -> dict[str, Any]:
     import timm
 
     source, _, place = name.partition(":")
-    read = timm.models._hub.load_model_config_from_hf
-    if source == "local-dir":
-        read = timm.models._hub.load_model_config_from_path
+    kind = "path" if source == "local-dir" else "hf"
     try:
-        return read(place)[0]
+        return getattr(timm.models._hub, f"load_model_config_from_{kind}")(place)[0]
     except Exception as error:
         raise ValueError(
             f"Backbone {name!r} could not be obtained ({type(error).__name__}): its config.json is "

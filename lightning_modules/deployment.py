@@ -1,6 +1,7 @@
 """A trained fold as one function from preprocessed volume to prediction, in torch and ONNX."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -171,17 +172,19 @@ def write_onnx(fold: FoldModel, spatial_shape: tuple[int, int, int], path: Path)
         example["covariates"] = torch.zeros(2, fold.num_covariates)
     dynamic: dict[str, dict] = {"volume": {0: torch.export.Dim("batch", min=1)}}
     dynamic |= {name: {0: torch.export.Dim.DYNAMIC} for name in example if name not in dynamic}
-    torch.onnx.export(
-        fold,
-        tuple(example.values()),
-        str(path),
-        input_names=list(example),
-        output_names=[fold.output_name],
-        dynamic_shapes=dynamic,
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of how it traces recurrent layers
+        torch.onnx.export(
+            fold,
+            tuple(example.values()),
+            str(path),
+            input_names=list(example),
+            output_names=[fold.output_name],
+            dynamic_shapes=dynamic,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
 
 
 @torch.no_grad()

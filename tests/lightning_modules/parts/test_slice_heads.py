@@ -114,7 +114,6 @@ class _Rows(LightningModule):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # torch's own, of its export of recurrent layers
 @pytest.mark.parametrize("name", ["lstm", "transformer"])
 def test_onnx_graphs_predict_the_same(name, tmp_path):
     fold = FoldModel(_Rows(name), mean=0.0, divisor=1.0)
