@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from datamodules.batches.warp import rotated_extent
+from datamodules.batches.warp import rotated_extent, turning_axes
 from datamodules.checks.masks import MaskCheck
 from datamodules.checks.scan_check import ScanFacts
 from datamodules.preprocessing import Preprocessing, Triplet
@@ -105,7 +105,8 @@ def plan_preprocessing(
     extents = fingerprint.shapes * (spacings if use_mm else 1)
     extent = np.median(extents, axis=0)
     if fit == "crop_or_pad":
-        extent = rotated_extent(extent, wanted.margin_degrees)
+        turns = turning_axes(np.median(fingerprint.shapes, axis=0))
+        extent = rotated_extent(extent, wanted.margin_degrees * turns)
     spacing = np.median(spacings if use_mm else np.ones_like(spacings), axis=0)
     if wanted.spacing_mm is not None:
         spacing = np.asarray(wanted.spacing_mm)
@@ -140,12 +141,16 @@ def unknown_spacings(fingerprint: Fingerprint, settings: Preprocessing) -> str:
     if not num_unknown:
         return ""
     assumed = settings.assume_spacing_mm
+    if (fingerprint.shapes[:, 2] == 1).all():
+        what = "Pictures do not say their pixel size"
+    else:
+        what = (
+            f"The headers of {num_unknown} of {len(fingerprint.spacing_known)} scans do not say "
+            "their voxel size (no sform, no qform, no unit)"
+        )
     size = " × ".join(f"{mm:g}" for mm in assumed or (1, 1, 1))
-    return (
-        f"The headers of {num_unknown} of {len(fingerprint.spacing_known)} scans do not say their "
-        f"voxel size (no sform, no qform, no unit); it counts as {size} mm. Set "
-        "--data.preprocessing.assume_spacing_mm to what it is."
-    )
+    how = "Set --data.preprocessing.assume_spacing_mm to what it is."
+    return f"{what}; it counts as {size} mm. {how}"
 
 
 def voxel_size_mm(fingerprint: Fingerprint, settings: Preprocessing) -> Triplet | None:

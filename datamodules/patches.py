@@ -111,8 +111,8 @@ class PatchDataModule(LightningDataModule):
         return self.cohort.preprocessing.spatial_shape
 
     def facts(self) -> dict[str, Any]:
-        """What a model may need to know of the data: the shape of a patch."""
-        return {"spatial_shape": self.patch_shape}
+        """What a model may need to know of the data: the shapes of a patch and of a volume."""
+        return {"spatial_shape": self.patch_shape, "volume_shape": self._volume_shape}
 
     @property
     def expectations(self) -> Expectations:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torchio as tio
 
-from datamodules.batches.warp import rotated_extent
+from datamodules.batches.warp import rotated_extent, turning_axes
 from datamodules.reading.mask import box_of, open_mask
 from datamodules.reading.nifti import Reading
 from datamodules.reading.one_grid import open_image, to_grid
@@ -169,14 +169,15 @@ def preprocess(
     """Read and preprocess one scan.
 
     Args:
-        scan: A NIfTI file with one 3D volume, or one for each contrast, None where it is missing.
+        scan: A file with one 3D volume or a picture, or one for each contrast, None where it is
+            missing.
         preprocessing: What to do, with its `spatial_shape` known.
         mask_path: File of the scan's mask, on the first contrast's grid, where one is used.
 
     Raises:
-        ValueError: If a file cannot be read, is not one 3D volume, holds NaN or Inf, has the
-            same intensity nearly everywhere, or leaves the range of float16; if a mask is missing
-            or does not fit.
+        ValueError: If a file cannot be read, is a picture in the place of a volume, holds NaN or
+            Inf, has the same intensity nearly everywhere, or leaves the range of float16; if a mask
+            is missing or does not fit.
     """
     wanted = preprocessing
     assert wanted.spatial_shape is not None, "plan the preprocessing before using it"
@@ -189,6 +190,7 @@ def preprocess(
     channels = _on_one_grid(first, paths, wanted)
     del first  # its memory is needed below
     size = next(voxels.shape for voxels in channels if voxels is not None)
+    _refuse_other_kind(paths, size, wanted)
     if wanted.spacing_mm is not None:
         steps = np.array(wanted.spacing_mm) / spacing
         shape = np.maximum(np.floor(size / steps + ROUNDING), 1).astype(int)
@@ -209,7 +211,8 @@ def preprocess(
     if wanted.fit == "resize":
         shape = np.array(next(voxels.shape for voxels in channels if voxels is not None))
         extent = shape * spacing
-        air = (rotated_extent(extent, wanted.margin_degrees) - extent) / spacing
+        turned = rotated_extent(extent, wanted.margin_degrees * turning_axes(shape))
+        air = (turned - extent) / spacing
         sides = [(round(size / 2),) * 2 for size in air]
         steps = (shape + np.sum(sides, axis=1)) / wanted.spatial_shape
         channels = _each(channels, lambda v: np.pad(v, sides, constant_values=v.min()))
@@ -235,6 +238,21 @@ def preprocess(
         _triplet(file_spacing),
         file_sd,
     )
+
+
+def _refuse_other_kind(
+    paths: Sequence[Path | None], size: tuple[int, ...], wanted: Preprocessing
+) -> None:
+    """Raise for a picture where volumes are wanted, and for a volume squeezed into a picture."""
+    assert wanted.spatial_shape is not None
+    flat, flat_wanted = size[2] == 1, wanted.spatial_shape[2] == 1
+    if flat > flat_wanted or (flat < flat_wanted and wanted.fit == "resize"):
+        kinds = ("pictures", "volumes")
+        raise ValueError(
+            f"Scan {next(filter(None, paths))} has {' × '.join(map(str, size))} voxels, but "
+            f"{kinds[not flat_wanted]} of {' × '.join(map(str, wanted.spatial_shape))} are wanted. "
+            f"Give {kinds[not flat_wanted]} alone."
+        )
 
 
 def _on_one_grid(

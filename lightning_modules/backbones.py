@@ -27,12 +27,14 @@ class Backbone(nn.Module):
     Args:
         network: Returns (B, F), alone or as the first of several things.
         num_features: F.
+        is_flat: Whether the network takes pictures, (B, C, W, H).
     """
 
-    def __init__(self, network: nn.Module, num_features: int) -> None:
+    def __init__(self, network: nn.Module, num_features: int, is_flat: bool = False) -> None:
         super().__init__()
         self.network = network
         self.num_features = num_features
+        self.is_flat = is_flat
 
     def forward(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
         """Compute the features of each scan.
@@ -43,7 +45,7 @@ class Backbone(nn.Module):
         modes = {part: part.training for part in self.network.modules()}
         if len(volume) == 1:
             self.network.eval()
-        features = self.network(volume)
+        features = self.network(volume[..., 0] if self.is_flat else volume)
         for part, training in modes.items():
             part.training = training
         return features[0] if isinstance(features, tuple) else features
@@ -61,13 +63,16 @@ def build_backbone(name: str, spatial_shape: tuple[int, int, int], channels: int
     Args:
         name: Name of the network, in upper or lower case.
         spatial_shape: Voxels of a volume along R, A, S; 32 or more are enough for each network.
-            vit cuts each axis into patches of its greatest divisor up to 16.
+            With one voxel along S, a picture, the network is its 2D sibling. vit cuts each axis
+            into patches of its greatest divisor up to 16.
         channels: Channels of a volume.
 
     Raises:
         ValueError: If there is no such network, it is no classifier, or it needs larger volumes.
     """
-    network = _classification_network(name.lower(), tuple(spatial_shape), channels)
+    is_flat = spatial_shape[2] == 1
+    shape = tuple(spatial_shape[:2]) if is_flat else tuple(spatial_shape)
+    network = _classification_network(name.lower(), shape, channels)
     linear = [
         (path, layer) for path, layer in network.named_modules() if isinstance(layer, nn.Linear)
     ]
@@ -77,7 +82,7 @@ def build_backbone(name: str, spatial_shape: tuple[int, int, int], channels: int
         )
     path, layer = linear[-1]
     network.set_submodule(path, nn.Identity())
-    backbone = Backbone(network, layer.in_features)
+    backbone = Backbone(network, layer.in_features, is_flat)
     try:  # without weights or voxels, thus in no time
         copy.deepcopy(backbone).to("meta").eval()(
             torch.empty(1, channels, *spatial_shape, device="meta")
@@ -124,7 +129,11 @@ def _classification_network(name: str, spatial_shape: tuple[int, ...], channels:
 
     if name.startswith("efficientnet-"):
         return nets.EfficientNetBN(
-            name, pretrained=False, spatial_dims=3, in_channels=channels, num_classes=NUM_OUTPUTS
+            name,
+            pretrained=False,
+            spatial_dims=len(spatial_shape),
+            in_channels=channels,
+            num_classes=NUM_OUTPUTS,
         )
     if name in ("vit", "vit-tokens"):
         patch = [_patch_size(size) for size in spatial_shape]
@@ -135,6 +144,7 @@ def _classification_network(name: str, spatial_shape: tuple[int, ...], channels:
             classification=True,
             num_classes=NUM_OUTPUTS,
             post_activation="",
+            spatial_dims=len(spatial_shape),
         )
         for block in vit.blocks:
             block.norm_cross_attn = nn.Identity()  # never called: DDP would wait for its gradient
@@ -149,7 +159,7 @@ def _classification_network(name: str, spatial_shape: tuple[int, ...], channels:
             f"Backbone {name!r} is neither mctl nor a network of MONAI. Choose for instance "
             "resnet18, densenet121, efficientnet-b0 or vit."
         )
-    settings: dict[str, object] = {"spatial_dims": 3}
+    settings: dict[str, object] = {"spatial_dims": len(spatial_shape)}
     family = name.rstrip("0123456789")
     if built_by_default:
         settings |= {"n_input_channels": channels, "num_classes": NUM_OUTPUTS}

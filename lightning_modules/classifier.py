@@ -94,7 +94,7 @@ class Classifier(ScanClassifier):
             channels, num_flags = 1, channels  # which contrasts are there
         self.encoder: Encoder | Backbone
         if backbone == "mctl":
-            self.encoder = Encoder(depth, filters, pool, norm, channels)
+            self.encoder = Encoder(depth, filters, pool, norm, channels, spatial_shape)
             self.readout = Readout(readout)
             maps_shape = self.encoder.output_shape(spatial_shape)
             num_features = self.readout.num_features(filters, maps_shape) + num_flags
@@ -153,7 +153,8 @@ class Classifier(ScanClassifier):
     @property
     @override
     def has_class_maps(self) -> bool:
-        return not self.hparams["backbone"].startswith("vit")
+        is_flat = isinstance(self.encoder, Backbone) and self.encoder.is_flat
+        return not (is_flat or self.hparams["backbone"].startswith("vit"))
 
     @override
     def load_start(self) -> None:

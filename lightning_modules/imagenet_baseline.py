@@ -32,6 +32,7 @@ class ImageNetBaseline(ScanClassifier):
             .safetensors or .pth file; 'none' is untrained.
         plane: Plane of the slices; 'all' takes `num_slices` of each of the three.
         num_slices: Slices of a scan: every ⌊m/n⌋-th of the m that are not left out.
+            A picture is one slice.
         skip_first: Slices left out at the low end (right, posterior or inferior to left, anterior
             or superior, in RAS order: the end with index 0), in every plane that is cut.
         skip_last: Slices left out at the other end.
@@ -84,6 +85,10 @@ class ImageNetBaseline(ScanClassifier):
             raise ValueError(
                 "aggregation is vote, which numbers cannot have: use mean or attention."
             )
+        if spatial_shape[2] == 1:
+            num_slices = 1
+            if plane != "axial":
+                raise ValueError(f"plane is {plane}, but pictures are their axial slice: drop it.")
         self.slices = {
             each: choose_slices(spatial_shape[PLANES[each] - 2], num_slices, skip_first, skip_last)
             for each in (PLANES if plane == "all" else [plane])

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 from typing_extensions import override
 
 from kernels.compiled import call, compiled
@@ -27,12 +28,15 @@ def can_pool_at_once(
 
     Args:
         volume: The input.
-        convolution: Has 3 × 3 × 3 taps and a border of zeros, as all of an encoder's.
+        convolution: Has 3 × 3 × 3 taps, or one along axes of one voxel, and a border of zeros, as
+            all of an encoder's.
         pooling: What follows; rounds sizes up (`ceil_mode`), as all of an encoder's.
     """
     inputs, outputs = convolution.in_channels, convolution.out_channels
+    size = pooling.kernel_size
+    pools = size if isinstance(size, tuple) else (size,) * 3
     fits = (
-        pooling.kernel_size == 2
+        all(pool == 2 or n == 1 for pool, n in zip(pools, volume.shape[2:], strict=True))
         and {volume.device.type, convolution.weight.device.type} == {"cpu"}
         and {volume.dtype, convolution.weight.dtype} == {torch.float32}
         and outputs % 8 == 0
@@ -48,7 +52,7 @@ def can_pool_at_once(
 
 def pooled_convolution(
     volume: Float[Tensor, "b c w h d"],
-    weight: Float[Tensor, "f c 3 3 3"],
+    weight: Float[Tensor, "f c taps_w taps_h taps_d"],
     bias: Float[Tensor, " f"],
     *,
     relu: bool = True,
@@ -57,7 +61,7 @@ def pooled_convolution(
 
     Args:
         volume: Where `can_pool_at_once` is true; odd sizes are rounded up, as with `ceil_mode`.
-        weight: The convolution's weights.
+        weight: The convolution's weights, 3 or 1 along each axis.
         bias: Its bias.
         relu: Whether to set negative maxima to 0.
 
@@ -67,6 +71,9 @@ def pooled_convolution(
     Raises:
         MemoryError: If there is no room for the sums of the weights.
     """
+    borders = [int(taps == 1) for taps in reversed(weight.shape[2:]) for _ in range(2)]
+    if any(borders):
+        weight = F.pad(weight, borders)  # taps on zeros; still faster than torch without them
     maxima: Tensor = _PooledConvolution.apply(volume, weight, bias, relu)
     return maxima
 

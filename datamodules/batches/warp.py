@@ -29,14 +29,20 @@ def rotation_matrix(degrees: np.ndarray) -> np.ndarray:
     return signs[:, None] * np.array(rotation.GetMatrix()).reshape(3, 3) * signs
 
 
-def rotated_extent(extent: np.ndarray, degrees: float) -> np.ndarray:
+def turning_axes(spatial_shape: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Whether a volume can turn about R, A, S, (3,): a picture, one voxel thick, in its plane."""
+    thick = np.array(spatial_shape) > 1
+    return np.array([np.delete(thick, axis).all() for axis in range(3)])
+
+
+def rotated_extent(extent: np.ndarray, degrees: np.ndarray) -> np.ndarray:
     """Bounding box that holds a box under every rotation by up to so many degrees about each axis.
 
     Args:
         extent: Size of the box along R, A, S, (3,).
-        degrees: Largest rotation, either way.
+        degrees: Largest rotation about R, A, S, either way, (3,).
     """
-    turns = product((-degrees, 0.0, degrees), repeat=3)
+    turns = product(*((-most, 0.0, most) for most in degrees.tolist()))
     return np.max([np.abs(rotation_matrix(np.array(turn))) @ extent for turn in turns], axis=0)
 
 
@@ -52,8 +58,8 @@ def voxel_map(
 
     Args:
         scale: Size of the copy, about the centre.
-        degrees: Rotation about R, A, S, (3,).
-        shift_mm: Shift along R, A, S, after the rotation, (3,).
+        degrees: Rotation about R, A, S, (3,); of a picture the one in its plane counts.
+        shift_mm: Shift along R, A, S, after the rotation, (3,); likewise.
         flips: Whether the copy is then mirrored along R, A, S, (3,).
         spacing_mm: Voxel size along R, A, S, (3,).
         spatial_shape: Voxels along R, A, S.
@@ -63,6 +69,7 @@ def voxel_map(
     """
     size = np.array(spatial_shape)
     centre = (size - 1) / 2
+    degrees, shift_mm = degrees * turning_axes(size), shift_mm * (size > 1)
     turn_back = rotation_matrix(degrees).T / spacing_mm[:, None]
     matrix = turn_back * spacing_mm / scale
     offset = centre - matrix @ centre - turn_back @ shift_mm

@@ -6,7 +6,9 @@ in all 48 orientations, since a header may be wrong. The thumbnail (in RAS, in m
 near-duplicates: its fine detail is as personal as a fingerprint, and is compared at the best shift.
 
 Measured on five cohorts, scans of different people reach a likeness of at most 0.78; copies that
-were resampled to half the voxels or lost a tenth of every axis keep at least 0.87.
+were resampled to half the voxels or lost a tenth of every axis keep at least 0.87. Pictures, axial
+slices of 68 heads: different people at most 0.66, copies at half the size, cropped, brightened or
+as JPEG at least 0.91; not found is what was stretched along one side.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -104,7 +106,12 @@ def find_leaks(
         kind = _compare_voxels(read(first), read(second), one, other)
         leaks[first, second] = Leak(first, second, kind, 1.0)
     pictures = [(signature.thumbnail, signature.thumbnail_mm) for signature in signatures]
-    for first, second, likeness in like_pairs(pictures, patients):
+    found = [*like_pairs(pictures, patients)]
+    if any(signature.shape[2] == 1 for signature in signatures):  # their pixel size is not known:
+        found += like_pairs(  # with each thumbnail's longest side alike, copies of another size
+            [(picture, (1.0, 1.0, 1.0)) for picture, _ in pictures], patients
+        )
+    for first, second, likeness in found:
         if (first, second) not in leaks:
             leaks[first, second] = Leak(first, second, "near-duplicate", likeness)
     return [leaks[pair] for pair in sorted(leaks)]

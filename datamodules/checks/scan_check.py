@@ -58,7 +58,7 @@ class ScanCheck:
         warnings: What is odd about it, and how to fix that.
         facts: What it is, if it can be used.
         signature: By what it is found again, if it can be used.
-        slices: Its middle sagittal, coronal and axial slice for the eye, uint8.
+        slices: Its middle sagittal, coronal and axial slice, uint8; of a picture the last alone.
 
     What was kept in the cache has its pictures there, not in memory, however many scans there are.
     """
@@ -162,14 +162,17 @@ def _is_hashed(file: Path) -> bool:
 
 
 def _middle_slices(volume: Volume) -> tuple[np.ndarray, ...]:
-    """Sagittal, coronal and axial slice through the middle, up or front at the top."""
+    """Sagittal, coronal and axial slice through the middle, up or front at the top.
+
+    Of a picture, one voxel thick, only the last.
+    """
     to_ras = nib.io_orientation(volume.geometry.affine)
     voxels = nib.apply_orientation(volume.voxels, to_ras)
     spacing = np.empty(3)
     spacing[to_ras[:, 0].astype(int)] = volume.geometry.spacing_mm
     low, high = np.percentile(voxels[::2, ::2, ::2], [1, 99])
     slices = []
-    for axis in range(3):
+    for axis in range(3) if voxels.shape[2] > 1 else [2]:
         plane = np.take(voxels, voxels.shape[axis] // 2, axis)
         extent = np.array(plane.shape) * np.delete(spacing, axis)
         sizes = np.maximum(np.rint(extent / extent.max() * SLICE_SIZE), 1).astype(int)
@@ -215,7 +218,8 @@ def _load(file: Path) -> ScanCheck | None:
                 KeptPicture(file, "thumbnail"),
                 tuple(facts["thumbnail_mm"]),
             )
-            slices = tuple(KeptPicture(file, f"slice{axis}") for axis in range(3))
+            names = [name for name in arrays if name.startswith("slice")]
+            slices = tuple(KeptPicture(file, name) for name in names)
     except Exception:  # whatever a damaged file may cause: the scan is checked again
         return None
     lists: dict[str, Any] = facts["facts"]

@@ -26,7 +26,7 @@ def find_image(folder: Path, image: str) -> Path:
         image: What the cell names.
 
     Raises:
-        ScanError: If there is no such NIfTI file, or a relative path leaves the folder.
+        ScanError: If there is no such file, or a relative path leaves the folder.
     """
     outside = os.path.normpath(image).split(os.sep)[0] == os.pardir
     if outside and not os.path.isabs(image):
@@ -45,7 +45,8 @@ def find_image(folder: Path, image: str) -> Path:
         raise ScanError(reason, "Name a file") from error
     if not image.lower().endswith(SUFFIXES):
         fix = IMPORT_DICOM if re.search(r"\.(dcm|ima)\b", image.lower()) else "Convert it"
-        raise ScanError("is not a NIfTI file (.nii, .nii.gz, .hdr and .img) or .mgz", fix)
+        kinds = "(.nii, .nii.gz, .hdr and .img), .mgz or picture (.png, .jpg, .tif)"
+        raise ScanError(f"is not a NIfTI file {kinds}", fix)
     return Path(os.path.abspath(folder / image))
 
 

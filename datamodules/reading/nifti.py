@@ -16,10 +16,12 @@ from datamodules.reading.nifti_bytes import (
     ByteSource,
     ScanError,
     header_file,
+    is_picture,
     parse_header,
     suffix_of,
     voxel_file,
 )
+from datamodules.reading.picture import read_picture
 from files.hashes import digest, hash_file
 
 NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}  # codes of whole and real numbers
@@ -78,7 +80,7 @@ class ScanFile:
     """A scan that is open for reading: its file, or both files of a .hdr and .img pair.
 
     Args:
-        path: A NIfTI file, or either file of a pair.
+        path: A NIfTI file, either file of a pair, or a picture.
 
     Raises:
         ScanError: If a file cannot be opened, or is not what its name says.
@@ -114,6 +116,10 @@ class ScanFile:
             ScanError: If the file or its header lies or is damaged, or its voxels cannot be used.
         """
         main, other = self.sources[0], self.sources[-1]
+        if is_picture(main.path):
+            pixels, geometry = read_picture(main)
+            voxels = _scaled(pixels, 1.0, 0.0, reading, geometry.warnings)
+            return Volume(geometry, voxels, 1.0, 0.0, pixels.dtype.name)
         if suffix_of(main.path).lower() in (".mgz", ".mgh"):
             return self._read_mgh(main, reading)
         single = main is other

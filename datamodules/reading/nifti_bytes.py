@@ -15,7 +15,9 @@ import nibabel as nib
 
 from files.open_files import refuse_too_many
 
-SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz", ".mgz", ".mgh")
+VOLUMES = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz", ".mgz", ".mgh")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES = VOLUMES + PICTURES
 MAX_BYTES = 768 * 2**20  # of one volume as stored and as float32: 512 × 512 × 512 voxels of 16 bits
 CHUNK = 2**17
 MAX_MEMBERS = 20_000  # of a gzip file; bgzip begins one every 64 KiB
@@ -62,9 +64,14 @@ def printable(text: object) -> str:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix as it is written, such as '.nii.gz'; '' if it is none of NIfTI's."""
+    """The suffix as it is written, such as '.nii.gz'; '' if it is none that can be read."""
     length = max((len(end) for end in SUFFIXES if path.name.lower().endswith(end)), default=0)
     return path.name[len(path.name) - length :]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the name is that of a 2D picture."""
+    return path.name.lower().endswith(PICTURES)
 
 
 def header_file(path: Path) -> Path:

@@ -53,6 +53,7 @@ def view(
     buffer = io.BytesIO()
     Image.fromarray((255 * picture).round().astype(np.uint8)).save(buffer, "WEBP", quality=75)
     words = "Sagittal, coronal and axial slice through voxel {}, {}, {} (R, A, S)".format(*centre)
+    words = "The picture" if grey.shape[2] == 1 else words
     if heat is not None:
         words += f"; below, what {verb}s {what}"
     elif asked:
@@ -71,7 +72,10 @@ def _grey(volume: np.ndarray) -> np.ndarray:
 
 
 def _row(volume: np.ndarray, centre: tuple, pixels: np.ndarray) -> np.ndarray:
-    """Three slices of (W, H, D, 3) side by side on black, each `pixels` large along R, A, S."""
+    """Three slices of (W, H, D, 3) side by side on black, each `pixels` large along R, A, S.
+
+    A picture, one voxel thick, is shown as its file has it.
+    """
     right, front, up = (max(round(size), 1) for size in pixels)
     x, y, z = centre
     slices = [  # rows go down: from superior, or from anterior
@@ -79,6 +83,8 @@ def _row(volume: np.ndarray, centre: tuple, pixels: np.ndarray) -> np.ndarray:
         (volume[::-1, y, ::-1].transpose(1, 0, 2), (right, up)),
         (volume[::-1, ::-1, z].transpose(1, 0, 2), (right, front)),
     ]
+    if volume.shape[2] == 1:
+        slices = [(volume[:, ::-1, 0].transpose(1, 0, 2), (right, front))]
     height = max(size[1] for _, size in slices)
     parts = []
     for pixels_of_slice, size in slices:

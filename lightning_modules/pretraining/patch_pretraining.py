@@ -40,6 +40,8 @@ class PatchPretraining(LightningModule):
             classifier that starts from it needs the same.
         lr: Learning rate of Adam.
         init_ckpt: Checkpoint whose encoder is the starting point; None is random weights.
+        volume_shape: Voxels of a whole volume along R, A, S, by which pictures are told; the
+            command line takes it from the cohort.
     """
 
     def __init__(
@@ -50,10 +52,11 @@ class PatchPretraining(LightningModule):
         norm: Norm = "batch",
         lr: float = 1e-3,
         init_ckpt: str | None = None,
+        volume_shape: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=NOT_PLAIN)
-        self.encoder = Encoder(depth, filters, pool, norm)
+        self.encoder = Encoder(depth, filters, pool, norm, spatial_shape=volume_shape or ())
         self.val_loss = MeanMetric()
 
     def losses(self, volume: Float[Tensor, "b c w h d"]) -> dict[str, Tensor]:

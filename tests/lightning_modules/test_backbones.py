@@ -253,3 +253,12 @@ def test_a_vit_without_class_token_is_read_at_its_first_patch():
     for block in network.blocks:
         tokens = block(tokens)
     assert torch.allclose(backbone(volume), network.norm(tokens)[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet-b0", "vit"])
+def test_a_picture_gets_the_2d_sibling_of_a_network(name):
+    model = Classifier(num_classes=2, spatial_shape=(32, 48, 1), backbone=name).eval()
+    kernels = [layer for layer in model.encoder.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert kernels
+    assert model(torch.rand(2, 1, 32, 48, 1)).shape == (2, 2)
+    assert not model.has_class_maps

@@ -36,7 +36,7 @@ BACKBONES = [
 
 def _baseline(**settings):
     given = {"num_slices": 2, "weights": "none", "backbone": TINY, "image_size": 64} | settings
-    return ImageNetBaseline(2, (10, 12, 8), **given)
+    return ImageNetBaseline(2, given.pop("spatial_shape", (10, 12, 8)), **given)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -72,6 +72,13 @@ def test_images_are_the_chosen_slices_in_the_range_that_the_weights_saw(plane, a
     plain = ((volume[1, 0] - low) / (high - low)).select(axis - 2, model.slices[plane][1])
     expected = torch.nn.functional.interpolate(plain[None, None], (64, 64), mode="bilinear")
     torch.testing.assert_close(grey[1, 1, 0], expected[0, 0], atol=1e-5, rtol=0)
+
+
+def test_a_picture_is_one_slice():
+    model = _baseline(spatial_shape=(20, 16, 1), num_slices=8)
+    assert model.slices == {"axial": [0]}
+    with pytest.raises(ValueError, match="plane is coronal, but pictures are their axial slice"):
+        _baseline(spatial_shape=(20, 16, 1), plane="coronal")
 
 
 def test_image_size_and_normalisation_come_from_the_backbone():

@@ -205,6 +205,32 @@ def test_weights_that_get_no_gradient_are_told(depth, pool, shape):
         assert f"{dead[first]:.0%} of its weights" in said
 
 
+def test_an_encoder_of_pictures_is_a_2d_network():
+    encoder = Encoder(2, 8, 2, norm="batch", channels=2, spatial_shape=(11, 9, 1))
+    picture = torch.randn(3, 2, 11, 9, 1)
+    expected = picture[..., 0]
+    for convolution, _, norm, _ in encoder:
+        assert convolution.weight.shape[2:] == (3, 3, 1)
+        weight = convolution.weight[..., 0].contiguous()  # else torch's gradients are wrong
+        flat = F.conv2d(expected, weight, convolution.bias, padding=1)
+        pooled = F.max_pool2d(flat, 2, ceil_mode=True)
+        expected = norm(pooled[..., None])[..., 0].relu()
+    found = encoder(picture)  # by the loop in C where there is one
+    torch.testing.assert_close(found[..., 0], expected, atol=1e-5, rtol=1e-4)
+    weights = [block[0].weight for block in encoder]
+    ours = torch.autograd.grad(found.square().sum(), weights)
+    theirs = torch.autograd.grad(expected.square().sum(), weights)
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    assert all(grad.any((0, 1)).all() for grad in ours)
+    assert encoder.untrained_weights((11, 9, 1)) == ""
+    assert encoder.output_shape((11, 9, 1)) == tuple(found.shape[2:]) == (3, 3, 1)
+    torch.manual_seed(0)
+    plain = Encoder(2, 8).state_dict()
+    torch.manual_seed(0)
+    told = Encoder(2, 8, spatial_shape=(9, 9, 9)).state_dict()
+    assert all(map(torch.equal, plain.values(), told.values()))
+
+
 def test_the_least_thickness_that_trains_every_weight_is_named():
     encoder = Encoder(3, 4, 2)
     assert "Take at least 5 voxels along each axis" in encoder.untrained_weights((25, 25, 4))

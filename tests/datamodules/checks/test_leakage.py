@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from heads import AFFINE, head, nifti
+from PIL import Image
 from scipy import ndimage
 
 import main
@@ -186,3 +187,21 @@ def test_many_copies_are_each_found(people, tmp_path):
     volumes = [read_volume(tmp_path / f"cohort/{n}.nii.gz") for n in range(4)]
     leaks = find_leaks([sign(v) for v in volumes], list("abcd"), lambda n: volumes[n].voxels)
     assert {(leak.first, leak.second) for leak in leaks} == set(itertools.combinations(range(3), 2))
+
+
+def test_an_altered_picture_under_another_patient_is_found(tmp_path):
+    plane = [head(n)[:, :, head(n).shape[2] // 2].astype(float) for n in range(4)]
+    grey = [Image.fromarray((255 * each / each.max()).astype(np.uint8)) for each in plane]
+    width, height = grey[0].size
+    copies = [
+        grey[0].resize((2 * width, 2 * height)),
+        grey[1].crop((width // 10, 0, width, height)),
+        Image.fromarray(np.asarray(grey[2])[::-1, ::-1]),
+    ]
+    for n, picture in enumerate([*grey, *copies]):
+        picture.save(tmp_path / f"{n}.png")
+    volumes = [read_volume(tmp_path / f"{n}.png") for n in range(7)]
+    names = [f"p{n}" for n in range(7)]
+    leaks = find_leaks(list(map(sign, volumes)), names, lambda place: volumes[place].voxels)
+    found = {(leak.first, leak.second): leak.kind for leak in leaks}
+    assert found == {(0, 4): "near-duplicate", (1, 5): "near-duplicate", (2, 6): "identical"}
