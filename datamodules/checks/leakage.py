@@ -107,9 +107,11 @@ def find_leaks(
         leaks[first, second] = Leak(first, second, kind, 1.0)
     pictures = [(signature.thumbnail, signature.thumbnail_mm) for signature in signatures]
     found = [*like_pairs(pictures, patients)]
-    if any(signature.shape[2] == 1 for signature in signatures):  # their pixel size is not known:
-        found += like_pairs(  # with each thumbnail's longest side alike, copies of another size
-            [(picture, (1.0, 1.0, 1.0)) for picture, _ in pictures], patients
+    if any(signature.shape[2] == 1 for signature in signatures):
+        # pixel sizes are not known: once more with all longest sides alike, for resized copies
+        longest = [max(np.asarray(picture).shape) for picture, _ in pictures]
+        found += like_pairs(
+            [(p, (1 / n,) * 3) for (p, _), n in zip(pictures, longest, strict=True)], patients
         )
     for first, second, likeness in found:
         if (first, second) not in leaks:
