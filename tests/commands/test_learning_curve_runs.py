@@ -15,8 +15,7 @@ def test_shares_of_the_patients_become_a_curve_with_and_without_init(
     assert run_verb("pretrain", source, "encoder", epochs=1) == 0
     table = write_cohort(16)
     given = [f"--init={tmp_path / 'encoder'}", "--fractions=[0.5,1.0]"]
-    for _ in range(2):  # a finished one only writes its tables again
-        assert run_verb("learning_curve", table, "curve", *given, epochs=1) == 0
+    assert run_verb("learning_curve", table, "curve", *given, epochs=1) == 0
     folder = tmp_path / "curve"
     curve = pd.read_csv(folder / "learning_curve.csv")
     assert curve["share"].tolist() == [0.5, 1.0] * 2
