@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from jsonargparse import auto_cli
 
 from commands.bundles.ensemble import Ensemble, Member, fold_model, input_batches, open_ensemble
+from commands.bundles.maps import write_maps
 from commands.bundles.model_card import calibration_words
 from commands.bundles.reference import differences, distances, read_facts
 from commands.bundles.samples import Samples
@@ -17,6 +19,7 @@ from datamodules.cohort import Cohort
 from evaluation.doubt import doubt_of
 from evaluation.predictions import PROB, with_decision, write_table
 from evaluation.report.markdown import markdown_table
+from lightning_modules.saliency import MapKind
 
 SHOWN_ROWS = 10
 WARNING_COLUMNS = ["rank", "patient_id", "image", "warnings"]
@@ -34,6 +37,7 @@ def _predict(
     cache_dir: str = "cache",
     mc_dropout: int = 0,
     tta: int = 0,
+    maps: Literal["none", MapKind] = "none",
 ) -> None:
     """Write predictions.csv, ranking.csv, report.md and perhaps patients.csv of new scans.
 
@@ -46,6 +50,8 @@ def _predict(
         tta: Copies of each scan, augmented as in training, such as 8, averaged; the first is the
             scan as it is. With either, predictions.csv has the columns entropy and
             mutual_information; tta=1 gives those of the models alone.
+        maps: What speaks for the predicted class, as NIfTI on each scan's own voxels: 'gradcam',
+            'gradcam++', 'integrated_gradients', 'shap', 'lime' or 'occlusion', the last three slow.
     """
     if not run or not data or not out:
         raise ValueError("Give what predicts which scans, and where to: RUN= DATA= OUT=.")
@@ -63,7 +69,12 @@ def _predict(
     write_table(ranking, folder / "ranking.csv")
     if ensemble.labels_per == "patient" and predictions["patient_id"].duplicated().any():
         write_table(patient_table(predictions), folder / "patients.csv")
-    write_text(_report(source, ensemble, cohort, ranking, samples), folder / "report.md")
+    where = ""
+    if maps != "none":
+        predicted = predictions["predicted"].tolist()
+        where = write_maps(ensemble, source, cohort, predicted, maps, folder / "maps")
+    report = _report(source, ensemble, cohort, ranking, samples, where)
+    write_text(report, folder / "report.md")
     num_warned = int(predictions["warnings"].ne("").sum())
     print(
         f"{len(predictions)} scans predicted by {len(ensemble.members)} models; {num_warned} with "
@@ -193,6 +204,7 @@ def _report(
     cohort: Cohort,
     ranking: pd.DataFrame,
     samples: Samples | None,
+    maps: str,
 ) -> str:
     what = "probabilities" if ensemble.classes else "numbers"
     calibration = (
@@ -231,6 +243,7 @@ def _report(
         "## Which cases to read first",
         f"The {min(SHOWN_ROWS, len(ranking))} most doubtful; all are in `ranking.csv`. {order}",
         markdown_table(ranking.drop(columns="warnings").head(SHOWN_ROWS)),
+        *(["## Maps", maps] if maps else []),
         "## Scans to distrust",
         compared,
         *([markdown_table(warned.head(SHOWN_ROWS)[WARNING_COLUMNS])] if len(warned) else []),

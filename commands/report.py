@@ -19,8 +19,9 @@ def _report(run: str = "", others: str = "", anonymous: bool = False, maps: Maps
         others: Names or folders of other runs to show next to it, with spaces between them; those
             on the same folds are compared patient by patient.
         anonymous: Show numbers in the place of patient ids, file names and paths.
-        maps: What speaks for the predicted class: 'gradcam', 'occlusion' (slow), 'none', or
-            'auto', gradcam where the network is a 3D convolutional one and none elsewhere.
+        maps: What speaks for the predicted class: 'gradcam', 'gradcam++', 'integrated_gradients',
+            or slowly 'shap', 'lime', 'occlusion'; 'none'; or 'auto', gradcam where the network is
+            a 3D convolutional one and none elsewhere.
     """
     if not run:
         raise ValueError("No run is given: set RUN=name.")

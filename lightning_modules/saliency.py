@@ -1,15 +1,20 @@
-"""Where a 3D network looks: class activation maps by MONAI, and occlusion maps."""
+"""Where a 3D network looks: class activation maps by MONAI, occlusion maps, maps by captum."""
 
+import copy
 from itertools import product
-from typing import Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-MapKind = Literal["gradcam", "occlusion"]
+from lightning_modules.attributions import Attribution, attribution
+
+MapKind = Literal["gradcam", "gradcam++", "occlusion", Attribution]
+ALIKE = 0.5  # rank correlation from which a map hardly depends on the weights
 NUM_BLOCKS = 6  # of an occlusion map, along each axis
 
 
@@ -27,7 +32,8 @@ def class_map(
         volume: One scaled volume.
         k: Index of the class.
         kind: 'gradcam' weights the maps of the encoder's last convolution by their gradients
-            (Selvaraju et al. 2017); 'occlusion' blanks one block after another and sees how far
+            (Selvaraju et al. 2017), 'gradcam++' each place of a map by its own (Chattopadhyay et
+            al. 2018); 'occlusion' blanks one block after another and sees how far
             the logit falls (Zeiler and Fergus 2014), with any network, slowly. All contrasts have
             one map: of 'gradcam' the mean over those that are encoded one by one.
         covariates: The scan's scaled covariates, where the model sees some.
@@ -36,9 +42,63 @@ def class_map(
         Values from 0 (nothing, or against) to 1 (most); all 0 where nothing speaks for the class.
     """
     seen = _Given(model.eval(), covariates)
-    heat = _gradcam(seen, volume, k) if kind == "gradcam" else _occlusion(seen, volume, k)
+    if kind in get_args(Attribution):
+        heat = attribution(seen, volume, k, cast(Attribution, kind))
+    elif kind == "occlusion":
+        heat = _occlusion(seen, volume, k)
+    else:
+        heat = _gradcam(seen, volume, k, kind)
     positive = heat.detach().clamp(min=0)
     return (positive / positive.max().clamp(min=1e-12)).numpy()
+
+
+def randomised(model: LightningModule) -> LightningModule:
+    """Copy a model with the values of each of its weights in another, fixed order."""
+    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in other.parameters():
+            order = torch.randperm(weight.numel(), generator=generator)
+            weight.copy_(weight.flatten()[order].view_as(weight))
+    return other
+
+
+def likeness_if_randomised(
+    heat: Float[np.ndarray, "w h d"], model: LightningModule, *seen: Any
+) -> float:
+    """Compare a map with that of the same network, its weights in another order.
+
+    What both show is not what was learned (Adebayo et al. 2018, who draw new values; here the
+    network keeps the size of its activations).
+
+    Args:
+        heat: What `class_map` returned.
+        model: What it was given first.
+        seen: What else it was given.
+    """
+    return likeness(heat, class_map(randomised(model), *seen))
+
+
+def likeness(first: Float[np.ndarray, "w h d"], second: Float[np.ndarray, "w h d"]) -> float:
+    """Compute the rank correlation of two maps over their voxels; 0 where one is empty."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(spearmanr(first, second, axis=None).statistic)
+
+
+def likeness_words(likenesses: list[float]) -> str:
+    """Say what the maps of a network with its weights in another order have in common with its own.
+
+    Args:
+        likenesses: Rank correlation of both maps, for some scans.
+    """
+    middle = float(np.median(likenesses))
+    words = (
+        "With the network's weights in another order, maps keep a rank correlation of "
+        f"{middle:.2f} (median of {len(likenesses)} scans)"
+    )
+    if middle < ALIKE:
+        return f"{words}: they depend on what was learned."
+    return f"{words}: they show the scan rather than what was learned and mean little."
 
 
 class _Given(nn.Module):
@@ -50,7 +110,7 @@ class _Given(nn.Module):
         self.more = [] if covariates is None else [covariates]
 
     def forward(self, volume: Tensor) -> Tensor:
-        return self.model(volume, *self.more)
+        return self.model(volume, *(each.expand(len(volume), -1) for each in self.more))
 
 
 def _last_convolution(model: nn.Module) -> str:
@@ -61,10 +121,11 @@ def _last_convolution(model: nn.Module) -> str:
     return f"model.encoder.{names[-1]}"
 
 
-def _gradcam(model: nn.Module, volume: Tensor, k: int) -> Tensor:
-    from monai.visualize import GradCAM  # takes seconds, few commands need it
+def _gradcam(model: nn.Module, volume: Tensor, k: int, kind: MapKind) -> Tensor:
+    from monai.visualize import GradCAM, GradCAMpp  # takes seconds, few commands need it
 
-    camera = GradCAM(model, _last_convolution(model), postprocessing=_as_it_is)
+    its = GradCAM if kind == "gradcam" else GradCAMpp
+    camera = its(model, _last_convolution(model), postprocessing=_as_it_is)
     with torch.enable_grad():
         return camera(volume.clone().requires_grad_(), class_idx=k, layer_idx=-1).mean(0)[0]
 

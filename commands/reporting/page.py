@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 
 from commands.bundles.ensemble import CPU, Ensemble, fold_model, input_batches, open_ensemble
+from commands.bundles.maps import NUM_CHECKED, MeanMaps
 from commands.reporting.finished_runs import read_results
 from commands.reporting.results import read_tables
 from commands.runs.run_folder import fold_folder, read_config, read_json, write_text
@@ -22,12 +23,18 @@ from evaluation.report.page import PICTURES, Page, render_report
 from evaluation.report.views import RAISES, SPEAKS, data_uri, view
 from evaluation.summary import RunTables
 from lightning_modules.deployment import FoldModel
-from lightning_modules.saliency import MapKind, class_map
+from lightning_modules.saliency import (
+    MapKind,
+    class_map,
+    likeness_if_randomised,
+    likeness_words,
+)
 from lightning_modules.scan_classifier import ScanClassifier
 
 MAX_VIEWS = 150  # scans with pictures: keeps the page below 5 MB
-Maps = Literal["auto", "gradcam", "occlusion", "none"]
+Maps = Literal["auto", "none", MapKind]
 Views = dict[tuple[str, str], tuple[str, str]]
+MeanViews = list[tuple[str, str, str]]
 
 
 def write_page(
@@ -42,7 +49,7 @@ def write_page(
         maps: Which maps to draw.
     """
     page = _page(folder, others, anonymous)
-    views, note = _views(folder, page, maps)
+    views, note, means = _views(folder, page, maps)
     pictures = {
         name: data_uri((folder / name).read_bytes(), "image/png")
         for files in PICTURES.values()
@@ -50,6 +57,7 @@ def write_page(
         if (folder / name).is_file()
     }
     settings = vars(page) | {"views": views, "views_note": note, "pictures": pictures}
+    settings["mean_maps"] = means
     path = folder / "report.html"
     write_text(render_report(Page(**settings)), path)
     return path
@@ -116,15 +124,15 @@ def _comparison(folder: Path, tables: RunTables, names: str) -> dict[str, Any]:
     return {"sentences": sentences, "columns": columns, "rows": rows}
 
 
-def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
-    """Draw the most doubtful scans, and those whose label is in doubt."""
+def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str, MeanViews]:
+    """Draw the most doubtful scans, those whose label is in doubt, and the mean maps."""
     ranking, suspects = page.ranking, page.suspects
     try:
         cohort = open_cohort(page.config)
         volumes = cohort.volumes
     except ValueError as error:
         why = "they are not at hand as they were" if page.anonymous else error  # it names files
-        return {}, f"No pictures of the scans: {why}."
+        return {}, f"No pictures of the scans: {why}.", []
     rows = {(scan.patient_id, scan.image): row for row, scan in enumerate(cohort.scans)}
     doubtful = list(zip(ranking["patient_id"], ranking["image"], strict=True))[:MAX_VIEWS]
     doubted = suspects[suspects["suspected"].astype(bool)]
@@ -135,7 +143,7 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
     members = _members(folder, ensemble, predictions) if ensemble is not None else {}
     verb, what = shows = RAISES if is_regression(predictions) else SPEAKS
     views: Views = {}
-    num_empty = 0
+    num_empty, likenesses, means = 0, list[float](), MeanMaps()
     for scan in wanted:
         if scan not in rows:
             continue
@@ -145,10 +153,15 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
             fold = members[scan]
             k = ensemble.classes.index(predicted[scan]) if ensemble.classes else 0
             coded = None if covariates is None else fold.code(covariates)
-            heat = class_map(fold.model, fold.scale(volume), k, kind, coded)
+            seen = fold.scale(volume), k, kind, coded
+            heat = class_map(fold.model, *seen)
             num_empty += not heat.any()
+            if len(likenesses) < NUM_CHECKED:
+                likenesses.append(likeness_if_randomised(heat, fold.model, *seen))
         right, front, up = volumes.spacings_mm[rows[scan]]
         voxels = volume[0].float().numpy()
+        if heat is not None:
+            means.add(str(predicted[scan]) if ensemble and ensemble.classes else "", voxels, heat)
         views[scan] = view(voxels, (right, front, up), heat, shows=shows)
     first = " (the first scan of each)" if (ranking["num_scans"] > 1).any() else ""
     note = (
@@ -160,10 +173,32 @@ def _views(folder: Path, page: Page, maps: Maps) -> tuple[Views, str]:
             f" Maps: {kind}, what {verb}s {what}, by the model of repeat 0 that never saw the "
             "patient; they show where the network looks, not why."
         )
+    if likenesses:
+        note += f" {likeness_words(likenesses)}"
     if num_empty:
         found = f"nothing was found to {verb} {what}"
         note += f" {num_empty} of {len(views)} maps are empty: {found}."
-    return views, note
+    sizes = np.median(volumes.spacings_mm, axis=0)
+    return (
+        views,
+        note,
+        [_mean_view(name, *its, sizes, shows) for name, its in means.means().items()],
+    )
+
+
+def _mean_view(
+    name: str,
+    number: int,
+    volume: np.ndarray,
+    heat: np.ndarray,
+    sizes: np.ndarray,
+    shows: tuple[str, str],
+) -> tuple[str, str, str]:
+    """Draw the mean of a class; its title, the picture, words for those who cannot see it."""
+    right, front, up = sizes
+    strongest = heat / max(float(heat.max()), 1e-12)
+    title = f"{name} ({number} scans)" if name else f"All ({number} scans)"
+    return title, *view(volume, (right, front, up), strongest, shows=shows)
 
 
 def open_cohort(config: dict[str, Any]) -> Cohort:

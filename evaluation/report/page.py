@@ -1,7 +1,7 @@
 """One self-contained HTML page of a run: what a reader, a co-author and a reviewer ask for."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class Page:
         pictures: Data URI of each picture by its file name.
         views: Data URI and words for the scans that have a picture, by patient and image.
         views_note: What the pictures show.
+        mean_maps: Title, data URI and words of the mean map of each predicted class.
         anonymous: Replace patient ids and file names by numbers.
     """
 
@@ -82,6 +83,7 @@ class Page:
     pictures: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     views_note: str = ""
+    mean_maps: Sequence[tuple[str, str, str]] = ()
     anonymous: bool = False
 
 
@@ -126,6 +128,7 @@ def render_report(page: Page) -> str:
         who=_sentence(f"{who_is_predicted(metrics)} {target_sentence(run)}".strip()),
         start=start_sentence(run),
         views_note=page.views_note,
+        mean_maps=page.mean_maps,
         pictures={
             section: [
                 {"data": page.pictures[name], "alt": words}

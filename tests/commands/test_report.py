@@ -80,7 +80,7 @@ def test_a_class_map_is_strongest_where_the_class_is_decided():
         model.head[5].weight[1].fill_(1.0)
     volume = torch.zeros(1, 1, 12, 12, 12)
     volume[0, 0, 2:4, 8:10, 4:6] = 1
-    for kind in ("gradcam", "occlusion"):
+    for kind in ("gradcam", "gradcam++", "occlusion", "integrated_gradients"):
         heat = class_map(model, volume, 1, kind)
         assert heat.shape == (12, 12, 12)
         assert heat[2:4, 8:10, 4:6].min() == pytest.approx(1, abs=0.05)

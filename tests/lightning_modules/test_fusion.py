@@ -134,7 +134,7 @@ def test_the_2d_baseline_takes_the_slices_of_every_contrast():
     assert model(volume, covariates).shape == (3, 2)
 
 
-@pytest.mark.parametrize("kind", ["gradcam", "occlusion"])
+@pytest.mark.parametrize("kind", ["gradcam", "occlusion", "integrated_gradients", "shap"])
 @pytest.mark.parametrize("fusion", ["channels", "encoders"])
 def test_a_map_is_drawn_for_all_contrasts_at_once(kind, fusion):
     missing = [(0, 1)] if fusion == "encoders" else []
