@@ -3,7 +3,7 @@
 import copy
 import logging
 import re
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lightning_modules.parts.branches import SEPARATOR, Branches, Fuse, one_for_each
 from lightning_modules.parts.lora import with_updates
 from lightning_modules.transfer import fill_encoder
 
@@ -51,7 +52,9 @@ class Backbone(nn.Module):
         return features[0] if isinstance(features, tuple) else features
 
 
-def build_backbone(name: str, spatial_shape: tuple[int, int, int], channels: int = 1) -> Backbone:
+def build_backbone(
+    name: str, spatial_shape: tuple[int, int, int], channels: int = 1, fuse: Fuse = "concat"
+) -> Backbone:
     """Build a network of `monai.networks.nets` with random weights, without its last layer.
 
     Tried: resnet10, resnet18 and resnet50 (built like MedicalNet's, so that its weights fit),
@@ -61,15 +64,21 @@ def build_backbone(name: str, spatial_shape: tuple[int, int, int], channels: int
     one linear layer.
 
     Args:
-        name: Name of the network, in upper or lower case.
+        name: Name of the network, in upper or lower case; several names have a + between them.
         spatial_shape: Voxels of a volume along R, A, S; 32 or more are enough for each network.
             With one voxel along S, a picture, the network is its 2D sibling. vit cuts each axis
             into patches of its greatest divisor up to 16.
         channels: Channels of a volume.
+        fuse: How the features of several come together.
 
     Raises:
         ValueError: If there is no such network, it is no classifier, or it needs larger volumes.
     """
+    if SEPARATOR in name:
+        each = [build_backbone(part, spatial_shape, channels) for part in name.split(SEPARATOR)]
+        num_features = [part.num_features for part in each]
+        branches = Branches([part.network for part in each], num_features, fuse)
+        return Backbone(branches, branches.num_features, each[0].is_flat)
     is_flat = spatial_shape[2] == 1
     shape = tuple(spatial_shape[:2]) if is_flat else tuple(spatial_shape)
     network = _classification_network(name.lower(), shape, channels)
@@ -95,7 +104,7 @@ def build_backbone(name: str, spatial_shape: tuple[int, int, int], channels: int
     return backbone
 
 
-def load_weights(backbone: Backbone, weights_path: str | Path) -> None:
+def load_weights(backbone: Backbone, weights_path: str | Path | Sequence[str]) -> None:
     """Fill a backbone from a file of other people's weights, such as MedicalNet's.
 
     Every weight but those of the classification layer must be in the file and have its shape; what
@@ -106,11 +115,20 @@ def load_weights(backbone: Backbone, weights_path: str | Path) -> None:
         backbone: The network to fill.
         weights_path: A .safetensors or PyTorch file; its weights may lie under "state_dict" or
             "model_state_dict", and all of their names may begin with the same of "module.",
-            "model.", "encoder.", "backbone." and "network.", or several of these.
+            "model.", "encoder.", "backbone." and "network.", or several of these. Networks next to
+            each other have a list of files.
 
     Raises:
         ValueError: If the file cannot be read, lacks a weight, or has one of another shape.
     """
+    if isinstance(backbone.network, Branches):
+        networks = list(backbone.network.networks)
+        names = [type(network).__name__ for network in networks]
+        given = weights_path if not isinstance(weights_path, Path) else str(weights_path)
+        for network, path in zip(networks, one_for_each(names, given), strict=True):
+            load_weights(Backbone(network, 0), path)
+        return
+    assert isinstance(weights_path, str | Path)
     weights = _read_weights(Path(weights_path))
     wanted = backbone.network.state_dict()
     found = with_updates(_without_prefix(weights, wanted.keys()), wanted)

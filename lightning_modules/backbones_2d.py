@@ -2,12 +2,15 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from lightning_modules.parts.branches import SEPARATOR, Branches, Fuse, one_for_each
 from lightning_modules.parts.lora import with_updates
 
 logger = logging.getLogger(__name__)
@@ -15,24 +18,28 @@ SOURCES = ("hf-hub:", "local-dir:")  # of models that are not timm's own
 
 
 def build_backbone_2d(
-    name: str, image_size: int | None, *, pretrained: bool = False
+    name: str, image_size: int | None, fuse: Fuse = "concat", *, pretrained: bool = False
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a timm model without its last layer.
+    """Build a timm model without its last layer, or several next to each other.
 
     Args:
         name: Name of the model; hf-hub:OWNER/NAME or local-dir:FOLDER describe one of timm's.
+            Several names have a + between them.
         image_size: Height and width of the images; only models of one fixed size need to know.
-        pretrained: Whether to download its weights.
+        fuse: How the features of several come together.
+        pretrained: Whether to download the weights of a single one.
 
     Returns:
         The model, (B, C, H', W') to (B, F), and timm's data configuration of its weights:
-        input_size (C, H', W'), mean, std.
+        input_size (C, H', W'), mean, std; of several those of the first.
 
     Raises:
         ValueError: If timm has no such model.
     """
     import timm  # takes seconds, and few runs need it
 
+    if SEPARATOR in name and not name.startswith(SOURCES):
+        return _branches(name.split(SEPARATOR), image_size, fuse)
     if name.startswith(SOURCES):
         fixed = _source_settings(name).get("fixed_input_size", False)
     elif not timm.is_model(name):
@@ -45,15 +52,43 @@ def build_backbone_2d(
     return model, timm.data.resolve_model_data_config(model)
 
 
+def _branches(
+    names: list[str], image_size: int | None, fuse: Fuse
+) -> tuple[nn.Module, dict[str, Any]]:
+    first, config = build_backbone_2d(names[0], image_size)
+    size = image_size or config["input_size"][1]
+    built = [(first, config), *(build_backbone_2d(name, size) for name in names[1:])]
+    mean, std = (
+        torch.tensor([each[key] for _, each in built]) for key in ("mean", "std")
+    )  # (N, C); the images come with the first one's
+    scales = torch.stack([std[0] / std, (mean[0] - mean) / std])
+    networks = [network for network, _ in built]
+    shape = (config["input_size"][0], size, size)
+    num_features = [count_features(network, shape) for network in networks]
+    return Branches(networks, num_features, fuse, scales), config
+
+
+@torch.no_grad()
+def count_features(encoder: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """Features of one image; timm's `num_features` does not hold for every model."""
+    num_features = encoder.eval()(torch.zeros(1, *image_shape)).shape[1]
+    encoder.train()
+    return num_features
+
+
 def load_weights_2d(
-    encoder: nn.Module, backbone: str, weights: str, image_size: int | None = None
+    encoder: nn.Module,
+    backbone: str,
+    weights: str | Sequence[str],
+    image_size: int | None = None,
 ) -> None:
     """Load ImageNet weights into a backbone, whole or not at all.
 
     Args:
         encoder: What `build_backbone_2d` built.
         backbone: Its name.
-        weights: 'imagenet', or a .safetensors or .pth file.
+        weights: 'imagenet', 'none', or a .safetensors or .pth file; for several next to each
+            other one word, or one for each.
         image_size: What `build_backbone_2d` was given.
 
     Raises:
@@ -61,6 +96,15 @@ def load_weights_2d(
     """
     import timm
 
+    if isinstance(encoder, Branches):
+        names = backbone.split(SEPARATOR)
+        each = one_for_each(names, weights)
+        for network, name, its in zip(encoder.networks, names, each, strict=True):
+            load_weights_2d(network, name, its, image_size)
+        return
+    if weights == "none":
+        return
+    (weights,) = one_for_each([backbone], weights)
     wanted = encoder.state_dict()
     if weights == "imagenet":
         if not backbone.startswith(SOURCES) and not timm.is_model_pretrained(backbone):

@@ -13,6 +13,7 @@ from typing_extensions import override
 from lightning_modules.backbones import Backbone, build_backbone, load_weights
 from lightning_modules.encoder import Encoder, Norm, warn_if_thin
 from lightning_modules.fusion import mean_over_contrasts
+from lightning_modules.parts.branches import Branches, Fuse, has_branches
 from lightning_modules.parts.lora import freeze_or_adapt
 from lightning_modules.readout import Readout, ReadoutName
 from lightning_modules.scan_classifier import NOT_PLAIN, Head, ScanClassifier
@@ -33,6 +34,8 @@ class Classifier(ScanClassifier):
             outputs see the encoder's directly.
         pool: Max-pooling factor after each convolution; 1 is the paper's network taken literally.
         norm: Normalisation of what each pooling keeps; the paper has none.
+        kernel_size: Voxels of a filter along each axis, 3 in the paper; several, such as [3, 5],
+            are encoders next to each other, one for each.
         readout: How the encoder's maps become the head's inputs: 'flatten' takes every voxel of
             every map, as in the paper; 'mean', 'max' and 'mean_max' one or two numbers of each
             map; 'flatten_max' every voxel and the maxima.
@@ -42,7 +45,10 @@ class Classifier(ScanClassifier):
             (LoRA, Hu et al. 2022): for backbones such as vit; 0 is none.
         backbone: 'mctl' is the paper's network; other names are 3D networks of MONAI: resnet18,
             densenet121, efficientnet-b0, vit, … (lightning_modules/backbones.py). They have one
-            linear layer for a head; `depth`, `filters`, `nodes`, `pool` and `norm` are mctl's.
+            linear layer for a head; `depth`, `filters`, `nodes`, `pool`, `norm` and `kernel_size`
+            are mctl's. Names with + between them are networks next to each other.
+        fuse: How features of several networks, or maps of several kernel sizes, come together:
+            'concat' puts them next to each other, 'add' projects and adds them.
         fusion: How several contrasts come together: 'channels' gives them all to the first
             convolution; 'encoders' gives each to one encoder that they share, and averages its
             features over those that are there: a scan may lack some, and INIT may be pretrained on
@@ -50,8 +56,8 @@ class Classifier(ScanClassifier):
         contrast_dropout: By 'encoders', share of the training scans that lose one of their
             contrasts, another one each time.
         weights_path: File of pretrained weights of such a network, for instance MedicalNet's, to
-            start from. It does not tell which patients it has seen: make sure that yours are not
-            among them.
+            start from; a list for several. It does not tell which patients it has seen: make sure
+            that yours are not among them.
         training: What every classifier has, see ScanClassifier.
 
     Raises:
@@ -67,14 +73,16 @@ class Classifier(ScanClassifier):
         nodes: int = 32,
         pool: int = 2,
         norm: Norm = "batch",
+        kernel_size: list[int] | int = 3,
         readout: ReadoutName = "flatten",
         dropout: float = 0.3,
         freeze_encoder: bool = False,
         lora_rank: int = 0,
         backbone: str = "mctl",
+        fuse: Fuse = "concat",
         fusion: Literal["channels", "encoders"] = "channels",
         contrast_dropout: float = 0.1,
-        weights_path: str | None = None,
+        weights_path: list[str] | str | None = None,
         **training: Any,
     ) -> None:
         super().__init__(num_classes, spatial_shape, **training)
@@ -86,18 +94,26 @@ class Classifier(ScanClassifier):
                 "weights_path is the start of a MONAI backbone: name the backbone, and give either "
                 "weights_path or a run to start from (INIT)."
             )
+        if kernel_size == []:
+            raise ValueError("kernel_size is an empty list; give one number or more, such as 3.")
         if not 0 <= contrast_dropout <= 1:
             raise ValueError(f"contrast_dropout is {contrast_dropout}; set it to 0 to 1.")
         channels, num_more = self.hparams["num_channels"], self.hparams["num_covariates"]
         num_flags = 0
         if fusion == "encoders":
             channels, num_flags = 1, channels  # which contrasts are there
-        self.encoder: Encoder | Backbone
+        self.encoder: Encoder | Branches | Backbone
         if backbone == "mctl":
-            self.encoder = Encoder(depth, filters, pool, norm, channels, spatial_shape)
+            sizes = [kernel_size] if isinstance(kernel_size, int) else kernel_size
+            settings = (depth, filters, pool, norm, channels, spatial_shape)
+            each = [Encoder(*settings, size) for size in sizes]
+            self.encoder = each[0]
+            if len(each) > 1:
+                self.encoder = Branches(each, [filters] * len(each), fuse)
             self.readout = Readout(readout)
-            maps_shape = self.encoder.output_shape(spatial_shape)
-            num_features = self.readout.num_features(filters, maps_shape) + num_flags
+            maps_shape = each[0].output_shape(spatial_shape)
+            num_maps = self.encoder.num_features
+            num_features = self.readout.num_features(num_maps, maps_shape) + num_flags
             hidden: list[nn.Module] = []
             if nodes:
                 hidden = [nn.Linear(num_features, nodes), nn.ReLU(), nn.Dropout(dropout)]
@@ -108,7 +124,7 @@ class Classifier(ScanClassifier):
                 nn.Linear((nodes or num_features) + num_more, num_classes),
             )
         else:
-            self.encoder = build_backbone(backbone, spatial_shape, channels)
+            self.encoder = build_backbone(backbone, spatial_shape, channels, fuse)
             self.readout = Readout("flatten")  # a backbone pools itself
             self.head = Head(
                 nn.Dropout(dropout),
@@ -153,8 +169,9 @@ class Classifier(ScanClassifier):
     @property
     @override
     def has_class_maps(self) -> bool:
-        is_flat = isinstance(self.encoder, Backbone) and self.encoder.is_flat
-        return not (is_flat or self.hparams["backbone"].startswith("vit"))
+        name = self.hparams["backbone"]  # one network, and 3D convolutions at its end
+        is_flat = name != "mctl" and self.hparams["spatial_shape"][2] == 1
+        return not (name.startswith("vit") or is_flat or has_branches(self.encoder))
 
     @override
     def load_start(self) -> None:
@@ -165,6 +182,7 @@ class Classifier(ScanClassifier):
 
     @override
     def setup(self, stage: str) -> None:
-        if stage == "fit" and isinstance(self.encoder, Encoder):
-            warn_if_thin(self.encoder, self.hparams["spatial_shape"], "Scans")
+        encoders = [part for part in self.encoder.modules() if isinstance(part, Encoder)]
+        for encoder in encoders if stage == "fit" else []:
+            warn_if_thin(encoder, self.hparams["spatial_shape"], "Scans")
         super().setup(stage)

@@ -15,6 +15,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
+from lightning_modules.parts.branches import has_branches
+
 
 @dataclass(frozen=True)
 class Finetuning:
@@ -82,6 +84,11 @@ def configure_finetuning(
     Raises:
         ValueError: If the last layer would never learn, or a setting is out of range.
     """
+    if has_branches(encoder) and (finetuning.unfreeze_every or finetuning.layer_decay != 1):
+        raise ValueError(
+            "Networks next to each other have no order of layers: leave "
+            "--model.finetuning.unfreeze_every at 0 and layer_decay at 1."
+        )
     layers = layers_of(encoder)
     begin = finetuning.head_epochs + finetuning.unfreeze_every * (len(layers) - 1)
     if min(finetuning.head_epochs, finetuning.unfreeze_every, finetuning.warmup_epochs) < 0:

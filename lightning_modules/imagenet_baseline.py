@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from lightning_modules.backbones_2d import build_backbone_2d, load_weights_2d
+from lightning_modules.backbones_2d import build_backbone_2d, count_features, load_weights_2d
+from lightning_modules.parts.branches import Fuse
 from lightning_modules.parts.lora import freeze_or_adapt
 from lightning_modules.parts.slice_heads import Aggregation, build_slice_head
 from lightning_modules.scan_classifier import NOT_PLAIN, Head, ScanClassifier
@@ -27,9 +28,12 @@ class ImageNetBaseline(ScanClassifier):
     Args:
         num_classes: Number of classes; the command line takes it from the cohort.
         spatial_shape: Voxels of a volume along R, A, S; taken from the cohort as well.
-        backbone: Name of a timm model, or hf-hub:OWNER/NAME of one on the Hugging Face Hub.
+        backbone: Name of a timm model, or hf-hub:OWNER/NAME of one on the Hugging Face Hub; names
+            with + between them are networks next to each other, their features fused.
+        fuse: How features of several networks come together: 'concat' puts them next to each
+            other, 'add' projects each network's to as many as the smallest has and adds them.
         weights: 'imagenet' downloads what timm, or the Hub, has for the backbone; a local
-            .safetensors or .pth file; 'none' is untrained.
+            .safetensors or .pth file; 'none' is untrained. Of several networks a list of these.
         plane: Plane of the slices; 'all' takes `num_slices` of each of the three.
         num_slices: Slices of a scan: every ⌊m/n⌋-th of the m that are not left out.
             A picture is one slice.
@@ -61,7 +65,8 @@ class ImageNetBaseline(ScanClassifier):
         num_classes: int | None = None,
         spatial_shape: tuple[int, int, int] | None = None,
         backbone: str = "resnet18",
-        weights: str = "imagenet",
+        fuse: Fuse = "concat",
+        weights: list[str] | str = "imagenet",
         plane: Literal["axial", "coronal", "sagittal", "all"] = "axial",
         num_slices: int = 8,
         skip_first: int = 0,
@@ -93,11 +98,11 @@ class ImageNetBaseline(ScanClassifier):
             each: choose_slices(spatial_shape[PLANES[each] - 2], num_slices, skip_first, skip_last)
             for each in (PLANES if plane == "all" else [plane])
         }
-        self.encoder, seen = build_backbone_2d(backbone, image_size)
+        self.encoder, seen = build_backbone_2d(backbone, image_size, fuse)
         self.image_size = (image_size, image_size) if image_size else tuple(seen["input_size"][1:])
         self.register_buffer("mean", torch.tensor(seen["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(seen["std"])[:, None, None], persistent=False)
-        num_features = _count_features(self.encoder, (len(seen["mean"]), *self.image_size))
+        num_features = count_features(self.encoder, (len(seen["mean"]), *self.image_size))
         freeze_or_adapt(self.encoder, freeze_encoder, lora_rank)
         self.attention = build_slice_head(aggregation, num_features, sequence_nodes, num_slices)
         num_inputs = self.attention.num_outputs + self.hparams["num_covariates"]
@@ -161,9 +166,8 @@ class ImageNetBaseline(ScanClassifier):
 
     @override
     def load_start(self) -> None:
-        if self.hparams["weights"] != "none":
-            names = ("backbone", "weights", "image_size")
-            load_weights_2d(self.encoder, *(self.hparams[name] for name in names))
+        backbone, weights = self.hparams["backbone"], self.hparams["weights"]
+        load_weights_2d(self.encoder, backbone, weights, self.image_size[0])
         super().load_start()
 
     @override
@@ -187,11 +191,3 @@ def choose_slices(num_voxels: int, num_slices: int, skip_first: int, skip_last: 
         )
     step = remaining // num_slices
     return list(range(skip_first, skip_first + step * num_slices, step))
-
-
-@torch.no_grad()
-def _count_features(encoder: nn.Module, image_shape: tuple[int, ...]) -> int:
-    """Features of one image; timm's `num_features` does not hold for every model."""
-    num_features = encoder.eval()(torch.zeros(1, *image_shape)).shape[1]
-    encoder.train()
-    return num_features

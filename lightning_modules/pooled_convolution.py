@@ -28,8 +28,8 @@ def can_pool_at_once(
 
     Args:
         volume: The input.
-        convolution: Has 3 × 3 × 3 taps, or one along axes of one voxel, and a border of zeros, as
-            all of an encoder's.
+        convolution: Has a border of zeros, as all of an encoder's; only 3 × 3 × 3 taps serve, or
+            one along axes of one voxel.
         pooling: What follows; rounds sizes up (`ceil_mode`), as all of an encoder's.
     """
     inputs, outputs = convolution.in_channels, convolution.out_channels
@@ -37,6 +37,10 @@ def can_pool_at_once(
     pools = size if isinstance(size, tuple) else (size,) * 3
     fits = (
         all(pool == 2 or n == 1 for pool, n in zip(pools, volume.shape[2:], strict=True))
+        and all(
+            taps == 3 or taps == n == 1
+            for taps, n in zip(convolution.kernel_size, volume.shape[2:], strict=True)
+        )
         and {volume.device.type, convolution.weight.device.type} == {"cpu"}
         and {volume.dtype, convolution.weight.dtype} == {torch.float32}
         and outputs % 8 == 0

@@ -78,7 +78,7 @@ def fill_encoder(encoder: nn.Module, found: dict[str, Tensor], path: str | Path)
     if not found.keys() & wanted.keys():
         raise ValueError(
             f"Checkpoint {path} has no encoder in common with the model. Give the model the "
-            "backbone that the encoder was pretrained with."
+            "backbone and kernel_size that the encoder was pretrained with."
         )
     for name, weight in wanted.items():
         if name not in found:
@@ -89,8 +89,8 @@ def fill_encoder(encoder: nn.Module, found: dict[str, Tensor], path: str | Path)
         if found[name].shape != weight.shape:
             raise ValueError(
                 f"Encoder weight {name!r} is {tuple(found[name].shape)} in {path}, but "
-                f"{tuple(weight.shape)} in the model. Give both the same backbone and filters, and "
-                "for vit the same spatial_shape."
+                f"{tuple(weight.shape)} in the model. Give both the same backbone, filters and "
+                "kernel_size, and for vit the same spatial_shape."
             )
     encoder.load_state_dict({name: found[name] for name in wanted})
 
