@@ -169,9 +169,9 @@ class Classifier(ScanClassifier):
     @property
     @override
     def has_class_maps(self) -> bool:
-        name = self.hparams["backbone"]  # one network, and 3D convolutions at its end
-        is_flat = name != "mctl" and self.hparams["spatial_shape"][2] == 1
-        return not (name.startswith("vit") or is_flat or has_branches(self.encoder))
+        is_flat = isinstance(self.encoder, Backbone) and self.encoder.is_flat
+        is_vit = self.hparams["backbone"].startswith("vit")
+        return not (is_flat or is_vit or has_branches(self.encoder))
 
     @override
     def load_start(self) -> None:
