@@ -215,7 +215,7 @@ def test_random_labels_stay_at_chance_and_true_ones_do_not(shared_data, tmp_path
         "--data.splits.num_folds=3",
         "--data.augmentation.num_versions=4",
         "--data.preprocessing.spatial_shape=[16,24,12]",
-        "--trainer.max_epochs=25",
+        "--trainer.max_epochs=15",
     ]
     assert main.main(arguments) == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -236,6 +236,7 @@ def test_a_classical_method_tells_women_from_men_and_the_dummy_does_not(shared_d
         f"--run={tmp_path / 'classical'}",
         "--methods=[dummy,linear-svm]",
         "--data.preprocessing.voxel_budget=8000",
+        "--data.splits.num_repeats=2",
     ]
     assert main.main(arguments) == 0
     reference = ["--reference=dummy", f"--run={tmp_path / 'cmp'}"]
