@@ -20,7 +20,7 @@ from lightning_modules.finetuning import (
     fused_or_default,
     set_modes,
 )
-from lightning_modules.objective import ClassWeights, LossName, Objective, mix_up
+from lightning_modules.objective import ClassWeights, LossName, Objective, cut_mix, mix_up
 from lightning_modules.transfer import load_encoder
 
 NOT_PLAIN = ("finetuning", "metrics")  # a checkpoint holds plain values only
@@ -84,13 +84,16 @@ class ScanClassifier(LightningModule):
         encoder_lr_factor: Learning rate of the encoder, as a multiple of `lr`.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
-        loss: 'bce', binary cross-entropy of every output, as in the paper, or 'focal'; of a
-            regression 'mse' or 'huber', on the standardised target. None is bce or mse.
+        loss: 'bce', binary cross-entropy of every output, as in the paper, 'focal' or
+            'auc_margin'; of a regression 'mse' or 'huber', on the standardised target. None is bce
+            or mse.
         class_weights: 'balanced' weights a scan inversely to its class's share of the fold's
             training scans; with --data.sampling=balanced it would correct twice.
         focal_gamma: Exponent of the focal loss, at least 0.
         label_smoothing: Share of the target spread evenly over the classes, in [0, 1).
         mixup: MixUp of training batches: alpha of the Beta distribution; 0 is none.
+        cutmix: CutMix of training batches, with 3D boxes: alpha, likewise; one of the two.
+        auc_margin: Margin of the loss 'auc_margin', in (0, 1].
         metrics: More metrics of torchmetrics for the validation part, by name; each sees logits
             (B, K) and class indices (B,), or numbers and standardised targets (B,), and is logged
             as val/<name>.
@@ -120,6 +123,8 @@ class ScanClassifier(LightningModule):
         focal_gamma: float = 2.0,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
+        cutmix: float = 0.0,
+        auc_margin: float = 1.0,
         metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__()
@@ -127,9 +132,13 @@ class ScanClassifier(LightningModule):
             raise ValueError(
                 "A classifier needs num_classes and spatial_shape: take both from data.facts()."
             )
+        if mixup and cutmix:
+            raise ValueError("Batches are mixed by mixup or cutmix: set one of them to 0.")
         self.save_hyperparameters(ignore=NOT_PLAIN)
         self.finetuning = finetuning
-        self.loss = Objective(num_classes, loss, class_weights, focal_gamma, label_smoothing)
+        self.loss = Objective(
+            num_classes, loss, class_weights, focal_gamma, label_smoothing, auc_margin
+        )
         self.val_loss = MeanMetric()
         shipped: dict[str, Metric] = {"mae": MeanAbsoluteError()}
         if not self.predicts_number:
@@ -232,9 +241,8 @@ class ScanClassifier(LightningModule):
 
     @override
     def training_step(self, batch: ScanBatch, batch_idx: int) -> Tensor:
-        *inputs, target = mix_up(
-            *self.inputs(batch), self.truth(batch), alpha=self.hparams["mixup"]
-        )
+        mixed = mix_up(*self.inputs(batch), self.truth(batch), alpha=self.hparams["mixup"])
+        *inputs, target = cut_mix(*mixed, alpha=self.hparams["cutmix"])
         loss = self.training_loss(inputs, target)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target))
         return loss

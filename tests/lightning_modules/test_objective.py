@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
+from torchvision.transforms.v2 import CutMix
 
 from lightning_modules.classifier import Classifier
-from lightning_modules.objective import Objective, mix_up
+from lightning_modules.objective import Objective, auc_margin_loss, cut_mix, mix_up
 
 LABEL = torch.tensor([0, 1, 2, 1, 0, 0])
 
@@ -175,3 +176,88 @@ def test_a_classifier_trains_on_the_mixed_batch(monkeypatch, num_classes):
     torch.manual_seed(3)
     mixed, target = mix_up(volume, F.one_hot(label, num_classes), alpha=0.4)
     torch.testing.assert_close(loss, model.loss(model(mixed), target))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cutmix_of_pictures_is_that_of_torchvision(seed, monkeypatch):
+    picture, label = torch.randn(4, 2, 9, 14), torch.tensor([0, 2, 1, 0])
+    monkeypatch.setattr(torch, "randperm", lambda n: torch.arange(n).roll(1))
+    torch.manual_seed(seed)
+    expected, shares = CutMix(alpha=0.7, num_classes=3)(picture, label)
+    torch.manual_seed(seed)
+    volume = picture.transpose(2, 3)[..., None]  # the width is drawn first
+    mixed, target = cut_mix(volume, _one_hot(label), alpha=0.7)
+    torch.testing.assert_close(mixed[..., 0].transpose(2, 3), expected)
+    torch.testing.assert_close(target, shares)
+
+
+def test_cutmix_moves_a_box_of_voxels_and_its_share_of_the_label():
+    torch.manual_seed(2)
+    numbers = torch.arange(5.0)
+    volume = numbers[:, None, None, None, None].expand(5, 2, 6, 8, 7).clone()
+    volume[3, 1] = torch.nan  # lacks a contrast
+    mixed, covariates, target = cut_mix(volume, numbers[:, None], torch.eye(5), alpha=1.0)
+    for row in range(5):
+        shares = torch.stack([(mixed[row, 0] == n).float().mean() for n in numbers])
+        torch.testing.assert_close(target[row], shares)
+        assert covariates[row].item() == pytest.approx(float(shares @ numbers))
+        assert mixed[row, 1].isnan().all() == (row == 3)
+        assert not (row != 3 and mixed[row, 1].isnan().any())
+    assert (target > 0).sum(1).max() == 2
+    assert cut_mix(volume, alpha=0)[0] is volume
+    with pytest.raises(ValueError, match="cutmix is -1"):
+        cut_mix(volume, alpha=-1)
+    with pytest.raises(ValueError, match="mixup or cutmix"):
+        Classifier(2, (8, 8, 8), mixup=0.2, cutmix=0.2)
+
+
+@pytest.mark.parametrize("margin", [1.0, 0.3])
+def test_the_auc_margin_loss_and_its_gradient_are_those_of_the_written_formula(logits, margin):
+    leaf = logits.double().requires_grad_()
+    loss = Objective(3, loss="auc_margin", auc_margin=margin)(leaf, LABEL)
+    loss.backward()
+    other = logits.double().requires_grad_()
+    parts = []
+    for k in range(3):
+        own = [other[n, k].sigmoid() for n in range(6) if LABEL[n] == k]
+        rest = [other[n, k].sigmoid() for n in range(6) if LABEL[n] != k]
+        a, b = sum(own) / len(own), sum(rest) / len(rest)
+        parts.append(sum((p - a) ** 2 for p in own) / len(own))
+        parts.append(sum((p - b) ** 2 for p in rest) / len(rest))
+        parts.append(torch.relu(margin - a + b) ** 2)
+    expected = sum(parts) / 3
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(leaf.grad, other.grad)
+    if margin == 1.0:  # then it is the squared error of all pairs
+        prob = logits.double().sigmoid()
+        pairs = [
+            torch.stack(
+                [(1 - p + q) ** 2 for p in prob[k == LABEL, k] for q in prob[k != LABEL, k]]
+            )
+            for k in range(3)
+        ]
+        torch.testing.assert_close(loss.detach(), torch.stack([p.mean() for p in pairs]).mean())
+
+
+def test_a_batch_of_one_class_has_no_auc_margin_loss_but_gradients_of_0(logits):
+    leaf = logits.clone().requires_grad_()
+    loss = Objective(3, loss="auc_margin")(leaf, torch.ones(6, dtype=torch.int64))
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(leaf.grad, torch.zeros_like(logits))
+    two = torch.tensor([0, 0, 1, 1, 1, 0])  # the third class is in no scan
+    leaf = logits.clone().requires_grad_()
+    Objective(3, loss="auc_margin")(leaf, two).backward()
+    assert leaf.grad[:, :2].all()
+    assert not leaf.grad[:, 2].any()
+    pair = auc_margin_loss(logits[:, :2], _one_hot(two)[:, :2])
+    torch.testing.assert_close(Objective(3, loss="auc_margin")(logits, two), pair)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"class_weights": "balanced"}, {"label_smoothing": 0.1}, {"auc_margin": 1.5}]
+)
+def test_what_does_not_go_with_the_auc_margin_loss_is_refused(settings):
+    with pytest.raises(ValueError, match="auc_margin"):
+        Objective(2, loss="auc_margin", **settings)
