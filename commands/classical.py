@@ -3,7 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from lightning_modules.classical import (
     fit_method,
     predict_probs,
 )
+from lightning_modules.harmonisation import fit_sites
 from lightning_modules.scan_classifier import ScanClassifier
 
 CONSTANT = ("dummy", "mean")  # see nothing
@@ -45,25 +46,41 @@ class ClassicalOptions:
         features: What they see: 'voxels' of the preprocessed scans, 'encoder' for the outputs of
             the model's pretrained encoder: INIT's, or a 2D network's with -c configs/baseline.yaml;
             None is voxels, and encoder where it is pretrained.
+        balance: 'smote' fills up rare classes in the training part of each fold and inner fold with
+            points between the features of two neighbours (SMOTE); covariates are left alone.
+        harmonise: 'site' brings voxels or an encoder's outputs of all sites to one location and
+            scale by ComBat, fitted on the training part of each fold.
     """
 
     methods: list[str] | None = None
     features: list[str] | None = None
+    balance: Literal["none", "smote"] = "none"
+    harmonise: Literal["none", "site"] = "none"
 
 
 @dataclass(frozen=True)
 class MethodRun:
-    """One method on one kind of features."""
+    """One method on one kind of features, perhaps balanced or harmonised."""
 
     method: str
     features: str
     estimator: ClassicalMethod
+    smote: bool = False
+    by_site: bool = False
 
     @property
     def name(self) -> str:
         """Name of the sub-run."""
         on_both = self.estimator.inputs == "image"
-        return f"{self.method}-encoder" if on_both and self.features == "encoder" else self.method
+        more = ["encoder"] if on_both and self.features == "encoder" else []
+        more += ["smote"] * self.smote + ["harmonised"] * self.by_site
+        return "-".join([self.method, *more])
+
+    @property
+    def words(self) -> str:
+        """What it does."""
+        more = " after SMOTE" * self.smote + ", harmonised by site" * self.by_site
+        return f"{self.method} on {self.features}{more}"
 
 
 def classical(args: list[str]) -> None:
@@ -89,9 +106,11 @@ def classical(args: list[str]) -> None:
 
 
 def _cross_validate(method: MethodRun, run: Run, covariates: pd.DataFrame) -> None:
-    folder, what = run.folder / method.name, f"{method.method} on {method.features}"
+    folder, what = run.folder / method.name, method.words
     config = {key: run.settings[key] for key in ("seed_everything", "data")}
     config |= {"method": method.method, "features": method.features}
+    config |= {"balance": "smote"} if method.smote else {}
+    config |= {"harmonise": "site"} if method.by_site else {}
     if method.features == "encoder":
         config |= {key: run.settings[key] for key in ("model", "init")}
     if method.features == "covariates":
@@ -104,6 +123,7 @@ def _cross_validate(method: MethodRun, run: Run, covariates: pd.DataFrame) -> No
     keep_splits(run.data.splits_table, folder)
     started = time.monotonic()
     tables, masks = [], None
+    unseen: set[str] = set()
     for fold_run in tqdm(run.fold_runs, desc=method.name, leave=False):
         trainer, model, data = run.build(fold_run)
         assert isinstance(data, ScanDataModule)
@@ -121,7 +141,9 @@ def _cross_validate(method: MethodRun, run: Run, covariates: pd.DataFrame) -> No
                     "methods could use. Set --features=[voxels]."
                 )
             features = encoder_features(model, data, trainer.strategy.root_device)
-        tables.append(_predict_fold(method, features, data))
+        tables.append(_predict_fold(method, features, data, unseen))
+    if unseen:
+        say(f"Sites without enough training scans in a fold stay as they are: {sorted(unseen)}.")
     predictions = pd.concat(tables, ignore_index=True)
     made = {"wall_time_s": time.monotonic() - started}
     print(f"{what}: ", end="")
@@ -129,14 +151,24 @@ def _cross_validate(method: MethodRun, run: Run, covariates: pd.DataFrame) -> No
     write_page(folder)
 
 
-def _predict_fold(method: MethodRun, features: Any, data: ScanDataModule) -> pd.DataFrame:
+def _predict_fold(
+    method: MethodRun, features: Any, data: ScanDataModule, unseen: set[str]
+) -> pd.DataFrame:
     take = features.iloc if isinstance(features, pd.DataFrame) else features
     test = data.rows["test"]
-    train = np.setdiff1d(np.union1d(data.rows["train"], data.rows["val"]), test)
+    train = np.setdiff1d(np.union1d(data.rows["train"], data.rows["val"]), test)  # sorted
     is_number = data.cohort.task == "regression"
     labels = data.cohort.targets if is_number else data.labels
     patients = [data.cohort.patients[row] for row in train]
-    fitted = fit_method(method.estimator, take[train], labels[train], patients, data.seed % 2**32)
+    if method.by_site:
+        sites = np.array([scan.site for scan in data.cohort.scans], dtype=object)
+        scales = fit_sites(take[train], sites[train].tolist(), labels[train])
+        take = scales.apply(take[:], sites.tolist())
+        unseen |= set(sites[test]) - set(scales.shifts)
+    seed = data.seed % 2**32
+    made = [data.cohort.scans[row].synthetic for row in train]
+    known = take[train], labels[train], patients, seed
+    fitted = fit_method(method.estimator, *known, smote=method.smote, synthetic=made)
     scans = [data.cohort.scans[row] for row in test]
     place: Any = {"repeat": data.repeat, "fold": data.fold, "labels_per": data.labels_per}
     if is_number:
@@ -164,8 +196,24 @@ def _method_runs(run: Run, covariates: pd.DataFrame) -> list[MethodRun]:
         "covariates": ["covariates"] if len(covariates.columns) else [],
         "mask": ["mask"] if has_masks(run.data.cohort) else [],
     }
+    if options.balance == "smote" and known is REGRESSION_METHODS:
+        raise ValueError("A regression has no classes: drop --balance=smote.")
+    by_site = options.harmonise == "site"
+    if by_site and (nowhere := [s for s in run.data.cohort.scans if not s.site]):
+        raise ValueError(
+            f"--harmonise=site needs the site of each scan, but patient {nowhere[0].patient_id!r} "
+            "has none: fill the column site, or name it in --data.columns.site."
+        )
+    if by_site and run.data.cohort.incomplete:
+        raise ValueError("--harmonise=site needs every contrast of each scan: leave rows out.")
     runs = [
-        MethodRun(method, kind, known[method])
+        MethodRun(
+            method,
+            kind,
+            known[method],
+            smote=options.balance == "smote" and kind != "covariates" and method not in CONSTANT,
+            by_site=by_site and kind in ("voxels", "encoder") and method not in CONSTANT,
+        )
         for method in wanted
         for kind in (["voxels"] if method in CONSTANT else kinds_of[known[method].inputs])
     ]

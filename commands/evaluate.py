@@ -58,6 +58,7 @@ def _evaluate(run: str = "", data: str = "", out: str = "", cache_dir: str = "ca
     ensemble, config = open_ensemble(source), read_config(source)
     columns = Columns(**config["data"]["init_args"]["columns"])
     cohort = ensemble.cohort(data, cache_dir, columns)
+    cohort.refuse_synthetic()
     classes = ensemble.classes or None
     check = cohort.check(Expectations(True, ensemble.labels_per, classes, task=ensemble.task))
     for remark in filter(None, [check.warnings_in_brief(), *cohort.covariates.remarks]):

@@ -54,6 +54,7 @@ def _features(run: str = "", out: str | None = None) -> None:
         parts = patients_of(splits, repeat, fold)
         part_of = {patient: part for part, patients in parts.items() for patient in patients}
         part = scans["patient_id"].map(part_of)
+        part = part.where(part.eq("train") | scans.index.isin(cohort.real))
         place = scans.assign(repeat=repeat, fold=fold, part=part)
         place[truth] = known.where(part != "test", "")
         columns = [f"{FEATURE}{column}" for column in range(seen.shape[1])]

@@ -64,6 +64,7 @@ def _checked(path: Path, run: Run) -> pd.DataFrame:
         raise ValueError(f"{path} has no column 'image', which labels_per=scan needs.")
     scans = pd.DataFrame({"patient_id": cohort.patients, "image": [s.image for s in cohort.scans]})
     scans[truth] = cohort.targets if truth == "target" else cohort.labels
+    scans = scans.iloc[cohort.real]
     key = ["patient_id", "image"] if by_image else ["patient_id"]
     given = given[[*key, "repeat", "fold", *outputs]].merge(scans, on=key, how="left")
     table = given[["patient_id", "image", "repeat", "fold", truth, *outputs]]

@@ -58,6 +58,7 @@ def _predict(
     source, folder = run_path(run), Path(out).expanduser()
     ensemble = open_ensemble(source)
     cohort = ensemble.cohort(data, cache_dir)
+    cohort.refuse_synthetic()
     for remark in cohort.covariates.remarks:
         print(remark)
     samples = Samples(mc_dropout, tta or 1) if mc_dropout or tta else None

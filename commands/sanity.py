@@ -86,7 +86,7 @@ def _sanity(run: str = "", random_labels: bool = True, seed: int = 0) -> None:
             )
         )
     trained = "model" in config and "method" not in config
-    sites = _sites(tables)
+    sites = _sites(tables, cohort)
     if trained and sites is not None and cohort.task == "classification":
         rows.append(
             sanity_row(
@@ -128,12 +128,12 @@ def _facts(cohort: Cohort) -> pd.DataFrame:
     )
 
 
-def _sites(tables: RunTables) -> list[str] | None:
+def _sites(tables: RunTables, cohort: Cohort) -> list[str] | None:
     """Site of every scan, where at least two sites have enough patients."""
     patients = tables.cohort.groupby("site")["patient_id"].nunique()
     large = set(patients[patients >= MIN_PATIENTS].index) - {""}
-    sites = tables.cohort["site"]
-    return list(sites.where(sites.isin(large), "")) if len(large) > 1 else None
+    sites = [scan.site if scan.site in large else "" for scan in cohort.scans]
+    return sites if len(large) > 1 else None
 
 
 def _predict(
@@ -148,7 +148,7 @@ def _predict(
     parts = []
     for repeat, fold in fold_runs(splits):
         who = patients_of(splits, repeat, fold)
-        test = [row for row in cohort.rows_of(who["test"]) if labels[row]]
+        test = [row for row in cohort.rows_of(who["test"], synthetic=False) if labels[row]]
         train = [row for row in cohort.rows_of(who["train"] | who["val"]) if labels[row]]
         train = sorted(set(train) - set(test))  # protocol 'paper'
         index = np.array([names.index(label) for label in labels if label])
@@ -182,7 +182,7 @@ def _predict_numbers(
     parts, targets = [], cohort.targets
     for repeat, fold in fold_runs(splits):
         who = patients_of(splits, repeat, fold)
-        test = cohort.rows_of(who["test"])
+        test = cohort.rows_of(who["test"], synthetic=False)
         train = sorted(set(cohort.rows_of(who["train"] | who["val"])) - set(test))
         patients = [cohort.patients[row] for row in train]
         method = REGRESSION_METHODS["covariates"]
@@ -229,6 +229,7 @@ def _train_on_shuffled_labels(
     table[columns.patient_id] = cohort.patients
     truth = columns.target if cohort.task == "regression" else columns.label
     table[truth] = shuffled_labels(cohort.patients, cohort.labels, seed)
+    table[columns.synthetic] = ["yes" * scan.synthetic for scan in cohort.scans]
     table[columns.mask] = [str(scan.mask_path or "") for scan in cohort.scans]
     others = read_other_columns(cohort.table, columns, cohort.contrasts)
     for name in {name for name, _ in cohort.covariates.columns}:

@@ -32,8 +32,6 @@ from datamodules.target import target_values
 from datamodules.volumes import Intensity, Volumes, fit_intensity, load_volumes
 from files.hashes import digest
 
-MUCH_CLIPPED = 0.02  # share of a scan's foreground
-
 
 class Cohort:
     """What both datamodules know of their scans; reads nothing before it is asked.
@@ -99,6 +97,15 @@ class Cohort:
     def patients(self) -> list[str]:
         """The patient of each scan."""
         return [scan.patient_id for scan in self.scans]
+
+    @property
+    def real(self) -> np.ndarray:
+        """Positions of the real scans, which are not synthetic."""
+        return np.flatnonzero([not scan.synthetic for scan in self.scans])
+
+    def of_real(self, values: Sequence[str]) -> list[str]:
+        """Of values for each scan those of the real ones."""
+        return [values[row] for row in self.real]
 
     @property
     def labels(self) -> list[str]:
@@ -216,20 +223,6 @@ class Cohort:
             self.preprocessing, why = plan_preprocessing(self.fingerprint, wanted)
         return f"{self.preprocessing.describe()} {why}".rstrip()
 
-    def much_clipped(self) -> str:
-        """Count the scans whose window clips much of their foreground, '' if there is none."""
-        shares = self.volumes.clipped
-        much = shares > MUCH_CLIPPED
-        if not much.any():
-            return ""
-        return (
-            f"The window clips more than {100 * MUCH_CLIPPED:g} % of the foreground of "
-            f"{much.sum()} of {len(shares)} scans (median of these: "
-            f"{100 * np.median(shares[much]):.0f} %). Set "
-            "--data.preprocessing.window_over=foreground, or widen "
-            "--data.preprocessing.window_percentiles."
-        )
-
     @cached_property
     def voxel_mm(self) -> Triplet | None:
         """Voxel size that a network sees along R, A, S; the median, None where it is unknown."""
@@ -292,6 +285,17 @@ class Cohort:
                     f"--data.{name} to what it was trained with."
                 )
 
-    def rows_of(self, patients: set[str]) -> list[int]:
-        """Positions of these patients' scans."""
-        return [row for row, scan in enumerate(self.scans) if scan.patient_id in patients]
+    def rows_of(self, patients: set[str], *, synthetic: bool = True) -> list[int]:
+        """Positions of these patients' scans, with or without the synthetic ones."""
+        return [
+            row
+            for row, scan in enumerate(self.scans)
+            if scan.patient_id in patients and (synthetic or not scan.synthetic)
+        ]
+
+    def refuse_synthetic(self) -> None:
+        """Raise if there is a synthetic row: they are not predicted."""
+        if number := len(self.scans) - len(self.real):
+            raise ValueError(
+                f"{self.table} has {number} synthetic rows, for training alone: leave them out."
+            )

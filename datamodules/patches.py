@@ -162,7 +162,7 @@ class PatchDataModule(LightningDataModule):
         patients = [self.cohort.patients[row] for row in rows]
         seed = draw_seed(self.seed, self.repeat, self.fold)
         val = hold_out(patients, [""] * len(patients), self.val_fraction, seed)
-        train_rows, val_rows = np.delete(rows, val), rows[val]
+        train_rows, val_rows = np.delete(rows, val), np.intersect1d(rows[val], self.cohort.real)
         if stage == "fit":
             self.intensity = self.cohort.fit_intensity(train_rows)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")

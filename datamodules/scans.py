@@ -92,8 +92,7 @@ class ScanDataModule(LightningDataModule):
         self.truth = truth_of(self.cohort, classes, labels_per, sampling)
         self.augmentation = augmentation
         self.splits = splits
-        self.repeat = repeat
-        self.fold = fold
+        self.repeat, self.fold = repeat, fold
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.sampling = sampling
@@ -124,15 +123,16 @@ class ScanDataModule(LightningDataModule):
     @cached_property
     def splits_table(self) -> pd.DataFrame:
         """All folds of all repeats, drawn from the seed or read from `splits.path`."""
-        patients = self.cohort.patients
+        real, cohort = self.cohort.of_real, self.cohort
+        patients, sites = real(cohort.patients), real([scan.site for scan in cohort.scans])
         if self.splits.path is not None:
-            return given_splits(self.splits, patients, str(self.cohort.table))
-        sites = [scan.site for scan in self.cohort.scans]
-        return make_splits(patients, self.truth.strata(self.splits), self.splits, sites)
+            return given_splits(self.splits, patients, str(cohort.table))
+        return make_splits(patients, real(self.truth.strata(self.splits)), self.splits, sites)
 
     def split_warnings(self) -> list[str]:
         """What the division lacks, in one line each."""
-        return split_warnings(self.splits_table, self.cohort.patients, self.truth.parts_need)
+        known = self.cohort.patients, self.truth.parts_need
+        return split_warnings(self.splits_table, *map(self.cohort.of_real, known))
 
     def fold_runs(self) -> list[tuple[int, int]]:
         """All (repeat, fold) pairs of the division."""
@@ -200,7 +200,8 @@ class ScanDataModule(LightningDataModule):
         volumes = self.cohort.volumes
         parts = patients_of(self.splits_table, self.repeat, self.fold)
         self.rows = {
-            part: np.array(self.cohort.rows_of(who), dtype=int) for part, who in parts.items()
+            part: np.array(self.cohort.rows_of(who, synthetic=part == "train"), dtype=int)
+            for part, who in parts.items()
         }
         if self.validates and not len(self.rows["val"]):
             self.rows["val"] = self.rows["test"]

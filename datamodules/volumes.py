@@ -18,6 +18,7 @@ from datamodules.reading.cohort_table import Scan
 from datamodules.reading.nifti import scan_hash
 from files.hashes import digest
 
+MUCH_CLIPPED = 0.02  # share of a scan's foreground
 VERSION = 4  # of what is done to a scan; raise it when the same settings give other rows
 
 
@@ -52,6 +53,19 @@ class Volumes:
     file_spacings_mm: np.ndarray
     file_sds: np.ndarray
     recipe: str
+
+    def much_clipped(self) -> str:
+        """Count the scans whose window clips much of their foreground, '' if there is none."""
+        much = self.clipped > MUCH_CLIPPED
+        if not much.any():
+            return ""
+        return (
+            f"The window clips more than {100 * MUCH_CLIPPED:g} % of the foreground of "
+            f"{much.sum()} of {len(much)} scans (median of these: "
+            f"{100 * np.median(self.clipped[much]):.0f} %). Set "
+            "--data.preprocessing.window_over=foreground, or widen "
+            "--data.preprocessing.window_percentiles."
+        )
 
 
 @dataclass(frozen=True)

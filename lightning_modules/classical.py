@@ -109,6 +109,9 @@ def fit_method(
     labels: Int[np.ndarray, " n"] | Float[np.ndarray, " n"],
     groups: Sequence[str],
     seed: int,
+    *,
+    smote: bool = False,
+    synthetic: Sequence[bool] = (),
 ) -> BaseEstimator:
     """Fit a method on the training part of a fold, its settings chosen by inner cross-validation.
 
@@ -121,6 +124,11 @@ def fit_method(
         labels: Class index of each scan, or its target.
         groups: Patient of each scan, never parted.
         seed: Seed of inner folds and estimator.
+        smote: Whether rare classes are filled up before the estimator sees them, also in each inner
+            fold: with points between the features of two neighbours of a class (Chawla et al.
+            2002).
+        synthetic: Whether each scan is for training alone; none is if this is empty. Settings are
+            chosen by the others.
 
     Returns:
         The fitted estimator, to be used with `predict_probs`, or of a target with `predict`.
@@ -141,6 +149,11 @@ def fit_method(
         tuned.insert(0, ("pca", PCA(whiten=True, svd_solver="full")))
         grid["pca__n_components"] = EXPLAINED_VARIANCE
     search: BaseEstimator = Pipeline(tuned)
+    if smote:
+        from imblearn.pipeline import Pipeline as SamplingPipeline  # takes a second
+
+        tuned.insert(-1, ("smote", _smote(seed)))
+        search = SamplingPipeline(tuned)
     num_folds = min(NUM_INNER_FOLDS, *_patients_per_class(labels, groups))
     scoring, folds_of = "balanced_accuracy", StratifiedGroupKFold
     if is_regressor(method.estimator):
@@ -150,11 +163,15 @@ def fit_method(
         search.set_params(**{name: values[-1] for name, values in grid.items()})
         return Pipeline([*steps, ("model", search)]).fit(features, labels)
     folds = folds_of(num_folds, shuffle=True, random_state=seed)
-    search = GridSearchCV(search, grid, scoring=scoring, cv=folds)
-    names = np.asarray(groups, dtype=object)
+    judged = ~np.asarray(synthetic or np.zeros(len(labels)), dtype=bool)
+    inner = [
+        (train, held_out[judged[held_out]])
+        for train, held_out in folds.split(features, labels, np.asarray(groups, dtype=object))
+    ]
+    search = GridSearchCV(search, grid, scoring=scoring, cv=inner)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return Pipeline([*steps, ("model", search)]).fit(features, labels, model__groups=names)
+        return Pipeline([*steps, ("model", search)]).fit(features, labels)
 
 
 def predict_probs(
@@ -167,6 +184,21 @@ def predict_probs(
     if decision.ndim == 1:
         return np.stack([expit(-decision), expit(decision)], axis=1)
     return softmax(decision, axis=1)
+
+
+def _smote(seed: int) -> BaseEstimator:
+    """SMOTE among at most 5 neighbours, as many as the rarest class has."""
+    from imblearn.over_sampling import SMOTE
+
+    class FittingSMOTE(SMOTE):
+        def _fit_resample(self, X: np.ndarray, y: np.ndarray) -> Any:  # noqa: N803
+            rarest = np.unique(y, return_counts=True)[1].min()
+            if rarest < 2:
+                return X, y  # no neighbour to go to
+            self.k_neighbors = min(5, int(rarest) - 1)
+            return super()._fit_resample(X, y)
+
+    return FittingSMOTE(random_state=seed)
 
 
 def _columns() -> BaseEstimator:

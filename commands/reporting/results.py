@@ -32,7 +32,7 @@ HASHED = (
 
 
 def write_cohort(cohort: Cohort, folder: Path) -> None:
-    """Write cohort.csv: every scan with its file's hash and what describes its patient."""
+    """Write cohort.csv: every real scan with its file's hash and what describes its patient."""
     table = pd.DataFrame(
         {
             "patient_id": cohort.patients,
@@ -50,7 +50,7 @@ def write_cohort(cohort: Cohort, folder: Path) -> None:
     for name, values in read_other_columns(cohort.table, cohort.columns, cohort.contrasts).items():
         if name.lower() in DESCRIBING:
             table[name] = values
-    write_table(table, folder / "cohort.csv")
+    write_table(table.iloc[cohort.real], folder / "cohort.csv")
 
 
 def read_tables(folder: Path) -> RunTables:

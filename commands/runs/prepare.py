@@ -114,8 +114,10 @@ class Run:
             say(f"Columns of the table that nothing reads: {', '.join(unread)}.")
         for remark in cohort.covariates.remarks:
             say(remark)
-        num_patients = len(set(cohort.patients))
-        say(f"Run {self.folder}: {len(cohort.scans)} scans of {num_patients} patients. {self.plan}")
+        num_patients, num_made = len(set(cohort.patients)), len(cohort.scans) - len(cohort.real)
+        made = f", {num_made} of them synthetic, for training alone" if num_made else ""
+        what = f"{len(cohort.scans)} scans of {num_patients} patients{made}"
+        say(f"Run {self.folder}: {what}. {self.plan}")
         if is_foundation(self.config.init):
             for line in foundation_lines(self.config.init, cohort.paths):
                 say(line)
@@ -125,8 +127,9 @@ class Run:
                 say(line)
         if self.config.only == "prepare":  # else each training does it
             self.data.fill_cache()
-        if is_main_process() and self.config.only != "gather" and cohort.much_clipped():
-            say(cohort.much_clipped())
+        looks = is_main_process() and self.config.only != "gather"
+        if looks and (clipped := cohort.volumes.much_clipped()):
+            say(clipped)
 
     def does(self, step: str) -> bool:
         """Whether the command line asks for a step: prepare, train or gather."""

@@ -27,6 +27,7 @@ from datamodules.checks.contrasts import (
 from datamodules.checks.leakage import Leak, find_leaks
 from datamodules.checks.masks import check_masks, mask_problems
 from datamodules.checks.scan_check import ScanCheck, ScanFacts, check_scans
+from datamodules.checks.synthetic_problems import synthetic_problems
 from datamodules.checks.target_problems import target_problems
 from datamodules.reading.cohort_table import Columns, RowFault, Scan, read_other_columns, read_rows
 from datamodules.reading.geometry import refuse_other_orientation
@@ -86,6 +87,7 @@ class CohortCheck:
             "classes": Counter(scan.label for scan in self.scans if scan.label),
             "sessions": Counter(scan.session for scan in self.scans if scan.session),
             "sites": Counter(scan.site for scan in self.scans if scan.site),
+            "synthetic": Counter("rows" for scan in self.scans if scan.synthetic),
             "orientations": Counter(each.orientation for each in facts),
             "types": Counter(each.dtype for each in facts),
         }
@@ -136,7 +138,7 @@ def check_cohort(
             problems.append(Problem("error", image.patient_id, image.image, *check.fault))
         problems += [Problem("warning", image.patient_id, image.image, *w) for w in check.warnings]
     truth_problems = target_problems if expected.task == "regression" else label_problems
-    problems += truth_problems(scans, expected)
+    problems += [*truth_problems(scans, expected), *synthetic_problems(scans)]
     if not faults:
         others = list(read_other_columns(table, columns, expected.contrasts))
         problems += unread_columns(scans, others, columns, expected)

@@ -12,6 +12,8 @@ from datamodules.reading.image_path import as_on_disk, find_image
 from datamodules.reading.nifti_bytes import ScanError, header_file, is_picture
 from datamodules.reading.table_lines import read_lines
 
+YES, NO = ("yes", "true", "1"), ("", "no", "false", "0")
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -30,6 +32,7 @@ class Scan:
             contrasts.
         contrasts: Their absolute paths, None where one is missing.
         mask_path: Absolute path of the mask, None where the row has none or none is asked for.
+        synthetic: Whether it is for training alone.
     """
 
     patient_id: str
@@ -40,6 +43,7 @@ class Scan:
     site: str = ""
     mask: str = ""
     target: str = ""
+    synthetic: bool = False
     row: int = 0
     names: tuple[str, ...] = ()
     contrasts: tuple[Path | None, ...] = ()
@@ -149,6 +153,7 @@ def read_rows(
         try:
             if not row["patient_id"]:
                 raise ScanError("patient_id is empty", "Name the patient")
+            row["synthetic"] = _is_yes(row.get("synthetic", ""))
             if not image:
                 raise ScanError("image is empty", "Name a file or drop the row")
             paths = []
@@ -175,6 +180,13 @@ def read_rows(
             "no network takes alike: write a table for each."
         )
     return scans, faults
+
+
+def _is_yes(cell: str) -> bool:
+    """Whether a row is synthetic."""
+    if (answer := cell.lower()) not in YES + NO:
+        raise ScanError(f"synthetic is {cell!r}", "Write yes or no")
+    return answer in YES
 
 
 def _find_once(folder: Path, image: str, line: int, seen: dict[tuple[int, int], int]) -> Path:

@@ -22,6 +22,8 @@ class Columns:
         site: Column with the scanner or hospital; may be absent.
         mask: Column with the path of a mask of the region of interest; may be absent.
         target: Column with the number that a regression predicts; may be absent elsewhere.
+        synthetic: Column that says 'yes' of rows which are no scan but were made from the
+            patient's: they are for training alone. May be absent.
     """
 
     patient_id: str = "patient_id"
@@ -31,6 +33,7 @@ class Columns:
     site: str = "site"
     mask: str = "mask"
     target: str = "target"
+    synthetic: str = "synthetic"
 
     def images(self, contrasts: Sequence[str]) -> list[str]:
         """Names of the columns with the images of a row, one for each contrast."""

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -313,3 +314,24 @@ def test_nothing_given_says_what_to_give(check):
     assert code == 2
     assert "DATA=table.csv" in error
     assert os.linesep not in error.strip()
+
+
+def test_synthetic_rows_are_counted_and_need_a_real_scan_of_their_patient_and_class(
+    write_cohort, capsys, tmp_path
+):
+    table = write_cohort(6)
+    header, *lines = table.read_text().splitlines()
+    ends = ["", "", "", "", "no", "yes"]
+    rows = [f"{line},{end}" for line, end in zip(lines, ends, strict=True)]
+    rows[5] = rows[5].replace("p05,", "p04,").replace("unhealthy", "healthy")
+    check = ["check_data", f"--data.table={table}", f"--run={tmp_path / 'check'}"]
+    check.append(f"--data.cache_dir={tmp_path / 'cache'}")
+    table.write_text("\n".join([f"{header},synthetic", *rows]) + "\n")
+    main.main(check)
+    assert re.search(r"synthetic +rows 1\n", capsys.readouterr().out)
+    rows[5] = lines[5].replace("unhealthy", "odd") + ",yes"
+    table.write_text("\n".join([f"{header},synthetic", *rows]) + "\n")
+    assert main.main(check) != 0
+    told = capsys.readouterr().out
+    assert "p05  has synthetic rows alone. Name the patient" in told
+    assert "class 'odd' has synthetic rows alone" in told

@@ -1,4 +1,5 @@
 import json
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -185,3 +186,68 @@ def test_a_method_is_added_in_one_line(monkeypatch, write_cohort, run_verb, tmp_
     monkeypatch.setitem(METHODS, "boosting", boosting)
     assert run_verb("classical", write_cohort(12), "classical", "--methods=[boosting]") == 0
     assert (tmp_path / "classical/boosting/report.md").is_file()
+
+
+class Recorder(LogisticRegression):
+    """Remembers what it was fitted on, and what it was asked about."""
+
+    fitted: ClassVar = []
+    asked: ClassVar = []
+
+    def fit(self, features, labels):
+        self.fitted.append((features, labels))
+        return super().fit(features, labels)
+
+    def predict(self, features):
+        self.asked.append(features)
+        return super().predict(features)
+
+
+def test_smote_fills_up_training_parts_alone_with_points_between_two_of_a_class():
+    features, labels, groups = _features(60, 3)
+    kept = np.flatnonzero((labels != 2) | (np.arange(60) < 18))  # six of the last class
+    features, labels = features[kept], labels[kept]
+    method = ClassicalMethod(Recorder(max_iter=1000), {"C": [0.1, 1]}, "encoder")
+    Recorder.fitted.clear(), Recorder.asked.clear()
+    patients = [groups[row] for row in kept]
+    fitted = fit_method(method, features, labels, patients, seed=0, smote=True)
+    real = fitted[:-1].transform(features)
+    assert len(Recorder.fitted) > 2  # inner folds, and all of it
+    for seen, classes in Recorder.fitted:
+        assert len(set(np.bincount(classes).tolist())) == 1
+        is_real = np.array([np.abs(real - row).sum(1).min() < 1e-4 for row in seen])
+        assert 0 < (~is_real).sum() < len(seen) / 2
+        for row in seen[~is_real]:
+            of_class = real[labels == 2]  # made of the rare class alone
+            pairs = ((a, b - a) for a in of_class for b in of_class if (a != b).any())
+            gaps = [np.linalg.norm(row - a - d * ((row - a) @ d) / (d @ d)) for a, d in pairs]
+            assert min(gaps) < 1e-3
+        assert (classes[~is_real] == 2).all()
+    for seen in Recorder.asked:  # settings are judged on real scans
+        assert all(np.abs(real - row).sum(1).min() < 1e-4 for row in seen)
+    plain = fit_method(method, features, labels, patients, seed=0)
+    assert type(plain[-1].estimator).__module__.startswith("sklearn")
+    alone = np.arange(60) % 20 > 0
+    fit_method(METHODS["svm"], features[:40], alone[:40].astype(int), patients[:40], 0, smote=True)
+
+
+@pytest.mark.slow
+def test_balanced_and_harmonised_methods_are_runs_of_their_own(
+    write_cohort, run_verb, tmp_path, capsys
+):
+    table = write_cohort(16)
+    header, *lines = table.read_text().splitlines()
+    rows = [f"{line},{'AB'[n % 4 // 2]}" for n, line in enumerate(lines)]
+    table.write_text("\n".join([f"{header},site", *rows]) + "\n")
+    options = ["--methods=[dummy, svm]", "--balance=smote", "--harmonise=site"]
+    assert run_verb("classical", table, "classical", *options) == 0
+    assert {path.parent.name for path in (tmp_path / "classical").glob("*/metrics.json")} == {
+        "dummy",
+        "svm-smote-harmonised",
+    }
+    report = (tmp_path / "classical/svm-smote-harmonised/report.md").read_text()
+    assert "Method: svm on voxels after SMOTE, harmonised by site, tuned" in report
+    capsys.readouterr()
+    table.write_text("\n".join([f"{header},site", rows[0][:-1], *rows[1:]]) + "\n")
+    assert run_verb("classical", table, "other", "--harmonise=site") == 2
+    assert "patient 'p00' has none: fill the column site" in capsys.readouterr().err

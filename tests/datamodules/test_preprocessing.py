@@ -222,7 +222,8 @@ def test_scans_whose_window_clips_their_tissue_are_counted(write_scan, tmp_path)
 
     def words(**options):
         settings = Preprocessing(spatial_shape=(12, 12, 12), **options)
-        return Cohort(str(tmp_path / "roi.csv"), Columns(), settings, str(tmp_path)).much_clipped()
+        cohort = Cohort(str(tmp_path / "roi.csv"), Columns(), settings, str(tmp_path))
+        return cohort.volumes.much_clipped()
 
     assert words() == ""
     said = words(window_percentiles=(2.5, 97.5), window_over="everything")
