@@ -154,7 +154,7 @@ def _cross_validate(method: MethodRun, run: Run, covariates: pd.DataFrame) -> No
 def _predict_fold(
     method: MethodRun, features: Any, data: ScanDataModule, unseen: set[str]
 ) -> pd.DataFrame:
-    take = features.iloc if isinstance(features, pd.DataFrame) else features
+    take: Any = features.iloc if isinstance(features, pd.DataFrame) else features
     test = data.rows["test"]
     train = np.setdiff1d(np.union1d(data.rows["train"], data.rows["val"]), test)  # sorted
     is_number = data.cohort.task == "regression"

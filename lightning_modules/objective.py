@@ -174,7 +174,7 @@ def cut_mix(*tensors: Shaped[Tensor, "b *_"], alpha: float) -> tuple[Tensor, ...
     centre = [int(torch.randint(size, (1,))) for size in sizes]
     box = cut_box(share, centre, sizes)
     partner = torch.randperm(len(volume))
-    inside = (..., *box)
+    inside = (slice(None), slice(None), *box)
     here, there = volume[inside], volume[partner][inside]
     mixed = volume.clone()
     mixed[inside] = torch.where(here.isnan() | there.isnan(), here, there)
