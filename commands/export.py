@@ -19,6 +19,7 @@ from commands.bundles.ensemble import (
     input_batches,
     open_ensemble,
 )
+from commands.bundles.int8 import Int8
 from commands.bundles.model_card import bundle_inference, bundle_metadata, bundle_readme
 from commands.runs.run_folder import read_config, read_json, run_path, write_json, write_text
 from lightning_modules.deployment import onnx_difference, write_onnx
@@ -34,13 +35,16 @@ def export(args: list[str]) -> None:
     auto_cli(_export, args=args, prog="main.py export")
 
 
-def _export(run: str = "", out: str | None = None, cache_dir: str = "cache") -> None:
+def _export(
+    run: str = "", out: str | None = None, cache_dir: str = "cache", int8: bool = False
+) -> None:
     """Write a bundle: weights, ONNX graphs, metadata and a model card.
 
     Args:
         run: Name or folder of a finished run.
         out: Folder for the bundle, which must not exist; None is `bundle` in the run's folder.
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
+        int8: Also write the graphs in 8 bit, for small devices; needs the run's scans.
     """
     if not run:
         raise ValueError("No run is given to export: set RUN=name.")
@@ -52,11 +56,12 @@ def _export(run: str = "", out: str | None = None, cache_dir: str = "cache") -> 
     if not (source / "metrics.json").is_file():
         raise ValueError(f"Run {source} has no metrics.json: run its command again.")
     metrics = read_json(source / "metrics.json")
+    small = _int8(ensemble, source, cache_dir) if int8 else None
     facts = read_json(source / "run.json") | {"num_fold_runs": len(ensemble.members)}
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "models").mkdir(parents=True)
-    checked = _write_models(ensemble, source, unfinished / "models", cache_dir)
+    checked = _write_models(ensemble, source, unfinished / "models", cache_dir, small)
     write_json(as_spec(ensemble), unfinished / SPEC)
     metadata = bundle_metadata(ensemble, metrics, facts, checked)
     write_json(metadata, unfinished / "configs/metadata.json")
@@ -67,7 +72,20 @@ def _export(run: str = "", out: str | None = None, cache_dir: str = "cache") -> 
     print(f"{checked} Bundle: {folder}")
 
 
-def _write_models(ensemble: Ensemble, source: Path, folder: Path, cache_dir: str) -> str:
+def _int8(ensemble: Ensemble, source: Path, cache_dir: str) -> Int8:
+    cohort = ensemble.cohort(read_config(source)["data"]["init_args"]["table"], cache_dir)
+    try:
+        assert cohort.volumes is not None  # they are read here
+    except ValueError as error:
+        raise ValueError(
+            f"--int8 needs the training scans of the run, which are not at hand: {error}"
+        ) from error
+    return Int8(cohort, ensemble)
+
+
+def _write_models(
+    ensemble: Ensemble, source: Path, folder: Path, cache_dir: str, small: Int8 | None
+) -> str:
     """Write each fold as .safetensors and .onnx; say how the graphs were checked."""
     assert ensemble.preprocessing.spatial_shape is not None
     volumes, covariates, what = _scans_to_try(ensemble, source, cache_dir)
@@ -85,7 +103,10 @@ def _write_models(ensemble: Ensemble, source: Path, folder: Path, cache_dir: str
                 f"{what}, more than {TOLERANCE:g}: this network cannot be exported."
             )
         largest = max(largest, difference)
-    return f"Checked: ONNX differs from PyTorch by at most {largest:.1g} on {what}."
+        if small is not None:
+            small.write(member, path)
+    more = f" {small.words()}" if small is not None else ""
+    return f"Checked: ONNX differs from PyTorch by at most {largest:.1g} on {what}.{more}"
 
 
 def _scans_to_try(
