@@ -20,6 +20,9 @@ from datamodules.batches.warp import voxel_map, warp
 # Axes: B = batch; C = channels; W, H, D = voxels along R, A, S.
 
 
+SLAB = 32  # voxels
+
+
 class Change(NamedTuple):
     """What makes one copy.
 
@@ -132,17 +135,20 @@ def apply_torchio(
     if not augmentation.by_torchio:
         return volume
     transform, copies = tio.Compose(augmentation.by_torchio), torch.empty(volume.shape)
+    is_flat = volume.shape[-1] == 1
+    if is_flat:  # a picture as a slab: what moves out of its plane meets itself
+        volume = volume.expand(*volume.shape[:-1], SLAB)
     for scan, copy, mm, seed in zip(volume.float().cpu(), copies, spacings_mm, seeds, strict=True):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = transform(tio.ScalarImage(tensor=scan, affine=np.diag([*mm, 1.0]))).data
-        if made.shape != copy.shape:
+        if made.shape != scan.shape:
             raise ValueError(
                 f"The transforms make volumes of {tuple(made.shape[1:])} voxels out of "
-                f"{tuple(copy.shape[1:])}. Leave out of --data.augmentation.transforms those that "
+                f"{tuple(scan.shape[1:])}. Leave out of --data.augmentation.transforms those that "
                 "change the shape."
             )
-        copy.copy_(made)
+        copy.copy_(made[..., SLAB // 2, None] if is_flat else made)
     return copies.to(volume.device)
 
 

@@ -5,9 +5,12 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from datamodules.augmentation import Augmentation
 from datamodules.batches.warp import rotated_extent, voxel_map
+from datamodules.changes import apply_torchio
 from datamodules.checks.scan_check import check_scan
 from datamodules.fingerprint import Fingerprint, plan_preprocessing
 from datamodules.preprocessing import Preprocessing, preprocess
@@ -174,3 +177,12 @@ def test_a_picture_is_planned_turned_and_shown_in_its_plane(tmp_path, grey):
     assert volume.volume.shape == (1, 9, 7, 1)
     with pytest.raises(ValueError, match=r"has 9 × 7 × 1 voxels, but volumes of 9 × 7 × 8"):
         preprocess(tmp_path / "a.png", Preprocessing(spatial_shape=(9, 7, 8)))
+
+
+def test_torchios_transforms_keep_a_picture_in_its_plane():
+    elastic = Augmentation(mode="fresh", elastic_mm=2.0)
+    even = torch.ones(2, 1, 30, 24, 1)
+    torch.testing.assert_close(apply_torchio(even, np.ones((2, 3)), elastic, [1, 2]), even)
+    ramp = torch.arange(30.0)[:, None, None].expand(1, 1, 30, 24, 1)
+    moved = apply_torchio(ramp, np.ones((1, 3)), elastic, [1])
+    assert 0.1 < (moved - ramp).abs().mean() < 4
