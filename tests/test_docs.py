@@ -1,12 +1,16 @@
 """Documents: links lead somewhere, targets and settings that they name exist."""
 
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
 import main
+from commands.runs import early_check
+from commands.runs.early_check import read_settings
+from commands.runs.foundations import find_foundation
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -89,3 +93,32 @@ def test_every_file_that_a_document_names_in_configs_exists():
     own = {"configs/knees.yaml", "configs/two.yaml"}  # files that a reader writes
     gone = {"configs/lgg/finetune.yaml"}  # a measurement of an earlier commit
     assert {name for _, name in names if not (ROOT / name).is_file()} <= own | gone
+
+
+MADE_OF = {  # verb and YAML files of a target that trains
+    "finetune": ("finetune", "finetune"),
+    "baseline": ("finetune", "finetune", "baseline"),
+    "classical": ("classical", "finetune"),
+    "pretrain": ("pretrain", "pretrain"),
+    "predict": ("predict",),
+    "sweep": ("finetune", "finetune"),
+}
+
+
+def test_every_setting_in_the_table_of_systems_exists():
+    text = (ROOT / "docs/systems.md").read_text(encoding="utf-8")
+    commands = [command for command in re.findall(r"`(make [^`]+)`", text) if "ARGS=" in command]
+    assert len(commands) > 15
+    for command in commands:
+        _, target, *words = shlex.split(command)
+        given = dict(word.partition("=")[::2] for word in words)
+        verb, *files = MADE_OF[target]
+        settings = read_settings([f"-c{ROOT}/configs/{name}.yaml" for name in files])
+        settings |= read_settings(shlex.split(given["ARGS"]))
+        names = early_check._names_of_verb(verb, settings)
+        assert names is not None
+        for name in settings:
+            early_check._check_name(name, names)  # refuses what there is not
+    methods = re.findall(r"METHOD=(\w+)", text)
+    assert all((ROOT / f"configs/pretrain/{method}.yaml").is_file() for method in methods)
+    assert all(find_foundation(name) for name in re.findall(r"INIT=(hf:[\w-]+)", text))
