@@ -101,6 +101,7 @@ MADE_OF = {  # verb and YAML files of a target that trains
     "classical": ("classical", "finetune"),
     "pretrain": ("pretrain", "pretrain"),
     "predict": ("predict",),
+    "export": ("export",),
     "sweep": ("finetune", "finetune"),
 }
 
