@@ -17,6 +17,7 @@ from lightning_modules.transfer import fill_encoder
 
 logger = logging.getLogger(__name__)
 
+ENCODERS = ("swin", "segresnet", "unetr", "mednext")  # parts of segmentation networks
 NUM_OUTPUTS = 2  # of the classification layer, which is taken off
 TABLES = ("state_dict", "model_state_dict")  # where files keep their weights
 PREFIX = re.compile(r"(module|model|encoder|backbone|network)\.")  # of all names of a file
@@ -61,7 +62,8 @@ def build_backbone(
     densenet121, efficientnet-b0 and -b4, seresnet50, and vit. resnet18-b is built as MONAI does by
     default; vit-tokens is a vit without class token, read at its first patch. Another network
     needs no code if it is made from `spatial_dims`, `in_channels` and `num_classes`, and ends with
-    one linear layer.
+    one linear layer. Of segmentation networks the encoder is taken: swin, segresnet, unetr, and
+    mednext-s, -b, -m and -l.
 
     Args:
         name: Name of the network, in upper or lower case; several names have a + between them.
@@ -81,22 +83,17 @@ def build_backbone(
         return Backbone(branches, branches.num_features, each[0].is_flat)
     is_flat = spatial_shape[2] == 1
     shape = tuple(spatial_shape[:2]) if is_flat else tuple(spatial_shape)
-    network = _classification_network(name.lower(), shape, channels)
-    linear = [
-        (path, layer) for path, layer in network.named_modules() if isinstance(layer, nn.Linear)
-    ]
-    if not linear or linear[-1][1].out_features != NUM_OUTPUTS:
-        raise ValueError(
-            f"Backbone {name!r} does not end with a linear layer: choose a classifier."
-        )
-    path, layer = linear[-1]
-    network.set_submodule(path, nn.Identity())
-    backbone = Backbone(network, layer.in_features, is_flat)
+    if name.lower().startswith(ENCODERS):
+        from lightning_modules.parts.encoders_3d import build_encoder  # imports MONAI
+
+        backbone = Backbone(*build_encoder(name.lower(), shape, channels), is_flat)
+    else:
+        backbone = Backbone(*_without_last_layer(name.lower(), shape, channels), is_flat)
     try:  # without weights or voxels, thus in no time
         copy.deepcopy(backbone).to("meta").eval()(
             torch.empty(1, channels, *spatial_shape, device="meta")
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"Backbone {name!r} shrinks volumes of {tuple(spatial_shape)} voxels to nothing. Set "
             "--data.preprocessing.spatial_shape to 32 or more along every axis, or use resnet18."
@@ -142,6 +139,20 @@ def load_weights(backbone: Backbone, weights_path: str | Path | Sequence[str]) -
     )
 
 
+def _without_last_layer(name: str, shape: tuple[int, ...], channels: int) -> tuple[nn.Module, int]:
+    network = _classification_network(name, shape, channels)
+    linear = [
+        (path, layer) for path, layer in network.named_modules() if isinstance(layer, nn.Linear)
+    ]
+    if not linear or linear[-1][1].out_features != NUM_OUTPUTS:
+        raise ValueError(
+            f"Backbone {name!r} does not end with a linear layer: choose a classifier."
+        )
+    path, layer = linear[-1]
+    network.set_submodule(path, nn.Identity())
+    return network, layer.in_features
+
+
 def _classification_network(name: str, spatial_shape: tuple[int, ...], channels: int) -> nn.Module:
     from monai.networks import nets  # takes seconds, and few runs need it
 
@@ -154,7 +165,9 @@ def _classification_network(name: str, spatial_shape: tuple[int, ...], channels:
             num_classes=NUM_OUTPUTS,
         )
     if name in ("vit", "vit-tokens"):
-        patch = [_patch_size(size) for size in spatial_shape]
+        from lightning_modules.parts.encoders_3d import patch_size
+
+        patch = [patch_size(size) for size in spatial_shape]
         vit = nets.ViT(
             channels,
             spatial_shape,
@@ -196,16 +209,6 @@ def _classification_network(name: str, spatial_shape: tuple[int, ...], channels:
         raise ValueError(
             f"Backbone {name!r} is not made from {', '.join(settings)}: choose a classifier."
         ) from error
-
-
-def _patch_size(size: int) -> int:
-    patch = max(divisor for divisor in range(1, 17) if size % divisor == 0)
-    if patch < 4:
-        raise ValueError(
-            f"Backbone 'vit' cannot cut an axis of {size} voxels into patches of 4 to 16. Set "
-            "--data.preprocessing.spatial_shape to multiples of 16 or 8."
-        )
-    return patch
 
 
 def _without_prefix(weights: dict[str, Tensor], wanted: Set[str]) -> dict[str, Tensor]:

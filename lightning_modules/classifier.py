@@ -13,6 +13,7 @@ from typing_extensions import override
 from lightning_modules.backbones import Backbone, build_backbone, load_weights
 from lightning_modules.encoder import Encoder, Norm, warn_if_thin
 from lightning_modules.fusion import mean_over_contrasts
+from lightning_modules.parts.attention_3d import AttentionName, build_attention
 from lightning_modules.parts.branches import Branches, Fuse, has_branches
 from lightning_modules.parts.lora import freeze_or_adapt
 from lightning_modules.readout import Readout, ReadoutName
@@ -39,12 +40,15 @@ class Classifier(ScanClassifier):
         readout: How the encoder's maps become the head's inputs: 'flatten' takes every voxel of
             every map, as in the paper; 'mean', 'max' and 'mean_max' one or two numbers of each
             map; 'flatten_max' every voxel and the maxima.
+        attention: What stands between encoder and readout: 'se' weighs the maps (squeeze and
+            excitation), 'cbam' maps and places, 'self' lets each voxel see all others; mctl's.
         dropout: Share of the head's inputs dropped while training.
         freeze_encoder: Train the head alone.
         lora_rank: Rank of updates of a transformer's linear layers, which learn in its place
             (LoRA, Hu et al. 2022): for backbones such as vit; 0 is none.
         backbone: 'mctl' is the paper's network; other names are 3D networks of MONAI: resnet18,
-            densenet121, efficientnet-b0, vit, … (lightning_modules/backbones.py). They have one
+            densenet121, efficientnet-b0, vit, swin, segresnet, mednext-s, unetr, …
+            (lightning_modules/backbones.py). They have one
             linear layer for a head; `depth`, `filters`, `nodes`, `pool`, `norm` and `kernel_size`
             are mctl's. Names with + between them are networks next to each other.
         fuse: How features of several networks, or maps of several kernel sizes, come together:
@@ -75,6 +79,7 @@ class Classifier(ScanClassifier):
         norm: Norm = "batch",
         kernel_size: list[int] | int = 3,
         readout: ReadoutName = "flatten",
+        attention: AttentionName = "none",
         dropout: float = 0.3,
         freeze_encoder: bool = False,
         lora_rank: int = 0,
@@ -93,6 +98,11 @@ class Classifier(ScanClassifier):
             raise ValueError(
                 "weights_path is the start of a MONAI backbone: name the backbone, and give either "
                 "weights_path or a run to start from (INIT)."
+            )
+        if attention != "none" and backbone != "mctl":
+            raise ValueError(
+                f"attention is {attention}, which needs the maps of the paper's network: leave it "
+                f"at none with backbone {backbone}."
             )
         if kernel_size == []:
             raise ValueError("kernel_size is an empty list; give one number or more, such as 3.")
@@ -113,6 +123,7 @@ class Classifier(ScanClassifier):
             self.readout = Readout(readout)
             maps_shape = each[0].output_shape(spatial_shape)
             num_maps = self.encoder.num_features
+            self.attention = build_attention(attention, num_maps, maps_shape)
             num_features = self.readout.num_features(num_maps, maps_shape) + num_flags
             hidden: list[nn.Module] = []
             if nodes:
@@ -125,6 +136,7 @@ class Classifier(ScanClassifier):
             )
         else:
             self.encoder = build_backbone(backbone, spatial_shape, channels, fuse)
+            self.attention = nn.Identity()
             self.readout = Readout("flatten")  # a backbone pools itself
             self.head = Head(
                 nn.Dropout(dropout),
@@ -154,7 +166,7 @@ class Classifier(ScanClassifier):
         return self._encode(volume)
 
     def _encode(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
-        return self.readout(self.encoder(volume))
+        return self.readout(self.attention(self.encoder(volume)))
 
     @override
     def summary(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
@@ -170,8 +182,8 @@ class Classifier(ScanClassifier):
     @override
     def has_class_maps(self) -> bool:
         is_flat = isinstance(self.encoder, Backbone) and self.encoder.is_flat
-        is_vit = self.hparams["backbone"].startswith("vit")
-        return not (is_flat or is_vit or has_branches(self.encoder))
+        ends_with_tokens = self.hparams["backbone"].startswith(("vit", "unetr", "swin"))
+        return not (is_flat or ends_with_tokens or has_branches(self.encoder))
 
     @override
     def load_start(self) -> None:

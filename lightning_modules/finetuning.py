@@ -16,6 +16,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
 from lightning_modules.parts.branches import has_branches
+from lightning_modules.parts.optimizers import build_optimizer
+
+LOWEST_RATE = 0.1  # between cycles, as a multiple of the highest
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,18 @@ class Finetuning:
         unfreeze_every: Epochs between the unfreezing of a layer of the encoder and of the next one
             below, from the top; 0 unfreezes all at once after `head_epochs`.
         layer_decay: Rate of a layer of the encoder as a multiple of that of the layer above.
-        schedule: Whether the rate stays, or falls to 0 along a cosine.
+        schedule: Whether the rate stays, falls to 0 along a cosine, or in each cycle rises from a
+            tenth of it and falls back along lines (cyclic, Smith 2017).
+        num_cycles: Cycles of the training; a cosine begins again at the full rate in each (warm
+            restarts, Loshchilov and Hutter 2017).
         warmup_epochs: Epochs in which the rate rises linearly from 0.
     """
 
     head_epochs: int = 0
     unfreeze_every: int = 0
     layer_decay: float = 1.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "cyclic"] = "constant"
+    num_cycles: int = 1
     warmup_epochs: float = 0.0
 
     def factor(self, depth: int, epoch: float, max_epochs: int) -> float:
@@ -50,9 +57,13 @@ class Finetuning:
         factor = self.layer_decay ** max(depth - 1, 0)
         if epoch < self.warmup_epochs:
             return factor * epoch / self.warmup_epochs
+        done = (epoch - self.warmup_epochs) / max(max_epochs - self.warmup_epochs, 1e-9)
+        cycles = min(done, 1.0) * self.num_cycles
+        done = cycles - min(math.floor(cycles), self.num_cycles - 1)  # of the cycle
         if self.schedule == "cosine":
-            done = (epoch - self.warmup_epochs) / max(max_epochs - self.warmup_epochs, 1e-9)
-            factor *= 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+            factor *= 0.5 * (1 + math.cos(math.pi * done))
+        if self.schedule == "cyclic":
+            factor *= 1 - (1 - LOWEST_RATE) * abs(2 * done - 1)
         return factor
 
 
@@ -67,8 +78,9 @@ def configure_finetuning(
     max_epochs: int,
     num_steps: int,
     fused: bool | None = None,
+    optimizer: str = "adamw",
 ) -> OptimizerLRSchedulerConfig:
-    """Make AdamW and its schedule, in the form that `configure_optimizers` returns.
+    """Make the optimizer and its schedule, in the form that `configure_optimizers` returns.
 
     Args:
         head: Parameters of the head.
@@ -76,10 +88,11 @@ def configure_finetuning(
         finetuning: The strategy.
         lr: Rate of the head.
         encoder_lr_factor: Rate of the encoder's topmost layer, as a multiple of `lr`.
-        weight_decay: Weight decay of AdamW.
+        weight_decay: Weight decay.
         max_epochs: Length of the training in epochs.
         num_steps: Length of the training in steps.
         fused: AdamW's way of going through the weights; None leaves it to torch.
+        optimizer: Its name.
 
     Raises:
         ValueError: If the last layer would never learn, or a setting is out of range.
@@ -93,6 +106,8 @@ def configure_finetuning(
     begin = finetuning.head_epochs + finetuning.unfreeze_every * (len(layers) - 1)
     if min(finetuning.head_epochs, finetuning.unfreeze_every, finetuning.warmup_epochs) < 0:
         raise ValueError("head_epochs, unfreeze_every and warmup_epochs must not be negative.")
+    if finetuning.num_cycles < 1:
+        raise ValueError(f"num_cycles is {finetuning.num_cycles}; set it to 1 or more.")
     if max(begin, finetuning.warmup_epochs) >= max_epochs:
         raise ValueError(
             f"The lowest of {len(layers)} layers would begin to learn at epoch {begin}, and the "
@@ -101,15 +116,15 @@ def configure_finetuning(
         )
     groups: list[dict[str, Any]] = [{"params": list(head)}]
     groups += [{"params": layer, "lr": lr * encoder_lr_factor} for layer in layers]
-    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
+    made = build_optimizer(optimizer, groups, lr=lr, weight_decay=weight_decay, fused=fused)
     steps_per_epoch = num_steps / max_epochs
 
     def at_depth(depth: int) -> Callable[[int], float]:
         return lambda step: finetuning.factor(depth, step / steps_per_epoch, max_epochs)
 
     factors = [at_depth(depth) for depth in range(len(groups))]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    schedule = torch.optim.lr_scheduler.LambdaLR(made, factors)
+    return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def fused_or_default(gradient_clip_val: float | None) -> bool | None:

@@ -21,6 +21,7 @@ from lightning_modules.finetuning import (
     set_modes,
 )
 from lightning_modules.objective import ClassWeights, LossName, Objective, cut_mix, mix_up
+from lightning_modules.parts.optimizers import check_optimizer
 from lightning_modules.transfer import load_encoder
 
 NOT_PLAIN = ("finetuning", "metrics")  # a checkpoint holds plain values only
@@ -82,8 +83,10 @@ class ScanClassifier(LightningModule):
         init_ckpt: Checkpoint whose encoder is the starting point; None is random weights.
         finetuning: Which layers learn when, and how fast.
         encoder_lr_factor: Learning rate of the encoder, as a multiple of `lr`.
-        lr: Learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
+        optimizer: 'adamw', or another name of timm.optim, such as sgd, radam, lion or adan;
+            'lookahead_' before a name averages every few steps.
+        lr: Learning rate.
+        weight_decay: Weight decay.
         loss: 'bce', binary cross-entropy of every output, as in the paper, 'focal' or
             'auc_margin'; of a regression 'mse' or 'huber', on the standardised target. None is bce
             or mse.
@@ -116,6 +119,7 @@ class ScanClassifier(LightningModule):
         init_ckpt: str | None = None,
         finetuning: Finetuning = Finetuning(),
         encoder_lr_factor: float = 1.0,
+        optimizer: str = "adamw",
         lr: float = 1e-3,
         weight_decay: float = 0.01,
         loss: LossName | None = None,
@@ -135,6 +139,7 @@ class ScanClassifier(LightningModule):
         if mixup and cutmix:
             raise ValueError("Batches are mixed by mixup or cutmix: set one of them to 0.")
         self.save_hyperparameters(ignore=NOT_PLAIN)
+        check_optimizer(optimizer)
         self.finetuning = finetuning
         self.loss = Objective(
             num_classes, loss, class_weights, focal_gamma, label_smoothing, auc_margin
@@ -281,6 +286,7 @@ class ScanClassifier(LightningModule):
             [parameter for parameter in self.parameters() if id(parameter) not in encoder],
             self.encoder,
             self.finetuning,
+            optimizer=self.hparams["optimizer"],
             lr=self.hparams["lr"],
             encoder_lr_factor=self.hparams["encoder_lr_factor"],
             weight_decay=self.hparams["weight_decay"],
