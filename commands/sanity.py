@@ -132,8 +132,9 @@ def _sites(tables: RunTables, cohort: Cohort) -> list[str] | None:
     """Site of every scan, where at least two sites have enough patients."""
     patients = tables.cohort.groupby("site")["patient_id"].nunique()
     large = set(patients[patients >= MIN_PATIENTS].index) - {""}
-    sites = [scan.site if scan.site in large else "" for scan in cohort.scans]
-    return sites if len(large) > 1 else None
+    site = tables.cohort.set_index(["patient_id", "image"])["site"].to_dict()  # of the real scans
+    sites = [site.get((scan.patient_id, scan.image), "") for scan in cohort.scans]
+    return [name if name in large else "" for name in sites] if len(large) > 1 else None
 
 
 def _predict(
