@@ -119,26 +119,44 @@ def obuchowski_rockette_ps(
     first: Sequence[Repeat], second: Sequence[Repeat]
 ) -> Float[np.ndarray, "trials"]:
     """Compute the p value from the repeats of two runs; see `obuchowski_rockette_p`."""
-    num_repeats = len(first)
-    if num_repeats == 1:
-        return delong_ps(first, second)
     pairs = [
         (parts_of([ours])["auroc"], parts_of([theirs])["auroc"])
         for ours, theirs in zip(first, second, strict=True)
     ]
-    differences = np.array([value_of(ours) - value_of(theirs) for ours, theirs in pairs])  # (R, T)
+    differences = np.array([value_of(ours) - value_of(theirs) for ours, theirs in pairs])
     influence = np.array([influence_of(ours) - influence_of(theirs) for ours, theirs in pairs])
+    known = difference_variance(parts_of(first), parts_of(second), "auroc")
+    return repeats_as_readers(differences, influence, *known)
+
+
+def repeats_as_readers(
+    differences: Float[np.ndarray, "repeats trials"],
+    influence: Float[np.ndarray, "repeats trials patients"],
+    patients: Float[np.ndarray, " trials"],
+    degrees: Float[np.ndarray, " trials"],
+) -> Float[np.ndarray, " trials"]:
+    """Compute the p value of a mean difference of 0, as `obuchowski_rockette_p` explains.
+
+    Args:
+        differences: Of each repeat.
+        influence: Of each patient on each of them.
+        patients: Variance that the patients give their mean, the trained models as they are.
+        degrees: Its degrees of freedom.
+    """
+    num_repeats = len(differences)
+    if num_repeats == 1:
+        return _p_values(differences[0], patients, degrees)
     between = differences.var(axis=0, ddof=1) / num_repeats
     own = np.square(influence).sum(axis=(0, -1))
     joint = np.square(influence.sum(axis=0)).sum(axis=-1)
     shared = np.maximum((joint - own) / (num_repeats * (num_repeats - 1)), 0.0)
-    patients, degrees = difference_variance(parts_of(first), parts_of(second), "auroc")
     plain = joint / num_repeats**2
     shared *= np.divide(patients, plain, out=np.ones_like(plain), where=plain > 0)
     variance = between + shared
     noise = between**2 / (num_repeats - 1) + shared**2 / degrees
     total = np.divide(variance**2, noise, out=np.full_like(noise, np.inf), where=noise > 0)
-    return _p_values(differences.mean(axis=0), variance, total)
+    total = np.where(variance < patients, degrees, total)
+    return _p_values(differences.mean(axis=0), np.maximum(variance, patients), total)
 
 
 def mcnemar_p(first: pd.DataFrame, second: pd.DataFrame) -> float:

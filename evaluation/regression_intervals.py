@@ -14,6 +14,7 @@ from jaxtyping import Float
 from scipy.stats import t as student_t
 from statsmodels.stats.multitest import multipletests
 
+from evaluation.comparison import repeats_as_readers
 from evaluation.predictions import CASE
 from evaluation.regression import MEASURES, case_sums, measures_of, number_cases
 
@@ -68,31 +69,19 @@ def difference_p(first: pd.DataFrame, second: pd.DataFrame, name: str = "mae") -
     """Two-sided p value of an equal measure when patients and trainings are both random.
 
     Repeats take the place of readers as in Obuchowski and Rockette's analysis (see
-    `evaluation.comparison`): the variance is that between repeats plus what the patients add to
-    all repeats alike. With one repeat the luck of the training cannot be seen.
+    `evaluation.comparison`). With one repeat the luck of the training cannot be seen.
     """
     ours, theirs = (_jackknife(case_sums(number_cases(table))) for table in (first, second))
     difference = ours[0][name] - theirs[0][name]  # (R,)
     without = ours[1][name] - theirs[1][name]  # (R, P)
-    num_repeats, num_patients = without.shape
+    num_patients = without.shape[1]
     if num_patients < 2:
         return float("nan")
     moved = (difference[:, None] - without) * np.sqrt((num_patients - 1) / num_patients)
     moved -= moved.mean(axis=1, keepdims=True)
-    joint = float(np.square(moved.sum(axis=0)).sum())
-    if num_repeats == 1:
-        variance, degrees = joint, float(num_patients - 1)
-    else:
-        pairs = num_repeats * (num_repeats - 1)
-        between = float(difference.var(ddof=1)) / num_repeats
-        shared = max((joint - float(np.square(moved).sum())) / pairs, 0.0)
-        variance = between + shared
-        noise = between**2 / (num_repeats - 1) + shared**2 / (num_patients - 1)
-        degrees = variance**2 / noise if noise > 0 else float("inf")
-    size = abs(float(difference.mean()))
-    if not variance > 0:
-        return 1.0 if size == 0 else 0.0
-    return float(2 * student_t.sf(size / np.sqrt(variance), degrees))
+    patients = np.square(moved.mean(axis=0)).sum(keepdims=True)
+    degrees = np.array([num_patients - 1.0])
+    return repeats_as_readers(difference[:, None], moved[:, None], patients, degrees).item()
 
 
 def compare_regressions(runs: Mapping[str, pd.DataFrame], reference: str) -> pd.DataFrame:

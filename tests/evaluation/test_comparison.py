@@ -15,6 +15,7 @@ from evaluation.comparison import (
     mcnemar_p,
     obuchowski_rockette_p,
     obuchowski_rockette_ps,
+    repeats_as_readers,
     soft_vote,
 )
 from evaluation.intervals import difference_intervals, headline_intervals
@@ -212,6 +213,15 @@ def test_obuchowski_rockette_equals_its_analysis_of_variance():
     assert obuchowski_rockette_p(*runs) == pytest.approx(expected)
     once = [run[run["repeat"] == 0] for run in runs]
     assert obuchowski_rockette_p(*once) == delong_p(*once)
+
+
+def test_repeats_that_agree_by_luck_do_not_hide_what_the_patients_leave_open():
+    influence = np.zeros((2, 1, 4))
+    influence[:, 0, :2] = [[0.1, -0.1], [-0.1, 0.1]]  # covariance of the repeats below 0
+    influence[:, 0, 2:] = 0.05
+    known = np.array([0.005]), np.array([3.0])
+    alike = repeats_as_readers(np.array([[0.1], [0.1001]]), influence, *known)
+    assert alike == pytest.approx(2 * student_t.sf(0.10005 / np.sqrt(0.005), 3))
 
 
 @pytest.mark.slow
