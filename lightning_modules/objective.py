@@ -132,7 +132,8 @@ class Objective(nn.Module):
 def mix_up(*tensors: Shaped[Tensor, "b *_"], alpha: float) -> tuple[Tensor, ...]:
     """Blend each scan with another scan of the batch, in all that is known (Zhang et al. 2018).
 
-    The share and the partners come from torch's generator, which a run seeds before every step.
+    The share and the partners come from torch's generator, which a run seeds before every step. A
+    contrast that the other scan lacks stays as it is.
 
     Args:
         tensors: Volumes (B, C, W, H, D), perhaps covariates (B, P), targets (B, K).
@@ -147,7 +148,11 @@ def mix_up(*tensors: Shaped[Tensor, "b *_"], alpha: float) -> tuple[Tensor, ...]
         return tensors
     share = torch.distributions.Beta(alpha, alpha).sample().item()
     partner = torch.randperm(len(tensors[0]))
-    return tuple(share * each + (1 - share) * each[partner] for each in tensors)
+    mixed = (share * each + (1 - share) * each[partner] for each in tensors)
+    return tuple(
+        torch.where(each[partner].isnan(), each, new)
+        for each, new in zip(tensors, mixed, strict=True)
+    )
 
 
 def cut_mix(*tensors: Shaped[Tensor, "b *_"], alpha: float) -> tuple[Tensor, ...]:

@@ -128,6 +128,13 @@ def test_mix_up_blends_volumes_and_targets_alike():
     torch.testing.assert_close(mixed, torch.einsum("bs,scwhd->bcwhd", shares, volume))
 
 
+def test_mix_up_leaves_a_scan_the_contrasts_that_it_has():
+    volume = torch.rand(6, 2, 2, 2, 2)
+    volume[:3, 0] = volume[3:, 1] = torch.nan
+    mixed, _ = mix_up(volume, _one_hot(), alpha=0.4)
+    assert torch.equal(mixed.isnan(), volume.isnan())
+
+
 def test_mix_up_is_a_function_of_torchs_seed():
     draws = []
     for seed in (1, 1, 2):
