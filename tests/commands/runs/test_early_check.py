@@ -78,7 +78,8 @@ def test_every_option_that_make_gives_is_known(verb):
     lines = Path("Makefile").read_text().splitlines()
     given = [re.findall(r"--([\w.]+)=", line) for line in lines if f"main.py {verb} " in line]
     names = {name for line in given for name in line} - {"data", "data.table"}
-    trains = dict.fromkeys(("finetune", "learning_curve", "classical"), FINETUNE)
+    takes_data = ("finetune", "learning_curve", "classical", "import_predictions")
+    trains = dict.fromkeys(takes_data, FINETUNE)
     shipped = ({"pretrain": PRETRAIN} | trains).get(verb, [verb])
     check_early(verb, [*(f"--{name}=null" for name in names), *shipped[1:]])
 
