@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.stats import t as student_t
-from statsmodels.stats.multitest import multipletests
 
-from evaluation.comparison import repeats_as_readers
+from evaluation.comparison import holm, repeats_as_readers
 from evaluation.predictions import CASE
 from evaluation.regression import MEASURES, case_sums, measures_of, number_cases
 
@@ -123,7 +122,7 @@ def compare_regressions(runs: Mapping[str, pd.DataFrame], reference: str) -> pd.
     others = [name for name in runs if name != reference]
     p_values = [difference_p(runs[name], runs[reference]) for name in others]
     result.loc[others, "p_mae"] = p_values
-    result.loc[others, "p_mae_holm"] = multipletests(p_values, method="holm")[1]
+    result.loc[others, "p_mae_holm"] = holm(p_values)
     return result
 
 

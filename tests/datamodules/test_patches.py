@@ -100,7 +100,7 @@ def test_splits_of_strangers_are_refused(data, tmp_path):
 def test_patches_are_thick_by_default_and_no_larger_than_the_volumes(data, caplog):
     caplog.set_level("INFO", logger="datamodules")
     module = data(patch_shape=PATCH_SHAPE)
-    assert module.facts() == {"spatial_shape": (12, 11, 10)}
+    assert module.facts() == {"spatial_shape": (12, 11, 10), "volume_shape": (12, 11, 10)}
     assert next(iter(module.train_dataloader()))["volume"].shape == (16, 1, 12, 11, 10)
     assert "Patches have 12 × 11 × 10 voxels: the volumes have no more." in caplog.text
     larger = data(patch_shape=PATCH_SHAPE, preprocessing=Preprocessing(spatial_shape=(26, 24, 12)))
@@ -108,4 +108,4 @@ def test_patches_are_thick_by_default_and_no_larger_than_the_volumes(data, caplo
     assert data(patch_shape=(5, 4, 11)).patch_shape == (5, 4, 10)
     assert PatchDataModule(
         "any.csv", preprocessing=Preprocessing(spatial_shape=(30, 30, 30))
-    ).facts() == {"spatial_shape": (24, 24, 16)}
+    ).facts() == {"spatial_shape": (24, 24, 16), "volume_shape": (30, 30, 30)}

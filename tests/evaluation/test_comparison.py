@@ -6,12 +6,14 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 from simulations import draw_trials
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from evaluation.comparison import (
     compare_runs,
     delong_p,
     delong_ps,
     hard_vote,
+    holm,
     mcnemar_p,
     obuchowski_rockette_p,
     obuchowski_rockette_ps,
@@ -213,6 +215,12 @@ def test_obuchowski_rockette_equals_its_analysis_of_variance():
     assert obuchowski_rockette_p(*runs) == pytest.approx(expected)
     once = [run[run["repeat"] == 0] for run in runs]
     assert obuchowski_rockette_p(*once) == delong_p(*once)
+
+
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_holms_correction_is_that_of_statsmodels(number):
+    p_values = np.random.default_rng(number).integers(0, 8, number) / 10
+    assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
 def test_repeats_that_agree_by_luck_do_not_hide_what_the_patients_leave_open():

@@ -23,7 +23,7 @@ def test_a_drop_is_inside_its_interval_in_95_of_100_cohorts(home, away):
     true = {
         name: found["drop"]
         for name, found in drops(
-            draw_predictions(40_000, signal=home), draw_predictions(40_000, signal=away, seed=1)
+            draw_predictions(10_000, signal=home), draw_predictions(10_000, signal=away, seed=1)
         ).items()
     }
     inside = dict.fromkeys(true, 0)

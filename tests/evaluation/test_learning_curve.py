@@ -12,7 +12,7 @@ SHARES = (0.25, 0.5, 1.0)
 
 def _arm(signals, seed):
     return {
-        share: draw_predictions(60, signal=signal, num_repeats=2, per_patient=1, seed=seed + n)
+        share: draw_predictions(40, signal=signal, num_repeats=2, per_patient=1, seed=seed + n)
         for n, (share, signal) in enumerate(zip(SHARES, signals, strict=True))
     }
 

@@ -89,7 +89,7 @@ def test_a_run_with_all_of_a_row_is_predicted_exported_checked_and_reported(
     assert "that nothing reads" not in capsys.readouterr().out
     run, cache = tmp_path / "all", f"--cache_dir={tmp_path / 'cache'}"
     page = (run / "report.html").read_text()
-    assert page.count("data:image/webp") == 60
+    assert page.count("data:image/webp") == 60 + 2  # scans, and the mean map of each class
     new = tmp_path / "new.csv"
     table.head(6).assign(patient_id=lambda rows: "n" + rows["patient_id"]).to_csv(new, index=False)
     assert main.main(["export", f"--run={run}", f"--out={tmp_path / 'bundle'}", cache]) == 0
