@@ -40,6 +40,7 @@ from commands.sweeps.sweep_table import (
     PRUNED_NAME,
     finished_figures,
     finished_folds,
+    has_folds_left,
     is_over,
     read_settings,
     running_figures,
@@ -208,8 +209,11 @@ class Search:
         """Look at a training; conclude it if it has ended, or is behind the others."""
         os.utime(job.folder / LOG_NAME)
         code = job.process.poll()
-        if self._is_behind(job) and code is None:
+        if self._is_behind(job) and code is None and has_folds_left(job.folder):
             stop_processes([job.process])
+            if not has_folds_left(job.folder):  # the last ended just now: the tables are missing
+                job.process = self._finetune(job.setting, job.folder, job.place)
+                return False
             write_whole(json.dumps({"folds": job.reported}), job.folder / PRUNED_NAME)
         elif code is None:
             return False

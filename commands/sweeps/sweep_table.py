@@ -67,6 +67,12 @@ def finished_folds(folder: Path) -> list[Path]:
     return sorted(done, key=lambda fold: [int(word) for word in re.findall(r"\d+", fold.name)])
 
 
+def has_folds_left(folder: Path) -> bool:
+    """Whether a setting has folds to train."""
+    splits = pd.read_csv(folder / "splits.csv", usecols=["repeat", "fold"])
+    return len(finished_folds(folder)) < len(splits.drop_duplicates())
+
+
 def running_figures(folds: Sequence[Path]) -> dict[str, float]:
     """Measure a setting over some finished folds."""
     if not folds:

@@ -41,7 +41,8 @@ def finetune(given):
     run, lr = Path(given["run"]), given["model.lr"]
     if given.get("data.table", "").endswith("empty.csv"):
         sys.exit("error: The cohort table is empty.")
-    (run / "splits.csv").touch()
+    lines = [f"{repeat},{fold},p{fold}0,test\n" for repeat, fold in FOLDS]
+    (run / "splits.csv").write_text("repeat,fold,patient_id,part\n" + "".join(lines))
     if given.get("only") == "prepare":
         return
     every = []
