@@ -18,7 +18,7 @@ def test_the_drop_is_the_difference_of_the_two_figures():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("home", "away"), [(1.5, 0.7), (1.0, 1.0), (2.5, 1.5)])
+@pytest.mark.parametrize(("home", "away"), [(1.5, 0.7), (1.0, 1.0)])
 def test_a_drop_is_inside_its_interval_in_95_of_100_cohorts(home, away):
     true = {
         name: found["drop"]

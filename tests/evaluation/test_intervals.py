@@ -190,7 +190,7 @@ def test_conformal_sets_cover_as_often_as_they_promise(per_patient, num_classes)
     num_val, error = 30, 0.2
     num_patients = num_val // per_patient
     covered = []
-    for seed in range(400):
+    for seed in range(200):
         table, validation = draw_fold(num_val, 30, seed, per_patient, num_classes)
         covered.append(conformal_summary(table, held_out(table, validation), error)["coverage"])
     noise = 3 * np.std(covered) / np.sqrt(len(covered))
@@ -202,7 +202,7 @@ def test_conformal_sets_cover_as_often_as_they_promise(per_patient, num_classes)
 @pytest.mark.parametrize(("per_patient", "num_classes"), [(1, 2), (3, 2), (1, 3)])
 def test_conformal_sets_of_the_other_folds_cover_as_often_as_they_promise(per_patient, num_classes):
     num_scans, error, covered = 60, 0.2, []
-    for seed in range(400):
+    for seed in range(200):
         table, _ = draw_fold(0, num_scans, seed, per_patient, num_classes)
         folds = np.arange(num_scans) // per_patient % 5
         table = table.assign(fold=folds)

@@ -236,7 +236,7 @@ def test_a_classical_method_tells_women_from_men_and_the_dummy_does_not(shared_d
         f"--run={tmp_path / 'classical'}",
         "--methods=[dummy,linear-svm]",
         "--data.preprocessing.voxel_budget=8000",
-        "--data.splits.num_repeats=2",
+        "--data.splits.num_repeats=1",
     ]
     assert main.main(arguments) == 0
     reference = ["--reference=dummy", f"--run={tmp_path / 'cmp'}"]
