@@ -142,11 +142,8 @@ def mix_up(*tensors: Shaped[Tensor, "b *_"], alpha: float) -> tuple[Tensor, ...]
     Raises:
         ValueError: If `alpha` is negative.
     """
-    if alpha < 0:
-        raise ValueError(f"mixup is {alpha}; set it to 0 or more.")
-    if alpha == 0:
+    if (share := _kept_share("mixup", alpha)) == 1:
         return tensors
-    share = torch.distributions.Beta(alpha, alpha).sample().item()
     partner = torch.randperm(len(tensors[0]))
     mixed = (share * each + (1 - share) * each[partner] for each in tensors)
     return tuple(
@@ -169,12 +166,9 @@ def cut_mix(*tensors: Shaped[Tensor, "b *_"], alpha: float) -> tuple[Tensor, ...
     Raises:
         ValueError: If `alpha` is negative.
     """
-    if alpha < 0:
-        raise ValueError(f"cutmix is {alpha}; set it to 0 or more.")
-    if alpha == 0:
+    if (share := _kept_share("cutmix", alpha)) == 1:
         return tensors
     volume, *others = tensors
-    share = torch.distributions.Beta(alpha, alpha).sample().item()
     sizes = volume.shape[2:]
     centre = [int(torch.randint(size, (1,))) for size in sizes]
     box = cut_box(share, centre, sizes)
@@ -185,6 +179,13 @@ def cut_mix(*tensors: Shaped[Tensor, "b *_"], alpha: float) -> tuple[Tensor, ...
     mixed[inside] = torch.where(here.isnan() | there.isnan(), here, there)
     kept = 1 - here[0, 0].numel() / volume[0, 0].numel()
     return mixed, *(kept * each + (1 - kept) * each[partner] for each in others)
+
+
+def _kept_share(name: str, alpha: float) -> float:
+    """Draw the share of itself that a scan keeps, in [0, 1]; 1, without a draw, if alpha is 0."""
+    if alpha < 0:
+        raise ValueError(f"{name} is {alpha}; set it to 0 or more.")
+    return torch.distributions.Beta(alpha, alpha).sample().item() if alpha else 1.0
 
 
 def cut_box(share: float, centre: Sequence[int], sizes: Sequence[int]) -> tuple[slice, ...]:

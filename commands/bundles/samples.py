@@ -30,7 +30,10 @@ class Samples:
 
     def __post_init__(self) -> None:
         if self.mc_dropout < 0 or self.tta < 1:
-            raise ValueError("mc_dropout and tta are numbers of predictions: none is negative.")
+            raise ValueError(
+                f"--mc_dropout={self.mc_dropout} and --tta={self.tta} are numbers of predictions: "
+                "give 0 or more."
+            )
 
     def copies(self, ensemble: Ensemble, cohort: Cohort) -> np.ndarray:
         """Open the copies of every scan, (N, V, C, D, W, H); the first is the scan as it is.
