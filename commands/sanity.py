@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from jsonargparse import auto_cli
 
 from commands.bundles.ensemble import fold_model, open_ensemble, volume_batches
@@ -34,6 +33,7 @@ from evaluation.predictions import prediction_table, read_predictions, write_tab
 from evaluation.regression import regression_table
 from evaluation.sanity import false_alarms, sanity_row, shuffled_labels
 from evaluation.summary import RunTables
+from files.yaml_text import dump_yaml
 from lightning_modules.classical import METHODS, REGRESSION_METHODS, fit_method, predict_probs
 
 MIN_PATIENTS = 5  # of a site
@@ -238,7 +238,7 @@ def _train_on_shuffled_labels(
     place.mkdir(exist_ok=True)
     write_table(table.loc[:, (table != "").any()], labels)
     write_table(splits, place / "splits.csv")
-    write_text(yaml.safe_dump(config, sort_keys=False), place / "config.yaml")
+    write_text(dump_yaml(config), place / "config.yaml")
     init = read_json(folder / "run.json")["init"]
     arguments = [
         f"-c{place / 'config.yaml'}",

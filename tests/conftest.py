@@ -7,9 +7,21 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 
 SHAPE = (12, 12, 12)
+ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+# where a shape is annotated, it and all types of that file are checked at every call
+install_import_hook(
+    [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ("datamodules", "evaluation", "lightning_modules")
+        for path in (ROOT / room).rglob("*.py")
+        if "from jaxtyping import" in path.read_text(encoding="utf-8")
+    ],
+    "type_checker.checked",
+)
 # what takes seconds to import is imported by fixtures: the process that only hands out tests
 # needs none of it
 

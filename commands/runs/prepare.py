@@ -1,5 +1,6 @@
 """What every training finds out before it begins: its settings, its data, its folds."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any
 
 import lightning
 import numpy as np
-import yaml
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -82,8 +82,8 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The completed settings as plain values, without what says which part to do."""
-        text = self.parser.dump(self.config, skip_unset=False, format="yaml")
-        config = yaml.safe_load(text)
+        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="json")
+        config = json.loads(text)
         return {key: value for key, value in config.items() if key not in NOT_SETTINGS}
 
     @property

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 
 from callbacks.whole_checkpoints import BEST_NAME
 from commands.runs.resume import forget_progress
@@ -22,6 +21,7 @@ from datamodules.splits import read_splits
 from evaluation.predictions import write_table
 from files.run_path import run_path
 from files.whole_file import remove_leftovers, write_first, write_whole
+from files.yaml_text import dump_yaml, load_yaml
 
 PACKAGES = ("torch", "lightning", "torchio", "torchmetrics", "numpy", "scikit-learn", "nibabel")
 
@@ -112,9 +112,9 @@ def claim(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> bool:
             "device": device_name(),
         }
         write_json(facts | run, run_file, once=True)
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        text = dump_yaml(config)
         write_text(text, config_file, once=True)
-    old = yaml.safe_load(config_file.read_text()) | _data_hash(read_json(run_file))
+    old = load_yaml(config_file.read_text()) | _data_hash(read_json(run_file))
     if changed := _differences(old, config | _data_hash(run)):
         raise ValueError(
             f"Run {folder} was made with other settings ({'; '.join(changed[:3])}"
@@ -132,7 +132,7 @@ def give_back(folder: Path) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read config.yaml; what was no setting yet when the run was made has its value of then."""
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = load_yaml((folder / "config.yaml").read_text())
     data = config["data"]["init_args"]
     data["preprocessing"] = BEFORE_IT_WAS_A_SETTING | data["preprocessing"]
     return config

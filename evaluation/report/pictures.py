@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -30,9 +31,8 @@ def draw_learning_curves(curves: pd.DataFrame, path: Path) -> None:
     """
     panels = [["train/loss", "val/loss"], ["val/accuracy", "val/balanced_accuracy"]]
     panels = [names for names in panels if any(name in curves for name in names)]
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False)
+    figure.subplots_adjust(left=0.16 / len(panels), right=1 - 0.04 / len(panels), bottom=0.13)
     for axis, names in zip(axes[0], panels, strict=True):
         for name, color in zip(names, ("tab:blue", "tab:orange"), strict=True):
             if name not in curves:
@@ -154,7 +154,7 @@ def draw_confusion(predictions: pd.DataFrame, path: Path) -> None:
     num_repeats = predictions["repeat"].nunique()
     counts = confusion_matrix(predictions["label"], predictions["predicted"], labels=names)
     mean = counts / num_repeats
-    figure, axis = _square()
+    figure, axis = _square(layout="constrained")  # names of classes may be long
     axis.imshow(mean / np.maximum(mean.sum(axis=1, keepdims=True), 1e-9), cmap="Blues", vmax=1)
     for row, column in np.ndindex(mean.shape):
         share = mean[row, column] / max(mean[row].sum(), 1e-9)
@@ -224,8 +224,12 @@ def draw_reliability(predictions: pd.DataFrame, scaled: pd.DataFrame | None, pat
     _save(figure, path)
 
 
-def _square() -> tuple[plt.Figure, Axes]:
-    return plt.subplots(figsize=(5, 4.6), layout="constrained")
+def _square(layout: Literal["constrained"] | None = None) -> tuple[plt.Figure, Axes]:
+    """Make a figure; without a layout its margins are fixed, which takes half the time to draw."""
+    figure, axis = plt.subplots(figsize=(5, 4.6), layout=layout)
+    if layout is None:
+        figure.subplots_adjust(left=0.13, right=0.97, bottom=0.115, top=0.925)
+    return figure, axis
 
 
 def _save(figure: plt.Figure, path: Path) -> None:

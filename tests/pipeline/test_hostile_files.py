@@ -174,6 +174,7 @@ def test_keys_names_and_paths_stay_where_they_are(write_cohort, run_verb, tmp_pa
                 assert private.encode() not in content, path
 
 
+@pytest.mark.slow
 def test_a_run_that_names_a_hostile_network_runs_nothing(
     finished_run, mark, tmp_path, capsys, monkeypatch
 ):

@@ -59,6 +59,7 @@ def test_a_cohort_table_becomes_ranked_out_of_fold_predictions(
     assert (pretrained / "pictures" / "epoch_01.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_classifier_starts_from_the_pretrained_encoder(
     write_cohort, run_verb, pretrained, tmp_path
 ):

@@ -49,6 +49,7 @@ def test_a_graph_in_8_bit_is_calibrated_on_training_scans_and_measured_on_others
     assert "int8" in json.loads((out / "configs/metadata.json").read_text())["description"]
 
 
+@pytest.mark.slow
 def test_8_bit_without_the_scans_of_the_run_is_refused_in_one_line(finished_run, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)

@@ -116,6 +116,7 @@ def test_wandb_takes_every_shipped_sweep(path):
     assert (Path(content["program"])).is_file()
 
 
+@pytest.mark.slow
 def test_a_setting_survives_the_way_through_wandbs_agent():
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 

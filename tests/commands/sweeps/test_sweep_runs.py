@@ -77,11 +77,13 @@ def test_the_settings_of_a_sweep_end_like_plain_runs(given, sweep_file, tmp_path
 
 
 @pytest.mark.slow
-def test_a_simulated_agent_trains_three_settings_offline(given, sweep_file, tmp_path):
+def test_a_simulated_agent_trains_two_settings_offline(given, sweep_file, tmp_path):
     config = yaml.safe_load(Path("configs/sweeps/mctl_table1.yaml").read_text())
     network = "configs/sweeps/networks/depth1_filters16.yaml"
-    trials = [{"config": network, "model.nodes": nodes} for nodes in (4, 8)]
-    trials.append({"model.lr": 1e-05, "model.freeze_encoder": True})
+    trials = [
+        {"config": network, "model.nodes": 4},
+        {"model.lr": 1e-5, "model.freeze_encoder": True},
+    ]
     job = tmp_path / "job.json"
     job.write_text(json.dumps({"config": config, "trials": trials}))
     sweep = tmp_path / "a sweep"
@@ -92,7 +94,7 @@ def test_a_simulated_agent_trains_three_settings_offline(given, sweep_file, tmp_
         timeout=1200,
         env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
     )
-    names = ("depth1_filters16-nodes4", "depth1_filters16-nodes8", "freeze_encoderTrue-lr1e-05")
+    names = ("depth1_filters16-nodes4", "freeze_encoderTrue-lr1e-05")
     assert done.returncode == 0, done.stderr[-2000:]
     for number, name in enumerate(names):
         assert (sweep / name / "metrics.json").is_file(), done.stderr[-5000:]
