@@ -72,23 +72,36 @@ def write_maps(
                 likenesses.append(likeness_if_randomised(heat, fold.model, *seen))
     out.mkdir(parents=True, exist_ok=True)
     means = MeanMaps()
+    names = map_names([scan.image for scan in cohort.scans])
     for row, (scan, heat) in enumerate(zip(cohort.scans, heats, strict=True)):
-        nib.save(on_scan(heat, scan, cohort.preprocessing), out / map_name(scan.image))
+        nib.save(on_scan(heat, scan, cohort.preprocessing), out / names[row])
         voxels = next(input_batches(cohort, np.array([row])))[0][0].float().numpy()
         means.add(predicted[row] if wanted else "scan", voxels[0], heat)
     affine = np.diag([*np.median(cohort.volumes.spacings_mm, axis=0), 1.0])
-    for name, (_, voxels, heat) in means.means().items():
-        for values, what in ((heat, "map"), (voxels, "scans")):
-            image = nib.Nifti1Image(values.astype(np.float32), affine)
-            nib.save(image, out / map_name(f"mean_{what}_{name}"))
+    by_class = means.means()
+    for what, place in (("scans", 1), ("map", 2)):
+        files = map_names([f"mean_{what}_{name}" for name in by_class])
+        for file, values in zip(files, by_class.values(), strict=True):
+            image = nib.Nifti1Image(np.asarray(values[place], np.float32), affine)
+            nib.save(image, out / file)
     return (
         f"`maps/` has a map of each scan ({kind}, mean over the models, 0 to 1), on the voxels of "
         f"its file, and the mean of each class. {likeness_words(likenesses)}"
     )
 
 
-def map_name(image: str) -> str:
-    """Name the map of an image, in one folder for all."""
-    for suffix in (".gz", ".nii", ".mgz", ".mgh", ".hdr", ".img"):
-        image = image.removesuffix(suffix)
-    return f"{image.replace('/', '_').lstrip('._')}.nii.gz"
+def map_names(images: Sequence[str]) -> list[str]:
+    """Name the maps of images for one folder: no two alike, even if case does not count."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for image in images:
+        for suffix in (".gz", ".nii", ".mgz", ".mgh", ".hdr", ".img"):
+            image = image.removesuffix(suffix)
+        stem = image.replace("/", "_").lstrip("._")
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add(name.casefold())
+        names.append(f"{name}.nii.gz")
+    return names

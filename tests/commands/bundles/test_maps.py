@@ -5,7 +5,7 @@ from people import write_people
 
 import main
 from commands.bundles.ensemble import fold_model, input_batches, open_ensemble
-from commands.bundles.maps import map_name
+from commands.bundles.maps import map_names
 from datamodules.scan_space import on_scan
 from evaluation.predictions import read_predictions
 from lightning_modules.saliency import class_map
@@ -45,6 +45,14 @@ def test_predict_writes_a_map_on_each_scan_and_the_mean_of_each_class(finished_r
 
 
 def test_maps_of_images_in_folders_have_names_of_their_own():
-    names = ["a/scan.nii.gz", "b/scan.nii.gz", "../c/scan.mgz", "scan.hdr"]
-    made = [map_name(name) for name in names]
-    assert made == ["a_scan.nii.gz", "b_scan.nii.gz", "c_scan.nii.gz", "scan.nii.gz"]
+    names = [
+        "a/scan.nii.gz",
+        "b/scan.nii.gz",
+        "../c/scan.mgz",
+        "scan.hdr",
+        "a_scan.nii",
+        "A/scan.nii",
+    ]
+    made = map_names(names)
+    plain = ["a_scan.nii.gz", "b_scan.nii.gz", "c_scan.nii.gz", "scan.nii.gz"]
+    assert made == [*plain, "a_scan_2.nii.gz", "A_scan_3.nii.gz"]
