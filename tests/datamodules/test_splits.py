@@ -72,9 +72,9 @@ def test_no_patient_is_in_two_parts_and_each_is_tested_once(folder, cohort, spli
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(cohorts(), settings_of_splits)
-def test_no_patient_is_in_two_parts_of_five_hundred_cohorts(folder, cohort, splits):
+def test_no_patient_is_in_two_parts_of_two_hundred_cohorts(folder, cohort, splits):
     _no_patient_is_in_two_parts(folder, cohort, splits)
 
 
