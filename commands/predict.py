@@ -16,8 +16,8 @@ from commands.bundles.reference import differences, distances, read_facts
 from commands.bundles.samples import Samples
 from commands.runs.run_folder import run_path, write_text
 from datamodules.cohort import Cohort
-from evaluation.doubt import doubt_of
-from evaluation.predictions import PROB, with_decision, write_table
+from evaluation.doubt import doubt_of, entropy
+from evaluation.predictions import PROB, probs_of, with_decision, write_table
 from evaluation.report.markdown import markdown_table
 from lightning_modules.saliency import MapKind
 
@@ -98,12 +98,18 @@ def patient_table(predictions: pd.DataFrame) -> pd.DataFrame:
         predictions: One row per scan, from `predict_cohort`.
 
     Returns:
-        One row per patient: patient_id, num_scans, prob_<class>, predicted, confidence; of numbers
-        predicted and spread, that of the patient's most doubtful scan.
+        One row per patient: patient_id, num_scans, prob_<class>, predicted, confidence, and with
+        samples entropy and mutual_information over scans and samples; of numbers predicted and
+        spread, that of the patient's most doubtful scan.
     """
     patients = predictions.groupby("patient_id")
     if probs := [name for name in predictions.columns if name.startswith(PROB)]:
         table = with_decision(patients[probs].mean().reset_index())
+        if "entropy" in predictions:  # samples: each scan's, and the scans, are the patient's
+            of_samples = predictions["entropy"] - predictions["mutual_information"]
+            within = of_samples.groupby(predictions["patient_id"]).mean().to_numpy()
+            total = entropy(probs_of(table))
+            table = table.assign(entropy=total, mutual_information=np.maximum(total - within, 0))
     else:
         table = patients.agg({"predicted": "mean", "spread": "max"}).reset_index()
     table.insert(1, "num_scans", patients.size().to_numpy())

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from people import write_people
@@ -10,10 +11,12 @@ from torch import nn
 import main
 from commands.bundles.ensemble import fold_model, input_batches, open_ensemble
 from commands.bundles.samples import Samples, dropout_layers
+from commands.predict import patient_table
 from commands.reporting.page import open_cohort
 from commands.runs.run_folder import read_config
 from datamodules.augmentation import Augmentation
 from datamodules.augmented_copies import load_copies
+from evaluation.doubt import doubt_of
 from evaluation.predictions import read_predictions
 
 PROBS = ["prob_healthy", "prob_unhealthy"]
@@ -96,3 +99,16 @@ def test_predict_writes_doubt_where_it_is_asked_for_and_else_what_it_always_wrot
     assert (dropped["mutual_information"] >= 0).all()
     assert (dropped[PROBS] != models[PROBS]).any(axis=None)
     assert "with dropout on: 5" in (tmp_path / "out/report.md").read_text()
+
+
+def test_the_doubt_of_a_patient_is_that_of_all_samples_of_all_scans():
+    probs = np.random.default_rng(0).dirichlet([1, 2], size=(7, 6))  # samples, scans
+    patients = np.array(["b", "a", "b", "a", "a", "c"])
+    scans = pd.DataFrame({"patient_id": patients, "image": list("uvwxyz"), "warnings": ""})
+    scans[["prob_ill", "prob_well"]] = probs.mean(0)
+    scans = scans.assign(predicted="ill", confidence=0.0, spread=0.0, **doubt_of(probs))
+    table = patient_table(scans).set_index("patient_id")
+    for name in "ab":
+        samples = probs[:, patients == name].reshape(-1, 1, 2)
+        for score, expected in doubt_of(samples).items():
+            assert table.loc[name, score] == pytest.approx(expected[0])
