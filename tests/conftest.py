@@ -26,6 +26,11 @@ install_import_hook(
 # needs none of it
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the test that takes a minute: were it the last, all but one would wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_torchrun.py")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     import torch

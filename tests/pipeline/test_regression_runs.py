@@ -111,7 +111,9 @@ def test_classical_methods_and_a_2d_network_are_compared_on_the_same_folds(numbe
     expected = {"run", "ridge", "svr", "k-nearest-neighbours", "mean", "covariates", "slices"}
     assert set(table.index) == expected | {"mean vote"}
     assert table.loc["mean", "mae_diff_low"] > 0
-    assert "mean is worse than run" in (tmp_path / "compared/report.md").read_text()
+    # with two repeats the p value hangs on the processor, but not that the sentence goes by it
+    said = "is worse than" if table.loc["mean", "p_mae_holm"] < 0.05 else "cannot be told from"
+    assert f"mean {said} run" in (tmp_path / "compared/report.md").read_text()
     one = read_predictions(folder / "classical/mean/predictions.csv")
     metrics = json.loads((number_run / "metrics.json").read_text())
     assert regression_estimates(one)["mae"] == pytest.approx(metrics["mean_predictor"]["mae"])
