@@ -203,6 +203,7 @@ class Recorder(LogisticRegression):
         return super().predict(features)
 
 
+@pytest.mark.slow
 def test_smote_fills_up_training_parts_alone_with_points_between_two_of_a_class():
     features, labels, groups = _features(60, 3)
     kept = np.flatnonzero((labels != 2) | (np.arange(60) < 18))  # six of the last class

@@ -22,6 +22,7 @@ def augment(volume, spacing_mm, augmentation, seed):
     return make_copies(volume[None], spacing_mm[None], augmentation, [seed])[0]
 
 
+@pytest.mark.slow
 def test_training_and_test_scans_have_the_same_distribution_of_head_sizes(write_scan, tmp_path):
     lines = ["patient_id,image,label"]
     place = np.stack(np.indices((24, 24, 24)), -1) - 11.5

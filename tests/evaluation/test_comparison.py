@@ -217,6 +217,7 @@ def test_obuchowski_rockette_equals_its_analysis_of_variance():
     assert obuchowski_rockette_p(*once) == delong_p(*once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 7])
 def test_holms_correction_is_that_of_statsmodels(number):
     p_values = np.random.default_rng(number).integers(0, 8, number) / 10

@@ -195,6 +195,7 @@ def _paper_network(finetuning, **settings):
     )
 
 
+@pytest.mark.slow
 def test_a_norm_keeps_its_running_statistics_until_its_layer_learns(tmp_path):
     _, moved = _fit(_paper_network(GRADUALLY), tmp_path, 6)
     assert moved == UNFROZEN
@@ -206,6 +207,7 @@ def test_a_norm_keeps_its_running_statistics_until_its_layer_learns(tmp_path):
     assert moved == [[False] * 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [3, 4, 5])
 def test_a_training_that_goes_on_unfreezes_norms_where_the_whole_one_does(tmp_path, num_steps):
     class Save(Callback):

@@ -67,6 +67,7 @@ def test_shifts_and_scales_are_those_of_the_papers_equations():
         np.testing.assert_allclose(found.divisors[site], np.sqrt(deltas[site]), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_afterwards_the_site_cannot_be_told_and_the_class_can():
     features, sites, labels = _cohort(seed=1)
     after = fit_sites(features, sites.tolist(), labels).apply(features, sites.tolist())

@@ -42,6 +42,7 @@ def network():
     return Classifier(2, SHAPE, depth=1, filters=4, nodes=4, norm="none").eval()
 
 
+@pytest.mark.slow
 def test_maps_by_captum_are_captums(network, volume):
     blank = torch.full_like(volume, float(volume.mean()))
     path = attr.IntegratedGradients(network).attribute(volume, blank, target=1, n_steps=32)

@@ -79,6 +79,7 @@ def test_the_example_of_the_page_becomes_a_run_that_verify_and_compare_take(
     assert main.main(["compare", both, f"--run={tmp_path / 'both'}"]) == 0
 
 
+@pytest.mark.slow
 def test_whatever_is_wrong_with_a_table_is_one_line_each_and_nothing_is_written(
     finished_run, import_table, tmp_path
 ):

@@ -47,6 +47,7 @@ def test_copies_are_those_of_training_and_the_first_is_the_scan_as_it_is(opened,
         Samples(tta=3).copies(ensemble, cohort)
 
 
+@pytest.mark.slow
 def test_only_dropout_is_on_and_its_samples_average_to_what_many_passes_give(opened):
     ensemble, fold, cohort = opened
     copies = Samples().copies(ensemble, cohort)

@@ -77,6 +77,7 @@ def test_without_a_finished_setting_the_table_tells_that(tmp_path):
     assert "1 settings were tried: 1 unfinished" in (tmp_path / "s/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_picture_has_a_panel_for_every_key_that_varies(table, tmp_path):
     path, ordered = tmp_path / "picture.png", table("auroc", "maximize")
     assert draw_settings(ordered, KEYS, "auroc", path)
