@@ -16,7 +16,7 @@ from commands.bundles.reference import differences, distances, read_facts
 from commands.bundles.samples import Samples
 from commands.runs.run_folder import run_path, write_text
 from datamodules.cohort import Cohort
-from evaluation.doubt import doubt_of, entropy
+from evaluation.doubt import doubt_of, doubt_of_means
 from evaluation.predictions import PROB, probs_of, with_decision, write_table
 from evaluation.report.markdown import markdown_table
 from lightning_modules.saliency import MapKind
@@ -107,9 +107,8 @@ def patient_table(predictions: pd.DataFrame) -> pd.DataFrame:
         table = with_decision(patients[probs].mean().reset_index())
         if "entropy" in predictions:  # samples: each scan's, and the scans, are the patient's
             of_samples = predictions["entropy"] - predictions["mutual_information"]
-            within = of_samples.groupby(predictions["patient_id"]).mean().to_numpy()
-            total = entropy(probs_of(table))
-            table = table.assign(entropy=total, mutual_information=np.maximum(total - within, 0))
+            each = of_samples.groupby(predictions["patient_id"]).mean().to_numpy()
+            table = table.assign(**doubt_of_means(probs_of(table), each))
     else:
         table = patients.agg({"predicted": "mean", "spread": "max"}).reset_index()
     table.insert(1, "num_scans", patients.size().to_numpy())

@@ -263,27 +263,16 @@ class Cohort:
 
     def refuse_other_preprocessing(self, made_with: dict[str, Any]) -> None:
         """Raise if a checkpoint was trained on scans that were preprocessed in another way."""
-        settings = asdict(Preprocessing.made_with(made_with))
-        for name, here in asdict(self.preprocessing).items():
-            there = settings[name]
-            if name != "voxel_budget" and here != there:
-                raise ValueError(
-                    f"The checkpoint was trained with preprocessing.{name} {there}, not "
-                    f"{here}. Set --data.preprocessing.{name} to what it was trained with."
-                )
+        there, here = asdict(Preprocessing.made_with(made_with)), asdict(self.preprocessing)
+        for name in here:
+            if name != "voxel_budget":
+                _refuse_other(f"preprocessing.{name}", there[name], here[name])
 
     def refuse_other_inputs(self, made_with: dict[str, Any]) -> None:
         """Raise if a checkpoint was trained on other contrasts or covariates."""
+        _refuse_other("contrasts", made_with.get("contrasts", []), self.contrasts)
         coded = Coding.of(made_with.get("covariates")).columns
-        for name, there, here in (
-            ("contrasts", made_with.get("contrasts", []), self.contrasts),
-            ("covariates", coded, self.covariates.columns),
-        ):
-            if there != here:
-                raise ValueError(
-                    f"The checkpoint was trained with the {name} {there}, not {here}. Set "
-                    f"--data.{name} to what it was trained with."
-                )
+        _refuse_other("covariates", coded, self.covariates.columns)
 
     def rows_of(self, patients: set[str], *, synthetic: bool = True) -> list[int]:
         """Positions of these patients' scans, with or without the synthetic ones."""
@@ -299,3 +288,11 @@ class Cohort:
             raise ValueError(
                 f"{self.table} has {number} synthetic rows, for training alone: leave them out."
             )
+
+
+def _refuse_other(name: str, there: Any, here: Any) -> None:
+    if there != here:
+        raise ValueError(
+            f"The checkpoint was trained with {name} {there}, not {here}. Set --data.{name} to "
+            "what it was trained with."
+        )

@@ -52,11 +52,10 @@ class ScanDataModule(LightningDataModule):
         batch_size: Scans of a batch on one device.
         num_workers: Worker processes of the training loader; small cohorts need none.
         cache_dir: Folder for preprocessed volumes; may be deleted at any time.
-        sampling: 'natural' serves every training scan once an epoch; 'balanced' serves as many
-            scans, equally many of each class: a rare class's several times, each in another
-            augmented copy while there are copies left (by augmentation mode 'none' they are
-            the same), a frequent class's not all in each epoch. Validation and test stay as they
-            are.
+        sampling: 'natural' serves every training scan once an epoch; 'balanced' as many, equally
+            many of each class: a rare class's several times, each in another augmented copy while
+            there are some left, a frequent class's not all in each epoch. Validation and test
+            stay as they are.
         labels_per: 'scan' if a patient's scans may have different labels, as two halves of a brain
             have; otherwise that is taken for a mistake in the table.
         contrasts: Names of the contrasts, where a row has several images in the columns
@@ -150,16 +149,19 @@ class ScanDataModule(LightningDataModule):
         }
 
     @property
+    def parts(self) -> dict[str, set[str]]:
+        """The fold's patients: 'train', 'val' and 'test'."""
+        return patients_of(self.splits_table, self.repeat, self.fold)
+
+    @property
     def validates(self) -> bool:
         """Whether the fold has a validation part; the test part is one by protocol 'paper'."""
-        parts = patients_of(self.splits_table, self.repeat, self.fold)
-        return bool(parts["val"]) or self.splits.protocol == "paper"
+        return bool(self.parts["val"]) or self.splits.protocol == "paper"
 
     @property
     def training_patients(self) -> set[str]:
         """Patients that the fold's weights have seen, validation included."""
-        parts = patients_of(self.splits_table, self.repeat, self.fold)
-        return parts["train"] | parts["val"]
+        return self.parts["train"] | self.parts["val"]
 
     @cached_property
     def training_scans(self) -> dict[str, Tensor]:
@@ -169,14 +171,12 @@ class ScanDataModule(LightningDataModule):
     @property
     def held_out_patients(self) -> set[str]:
         """Patients that no pretrained encoder may have met: validation and test."""
-        parts = patients_of(self.splits_table, self.repeat, self.fold)
-        return parts["val"] | parts["test"]
+        return self.parts["val"] | self.parts["test"]
 
     @property
     def training_label_counts(self) -> list[int]:
         """Training scans of each class, in the order of `class_names`."""
-        patients = patients_of(self.splits_table, self.repeat, self.fold)["train"]
-        labels = [self.cohort.labels[row] for row in self.cohort.rows_of(patients)]
+        labels = [self.cohort.labels[row] for row in self.cohort.rows_of(self.parts["train"])]
         return [labels.count(name) for name in self.class_names]
 
     @property
@@ -198,10 +198,9 @@ class ScanDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         volumes = self.cohort.volumes
-        parts = patients_of(self.splits_table, self.repeat, self.fold)
         self.rows = {
             part: np.array(self.cohort.rows_of(who, synthetic=part == "train"), dtype=int)
-            for part, who in parts.items()
+            for part, who in self.parts.items()
         }
         if self.validates and not len(self.rows["val"]):
             self.rows["val"] = self.rows["test"]

@@ -35,8 +35,20 @@ def doubt_of(
     Args:
         probs: Shares of the classes, (S, N, K).
     """
-    total = entropy(probs.mean(0))
-    return {"entropy": total, "mutual_information": np.maximum(total - entropy(probs).mean(0), 0)}
+    return doubt_of_means(probs.mean(0), entropy(probs).mean(0))
+
+
+def doubt_of_means(
+    probs: Float[np.ndarray, "cases classes"], each: Float[np.ndarray, " cases"]
+) -> dict[str, Float[np.ndarray, " cases"]]:
+    """Compute each of SCORES where the predictions of a case are averaged already.
+
+    Args:
+        probs: Mean shares of the classes, (N, K).
+        each: Mean entropy of the single predictions in nats, (N,).
+    """
+    total = entropy(probs)
+    return {"entropy": total, "mutual_information": np.maximum(total - each, 0)}
 
 
 def errors_found(predictions: pd.DataFrame) -> dict[str, Any]:
@@ -56,10 +68,9 @@ def errors_found(predictions: pd.DataFrame) -> dict[str, Any]:
     columns = [PROB + name for name in names]
     single = predictions[key].assign(**dict(zip(columns, probs.T, strict=True)))
     cases = with_decision(single.assign(each=entropy(probs)).groupby(key).mean().reset_index())
-    total = entropy(probs_of(cases))
     wrong = cases["predicted"] != cases["label"]
     found: dict[str, Any] = {"num_errors": int(wrong.sum()), **dict.fromkeys(SCORES)}
-    scores = {"entropy": total, "mutual_information": np.maximum(total - cases["each"], 0)}
+    scores = doubt_of_means(probs_of(cases), cases["each"].to_numpy())
     for name in SCORES if predictions["repeat"].nunique() > 1 else SCORES[:1]:
         share = np.clip(scores[name] / np.log(len(names)), 0, 1)
         table = cases[["patient_id", "image"]].assign(repeat=0, fold=0)

@@ -26,7 +26,7 @@ from datamodules.target import TargetScale
 from datamodules.volumes import Intensity, Volumes
 from evaluation.calibration import Calibration, fit_calibration, held_out
 from evaluation.regression import is_regression
-from files.yaml_text import load_yaml
+from files.yaml_text import read_yaml
 from lightning_modules.deployment import FoldModel, FoldNumber, MeanModel
 from lightning_modules.transfer import Seen, read_checkpoint, read_seen
 
@@ -189,7 +189,7 @@ def input_batches(cohort: Cohort, rows: np.ndarray) -> Iterator[tuple[Tensor, Te
 
 
 def _open_run(folder: Path) -> Ensemble:
-    config = load_yaml((folder / "config.yaml").read_text())
+    config = read_yaml(folder / "config.yaml")
     if "model" not in config or "method" in config:
         raise ValueError(f"Run {folder} has no network. Set RUN= to a run of `make finetune`.")
     if not (folder / "splits.csv").is_file():

@@ -72,18 +72,18 @@ def write_maps(
                 likenesses.append(likeness_if_randomised(heat, fold.model, *seen))
     out.mkdir(parents=True, exist_ok=True)
     means = MeanMaps()
-    names = map_names([scan.image for scan in cohort.scans])
+    classes = sorted(set(predicted)) if wanted else ["scan"]
+    of_means = [f"mean_{what}_{name}" for name in classes for what in ("scans", "map")]
+    names = map_names([*of_means, *(scan.image for scan in cohort.scans)])
     for row, (scan, heat) in enumerate(zip(cohort.scans, heats, strict=True)):
-        nib.save(on_scan(heat, scan, cohort.preprocessing), out / names[row])
+        file = out / names[len(of_means) + row]
+        nib.save(on_scan(heat, scan, cohort.preprocessing), file)
         voxels = next(input_batches(cohort, np.array([row])))[0][0].float().numpy()
         means.add(predicted[row] if wanted else "scan", voxels[0], heat)
     affine = np.diag([*np.median(cohort.volumes.spacings_mm, axis=0), 1.0])
-    by_class = means.means()
-    for what, place in (("scans", 1), ("map", 2)):
-        files = map_names([f"mean_{what}_{name}" for name in by_class])
-        for file, values in zip(files, by_class.values(), strict=True):
-            image = nib.Nifti1Image(np.asarray(values[place], np.float32), affine)
-            nib.save(image, out / file)
+    of_classes = [values for _, *pair in means.means().values() for values in pair]
+    for name, values in zip(names, of_classes, strict=False):
+        nib.save(nib.Nifti1Image(values.astype(np.float32), affine), out / name)
     return (
         f"`maps/` has a map of each scan ({kind}, mean over the models, 0 to 1), on the voxels of "
         f"its file, and the mean of each class. {likeness_words(likenesses)}"
@@ -91,7 +91,11 @@ def write_maps(
 
 
 def map_names(images: Sequence[str]) -> list[str]:
-    """Name the maps of images for one folder: no two alike, even if case does not count."""
+    """Name the maps of images for one folder: no two alike, even if case does not count.
+
+    Args:
+        images: Paths as in the cohort table; of two that would be alike the later gets a number.
+    """
     names: list[str] = []
     taken: set[str] = set()
     for image in images:

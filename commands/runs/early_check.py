@@ -11,10 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from commands.runs.foundations import find_foundation, is_foundation
 from files.run_path import did_you_mean, near_files, run_path
+from files.yaml_text import load_yaml, read_yaml
 
 ROOT = Path(__file__).parents[2]
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
@@ -81,10 +80,7 @@ def _read_yaml(given: str) -> Any:
     path = Path(given).expanduser()
     if is_file and not path.is_file():
         raise ValueError(f"Settings file {given!r} does not exist.{near_files(path)}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8") if is_file else given)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{given} is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path) if is_file else load_yaml(given, given)
     if not isinstance(content, dict | None):
         raise ValueError(f"{given} has no `name: value` pairs.")
     return content or {}
@@ -139,8 +135,8 @@ def _check_name(key: str, names: Names) -> None:
 def _check_classes(classes: Any) -> None:
     """Refuse names of classes that YAML reads as numbers or as yes and no."""
     if isinstance(classes, str):
-        with suppress(yaml.YAMLError):
-            classes = yaml.safe_load(classes)
+        with suppress(ValueError):
+            classes = load_yaml(classes, "classes")
     for name in classes if isinstance(classes, list) else []:
         if isinstance(name, bool):
             raise ValueError(

@@ -10,7 +10,7 @@ from datamodules.cohort import Cohort
 from datamodules.preprocessing import Preprocessing
 from datamodules.reading.cohort_table import Columns
 from files.run_path import run_path
-from files.yaml_text import load_yaml
+from files.yaml_text import read_yaml
 
 OF_ITS_SCANS = (  # what its files lack, and have next to an image
     *("assume_orientation", "assume_spacing_mm", "fill_nan"),
@@ -60,7 +60,7 @@ def read_target(like: str) -> dict[str, Any]:
     """
     config = run_path(like) / "config.yaml"
     if config.is_file():
-        settings = load_yaml(config.read_text(encoding="utf-8"))
+        settings = read_yaml(config)
         return asdict(Preprocessing.made_with(settings["data"]["init_args"]["preprocessing"]))
     if not Path(like).is_file():
         raise ValueError(

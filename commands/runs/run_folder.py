@@ -21,7 +21,7 @@ from datamodules.splits import read_splits
 from evaluation.predictions import write_table
 from files.run_path import run_path
 from files.whole_file import remove_leftovers, write_first, write_whole
-from files.yaml_text import dump_yaml, load_yaml
+from files.yaml_text import dump_yaml, read_yaml
 
 PACKAGES = ("torch", "lightning", "torchio", "torchmetrics", "numpy", "scikit-learn", "nibabel")
 
@@ -112,9 +112,8 @@ def claim(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> bool:
             "device": device_name(),
         }
         write_json(facts | run, run_file, once=True)
-        text = dump_yaml(config)
-        write_text(text, config_file, once=True)
-    old = load_yaml(config_file.read_text()) | _data_hash(read_json(run_file))
+        write_text(dump_yaml(config), config_file, once=True)
+    old = read_yaml(config_file) | _data_hash(read_json(run_file))
     if changed := _differences(old, config | _data_hash(run)):
         raise ValueError(
             f"Run {folder} was made with other settings ({'; '.join(changed[:3])}"
@@ -132,7 +131,7 @@ def give_back(folder: Path) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read config.yaml; what was no setting yet when the run was made has its value of then."""
-    config = load_yaml((folder / "config.yaml").read_text())
+    config = read_yaml(folder / "config.yaml")
     data = config["data"]["init_args"]
     data["preprocessing"] = BEFORE_IT_WAS_A_SETTING | data["preprocessing"]
     return config

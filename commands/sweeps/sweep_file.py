@@ -24,7 +24,7 @@ from evaluation.metrics import NAMES
 from evaluation.regression import MEASURES
 from files.hashes import digest
 from files.whole_file import write_whole
-from files.yaml_text import load_yaml
+from files.yaml_text import read_yaml
 
 Setting = Mapping[str, str]
 METHODS = ("grid", "random", "bayes")
@@ -147,7 +147,7 @@ def read_sweep(path: str | Path) -> Sweep:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no sweep file {str(path)!r}. Give SWEEP=configs/sweeps/….yaml.")
-    content = load_yaml(path.read_text())
+    content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
         raise ValueError(f"{path} is no sweep file: it has no `parameters`.")
     metric = content.get("metric") or {}

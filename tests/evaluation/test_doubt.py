@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from jaxtyping import TypeCheckError
 from scipy.stats import entropy as scipy_entropy
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
@@ -10,6 +11,11 @@ from evaluation.predictions import with_decision
 from evaluation.report.markdown import measures_table
 from evaluation.report.sentences import confidence_sentences
 from evaluation.summary import RunTables, summarise_run
+
+
+def test_annotated_shapes_and_types_are_checked_in_tests():
+    with pytest.raises(TypeCheckError, match="samples cases classes"):
+        doubt_of(np.full((2, 2), 0.5))
 
 
 def test_entropy_is_scipys_and_mutual_information_that_of_class_and_model():
