@@ -127,7 +127,8 @@ class ImageNetBaseline(ScanClassifier):
     def slice_features(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b s f"]:
         """Compute the backbone's features of every slice."""
         image = self.images(volume)
-        return self.encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+        flat = image.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return self.encoder(flat).unflatten(0, image.shape[:2])
 
     @override
     def features(self, volume: Float[Tensor, "b c w h d"]) -> Float[Tensor, "b f"]:
