@@ -1,5 +1,7 @@
 """Small cohorts on disk, and the command line in this process."""
 
+import atexit
+import gc
 import os
 import signal
 from pathlib import Path
@@ -11,6 +13,7 @@ from jaxtyping import install_import_hook
 
 SHAPE = (12, 12, 12)
 ROOT = Path(__file__).parents[1]
+gc.disable()  # until all is collected, as main.py does
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 # where a shape is annotated, it and all types of that file are checked at every call
 install_import_hook(
@@ -29,6 +32,12 @@ install_import_hook(
 def pytest_collection_modifyitems(items):
     """Begin with the test that takes a minute: were it the last, all but one would wait for it."""
     items.sort(key=lambda item: item.path.name != "test_torchrun.py")
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(autouse=True, scope="session")
