@@ -23,6 +23,10 @@ from files.run_path import run_path
 from files.whole_file import remove_leftovers, write_first, write_whole
 from files.yaml_text import dump_yaml, read_yaml
 
+MAY_CHANGE = (  # while a run goes on: where things are; table and folds are compared by content
+    *("data.init_args.table", "data.init_args.splits.path"),
+    *("data.init_args.cache_dir", "data.init_args.num_workers"),
+)
 PACKAGES = ("torch", "lightning", "torchio", "torchmetrics", "numpy", "scikit-learn", "nibabel")
 
 
@@ -113,8 +117,8 @@ def claim(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> bool:
         }
         write_json(facts | run, run_file, once=True)
         write_text(dump_yaml(config), config_file, once=True)
-    old = read_yaml(config_file) | _data_hash(read_json(run_file))
-    if changed := _differences(old, config | _data_hash(run)):
+    old = read_yaml(config_file) | {"data_hash": read_json(run_file)["data_hash"]}
+    if changed := _differences(old, config | {"data_hash": run["data_hash"]}):
         raise ValueError(
             f"Run {folder} was made with other settings ({'; '.join(changed[:3])}"
             f"{'; …' * (len(changed) > 3)}). Choose another RUN, or delete the folder."
@@ -195,13 +199,11 @@ def write_text(text: str, path: Path, *, once: bool = False) -> None:
     (write_first if once else write_whole)(text, path)
 
 
-def _data_hash(run: dict[str, Any]) -> dict[str, Any]:
-    return {"data": {"hash": run["data_hash"]}}
-
-
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     changed = []
     for key in sorted(old.keys() | new.keys()):
+        if f"{prefix}{key}" in MAY_CHANGE:
+            continue
         before, now = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
             changed += _differences(before, now, f"{prefix}{key}.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from itertools import chain
 
@@ -164,6 +165,30 @@ def test_workers_inside_an_array_task_are_refused(write_cohort, run_verb, tmp_pa
     settings = ["--workers=2", "--num_tasks=2"]
     assert run_verb("finetune", write_cohort(12), "run", *settings) == 2
     assert "either num_tasks or workers" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_settings_of_the_data_stay_while_a_run_goes_on_but_may_lie_elsewhere(
+    write_cohort, run_verb, tmp_path, capsys
+):
+    def again(*settings):
+        code = run_verb("finetune", table, "run", "--only=prepare", *settings)
+        return code, capsys.readouterr().err
+
+    table = write_cohort(12)
+    assert again()[0] == 0
+    for setting in ("batch_size=8", "splits.num_repeats=2", "augmentation.log_gamma=0.3"):
+        code, error = again(f"--data.{setting}")
+        assert code == 2
+        name, _, value = setting.partition("=")
+        assert f"data.init_args.{name}: " in error
+        assert f"{value} here" in error
+    table = shutil.copytree(table.parent, tmp_path.with_name("moved")) / table.name
+    elsewhere = [f"--data.cache_dir={tmp_path / 'another'}", "--data.num_workers=1"]
+    elsewhere += [f"--data.splits.path={tmp_path / 'run/splits.csv'}"]
+    assert again(*elsewhere)[0] == 0
+    table.write_text(table.read_text().replace("p11,", "p12,"))
+    assert "data_hash: " in again()[1]
 
 
 @pytest.mark.slow
