@@ -117,7 +117,7 @@ bench: $(READY) ## Measure this machine within BUDGET=8 minutes, or training on 
 	$(PY) -m benchmarks $(if $(GPU),--gpu) $(if $(BUDGET),--budget="$(BUDGET)") $(ARGS)
 
 test: $(READY) ## Run every test that this machine can run; FAST=1 those that take less than a minute together
-	$(PY) -m pytest -n 2 --dist worksteal $(if $(FAST),-m "not slow and not real_data") $(ARGS)
+	$(PY) -m pytest --dist worksteal $(if $(FAST),-n 2 -m "not slow and not real_data",-n 3) $(ARGS)
 
 check: $(READY) ## Format, lint, check types and run the fast tests
 	$(PY) -m ruff format .

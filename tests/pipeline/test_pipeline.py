@@ -253,7 +253,7 @@ def test_a_run_is_not_mixed_with_other_settings_or_data(
     assert "model.init_args.lr: 0.001 there, 0.5 here" in capsys.readouterr().err
     write_scan("cohort/p00_0.nii.gz", seed=77)
     assert run_verb("finetune", table, "fine") == 2
-    assert "data.hash" in capsys.readouterr().err
+    assert "data_hash" in capsys.readouterr().err
 
 
 @pytest.mark.slow
