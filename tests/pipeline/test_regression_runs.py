@@ -143,6 +143,27 @@ def test_new_scans_and_patients_from_elsewhere_are_predicted(number_run, tmp_pat
 
 
 @pytest.mark.slow
+def test_numbers_of_another_program_become_a_run_with_the_same_figures(
+    number_run, tmp_path, capsys
+):
+    theirs = read_predictions(number_run / "predictions.csv").drop(columns="target")
+    path, table = tmp_path / "theirs.csv", number_run.parent / "data/cohort.csv"
+    more = {"data.splits.path": number_run, "predictions": path}
+    flags = settings(tmp_path, table, "imported", **SMALL, **more)
+    theirs.replace({"predicted": {theirs["predicted"][7]: "much"}}).to_csv(path, index=False)
+    assert main.main(["import_predictions", *flags]) == 2
+    assert "is 'much', not a number" in capsys.readouterr().err
+    theirs.to_csv(path, index=False)
+    assert main.main(["import_predictions", *flags]) == 0
+    ours, imported = (
+        json.loads((run / "metrics.json").read_text())["mean"]
+        for run in (number_run, tmp_path / "imported")
+    )
+    assert imported == pytest.approx(ours)
+    assert main.main(["verify", f"--run={tmp_path / 'imported'}"]) == 0
+
+
+@pytest.mark.slow
 def test_a_bundle_predicts_the_same_numbers_as_its_run(number_run, tmp_path):
     image = number_run.parent / "data/3.nii.gz"
     bundle = tmp_path / "bundle"
