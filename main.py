@@ -223,6 +223,8 @@ def _quiet_at_a_closed_pipe() -> Iterator[None]:
 
 def _leave(code: int) -> NoReturn:
     """End the process without taking apart all that was imported, which takes a second."""
+    if "-m" in sys.orig_argv[: len(sys.orig_argv) - len(sys.argv)]:
+        sys.exit(code)  # a profiler or debugger ran this file and has still to write
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()

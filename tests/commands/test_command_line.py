@@ -1,5 +1,6 @@
 import io
 import os
+import pstats
 import re
 import signal
 import subprocess
@@ -275,6 +276,20 @@ def test_make_predict_and_export_hand_on_what_they_are_given():
     ):
         dry = ["make", "-n", target, *given]
         assert words in subprocess.run(dry, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_process_ends_with_all_that_was_still_to_be_written(tmp_path):
+    code = """
+import atexit, threading, time, main
+threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+atexit.register(print, "registered", end="")
+main._leave(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "thread\nregistered", "")
+    profiler = [sys.executable, "-m", "cProfile", "-o", tmp_path / "profile", "main.py", "--help"]
+    subprocess.run(profiler, capture_output=True, check=True)
+    assert pstats.Stats(str(tmp_path / "profile")).total_calls > 0
 
 
 @pytest.mark.slow
