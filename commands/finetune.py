@@ -54,34 +54,40 @@ def finetune(args: list[str]) -> None:
 
 
 def _train(run: Run, todo: Sequence[FoldRun], tracker: Any) -> None:
-    """Build, fit, predict and finish fold runs, one after the other."""
+    """Train fold runs one after the other."""
     progress = RunProgress(len(todo), shown=is_main_process())
     with progress.bar:
         for fold_run in todo:
-            started = time.monotonic()
-            progress.begin(fold_run.name)
-            trainer, model, data = run.build(fold_run, [progress], tracker)
-            resume_ckpt = resume_point(fold_run.folder, say, tidy=is_main_process())
-            trainer.fit(model, datamodule=data, ckpt_path=resume_ckpt, weights_only=True)
-            trainer.predict(  # callbacks write predictions.csv
-                model,
-                datamodule=data,
-                ckpt_path=fold_run.best_ckpt,
-                return_predictions=False,
-                weights_only=True,
-            )
-            if trainer.is_global_zero:
-                if isinstance(data, ScanDataModule):
-                    reference = training_reference(model, data, trainer.strategy.root_device)
-                    write_json(asdict(reference), fold_run.folder / "reference.json")
-                seconds = time.monotonic() - started
-                fold_run.finish({"wall_time_s": seconds, "device": device_name()})
-            trainer.strategy.barrier()
-            progress.end()
+            with fold_run.alone():
+                _train_fold(run, fold_run, progress, tracker)
             if tracker is not None:
                 done = [each for each in run.fold_runs if each.finished]
                 figures = running_figures(out_of_fold_predictions(done))
                 tracker.log({"folds": len(done)} | {f"cv/{name}": f for name, f in figures.items()})
+
+
+def _train_fold(run: Run, fold_run: FoldRun, progress: RunProgress, tracker: Any) -> None:
+    """Build, fit, predict and finish one fold run."""
+    started = time.monotonic()
+    progress.begin(fold_run.name)
+    trainer, model, data = run.build(fold_run, [progress], tracker)
+    resume_ckpt = resume_point(fold_run.folder, say, tidy=is_main_process())
+    trainer.fit(model, datamodule=data, ckpt_path=resume_ckpt, weights_only=True)
+    trainer.predict(  # callbacks write predictions.csv
+        model,
+        datamodule=data,
+        ckpt_path=fold_run.best_ckpt,
+        return_predictions=False,
+        weights_only=True,
+    )
+    if trainer.is_global_zero:
+        if isinstance(data, ScanDataModule):
+            reference = training_reference(model, data, trainer.strategy.root_device)
+            write_json(asdict(reference), fold_run.folder / "reference.json")
+        seconds = time.monotonic() - started
+        fold_run.finish({"wall_time_s": seconds, "device": device_name()})
+    trainer.strategy.barrier()
+    progress.end()
 
 
 def _describe_folds(run: Run) -> None:

@@ -38,13 +38,14 @@ def pretrain(args: list[str]) -> None:
             for fold_run in todo:
                 started = time.monotonic()
                 progress.begin(fold_run.name)
-                trainer, model, data = run.build(fold_run, [progress], tracker)
-                resume_ckpt = resume_point(fold_run.folder, say, tidy=is_main_process())
-                trainer.fit(model, datamodule=data, ckpt_path=resume_ckpt, weights_only=True)
-                if trainer.is_global_zero:
-                    seconds = time.monotonic() - started
-                    fold_run.finish({"wall_time_s": seconds, "device": device_name()})
-                trainer.strategy.barrier()
+                with fold_run.alone():
+                    trainer, model, data = run.build(fold_run, [progress], tracker)
+                    resume_ckpt = resume_point(fold_run.folder, say, tidy=is_main_process())
+                    trainer.fit(model, datamodule=data, ckpt_path=resume_ckpt, weights_only=True)
+                    if trainer.is_global_zero:
+                        seconds = time.monotonic() - started
+                        fold_run.finish({"wall_time_s": seconds, "device": device_name()})
+                    trainer.strategy.barrier()
                 progress.end()
     finished = [each for each in folds if each.finished]
     if finished and run.does("gather") and is_main_process():

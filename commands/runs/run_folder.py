@@ -6,6 +6,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +17,12 @@ import pandas as pd
 import torch
 
 from callbacks.whole_checkpoints import BEST_NAME
+from commands.runs.main_process import is_main_process
 from commands.runs.resume import forget_progress
 from datamodules.preprocessing import BEFORE_IT_WAS_A_SETTING
 from datamodules.splits import read_splits
 from evaluation.predictions import write_table
+from files.lock import sole_holder
 from files.run_path import run_path
 from files.whole_file import remove_leftovers, write_first, write_whole
 from files.yaml_text import dump_yaml, read_yaml
@@ -52,6 +56,26 @@ class FoldRun:
     def best_ckpt(self) -> Path:
         """The checkpoint to predict with."""
         return self.folder / BEST_NAME
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from training it at the same time.
+
+        Raises:
+            ValueError: If one does.
+        """
+        with ExitStack() as stack:
+            if is_main_process():
+                with suppress(FileExistsError):  # a file in the way is named by the next line
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(sole_holder(self.folder / "training.lock"))
+                except BlockingIOError as error:
+                    raise ValueError(
+                        f"{self.folder} is being trained by {error}. Wait until it has finished, "
+                        "or stop it. WORKERS=2 starts processes that share the folds of a run."
+                    ) from None
+            yield
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Mark it as done and drop what only an interrupted one needs."""

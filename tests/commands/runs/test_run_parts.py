@@ -168,6 +168,22 @@ def test_workers_inside_an_array_task_are_refused(write_cohort, run_verb, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "place"), [("finetune", "run/repeat0_fold1"), ("pretrain", "run")]
+)
+def test_a_fold_that_another_process_trains_is_left_to_it(
+    write_cohort, run_verb, tmp_path, capsys, verb, place
+):
+    table = write_cohort(12)
+    with FoldRun(0, 1, tmp_path / place).alone():
+        assert run_verb(verb, table, "run", epochs=1) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / place} is being trained by process {os.getpid()} on " in said
+    assert run_verb(verb, table, "run", epochs=1) == 0
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+@pytest.mark.slow
 def test_settings_of_the_data_stay_while_a_run_goes_on_but_may_lie_elsewhere(
     write_cohort, run_verb, tmp_path, capsys
 ):
