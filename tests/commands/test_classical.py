@@ -51,6 +51,7 @@ def test_no_method_sees_more_of_a_test_scan_than_that_scan():
         np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_turning_the_axes_first_leaves_the_components_as_they_are():
     features, labels, groups = _features()
     method = ClassicalMethod(METHODS["svm"].estimator)

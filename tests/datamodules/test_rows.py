@@ -109,6 +109,7 @@ def test_another_grid_orientation_and_shift_lands_within_half_a_voxel(tmp_path, 
     assert np.abs(np.subtract(first, second)).max() < 0.5
 
 
+@pytest.mark.slow
 def test_a_contrast_elsewhere_is_refused_and_a_registration_finds_a_moved_one(
     tmp_path, monkeypatch
 ):

@@ -31,6 +31,7 @@ def opened(finished_run):
     return ensemble, fold, open_cohort(read_config(finished_run))
 
 
+@pytest.mark.slow
 def test_copies_are_those_of_training_and_the_first_is_the_scan_as_it_is(opened, tmp_path):
     ensemble, fold, cohort = opened
     settings = {"mode": "fresh", "degrees": 20.0, "translation_mm": 2.0}

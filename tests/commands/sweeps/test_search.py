@@ -307,6 +307,7 @@ def test_a_search_that_was_stopped_draws_like_one_that_was_not(
     assert set(_trained(tmp_path / "stopped").values()) == {1}
 
 
+@pytest.mark.slow
 def test_bayesian_search_comes_closer_to_the_best_than_chance(write_space, tmp_path):
     search = Search(read_sweep(write_space(run_cap=21)), tmp_path / "s", [])
     for number in range(20):
