@@ -153,9 +153,11 @@ def _import_verb(verb: str) -> ModuleType:
     It would find none, and take a quarter of the start. Nor does it look again later at what
     was imported.
     """
+    if (name := f"commands.{verb}") in sys.modules:
+        return sys.modules[name]  # what was made since then must not be frozen
     gc.disable()
     try:
-        return import_module(f"commands.{verb}")
+        return import_module(name)
     finally:
         gc.freeze()
         gc.enable()
